@@ -1,0 +1,4 @@
+//! The local storage layer of a Resultity node.
+
+pub mod disk;
+pub mod keys;

@@ -1,0 +1,2 @@
+//! Artifacts (models, containers, the Agent, the configuration), their hashes, and the pure
+//! function that judges them.

@@ -1,0 +1,3 @@
+//! Checks and generated documents of the project.
+
+fn main() {}
