@@ -14,7 +14,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags};
@@ -306,10 +306,4 @@ impl Disk for RealDisk {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
-}
-
-/// Where a volume's folder stands: `<home>/<network>`.
-#[must_use]
-pub fn volume_folder(home: &Path, network: node_types::Network) -> PathBuf {
-    home.join(network.name())
 }

@@ -1,0 +1,26 @@
+# `make test` and `make check` set up what they need; `make help` lists everything.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.PHONY: help check test docs
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+check: ## format, lints, dependency policy, documentation, generated documents
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --version 0.20.2 --root .tools
+	@# Advisories are left out: their database is not a package and cannot be fetched everywhere.
+	cargo deny check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	cargo run -q --locked -p xtask -- check
+
+test: ## every test
+	@cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked --version 0.9.143 --root .tools
+	cargo test --workspace --doc --locked
+	cargo nextest run --workspace --locked </dev/null
+
+docs: ## write the generated documents again
+	cargo run -q --locked -p xtask -- generate

@@ -1,0 +1,371 @@
+//! Formats on disk: one list of migrations a database, run at open.
+//!
+//! `PRAGMA application_id` says that a file is one of ours and which, `PRAGMA user_version` is its
+//! format. Version 0 is an empty file. A migration is one SQL text, run in a transaction together with
+//! the raise of `user_version`; the file is copied beside itself first, and the copy is removed only
+//! when the migrated database has been opened. A newer format is refused by name.
+//!
+//! `docs/format.md` describes what is on disk, per version.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use node_types::{Network, NodeId, VolumeId};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use crate::disk::Disk;
+
+mod jobs;
+mod logs;
+mod state;
+
+/// Size of a page in bytes: SQLite's default, and the block of the usual file systems.
+pub const PAGE_BYTES: u64 = 4096;
+/// The oldest SQLite that may open a volume, as `sqlite3_libversion_number` counts: 3.51.3, which fixes
+/// a race between a checkpoint and a commit that could leave a damaged database.
+pub const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+/// A database of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Database {
+    /// `state.db`: identity, snapshot, inventory, binding, counters.
+    State,
+    /// `jobs.db`: jobs and traces.
+    Jobs,
+    /// `logs.db`: records and batches.
+    Logs,
+}
+
+impl Database {
+    /// All three, in the order in which they are made.
+    pub const ALL: [Self; 3] = [Self::State, Self::Jobs, Self::Logs];
+
+    /// Its file's name.
+    #[must_use]
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::State => "state.db",
+            Self::Jobs => "jobs.db",
+            Self::Logs => "logs.db",
+        }
+    }
+
+    /// `PRAGMA application_id`: `Rst`, `Rjb`, `Rlg` and a zero byte.
+    const fn application_id(self) -> i32 {
+        match self {
+            Self::State => i32::from_be_bytes(*b"Rst\0"),
+            Self::Jobs => i32::from_be_bytes(*b"Rjb\0"),
+            Self::Logs => i32::from_be_bytes(*b"Rlg\0"),
+        }
+    }
+
+    /// The SQL that leads from each format to the next, from 0 on.
+    const fn migrations(self) -> &'static [&'static str] {
+        match self {
+            Self::State => state::MIGRATIONS,
+            Self::Jobs => jobs::MIGRATIONS,
+            Self::Logs => logs::MIGRATIONS,
+        }
+    }
+
+    /// The newest format that this release reads and the one it writes.
+    #[must_use]
+    pub fn newest(self) -> u32 {
+        u32::try_from(self.migrations().len()).unwrap_or(u32::MAX)
+    }
+
+    /// `FULL` syncs every commit. Logs take `NORMAL`: a power cut may lose the last moment of logs, it
+    /// never damages them.
+    const fn synchronous(self) -> (&'static str, i64) {
+        match self {
+            Self::State | Self::Jobs => ("FULL", 2),
+            Self::Logs => ("NORMAL", 1),
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.file())
+    }
+}
+
+/// Whose volume a database belongs to; stamped in each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The network.
+    pub network: Network,
+    /// The node.
+    pub node: NodeId,
+    /// The volume.
+    pub volume: VolumeId,
+}
+
+/// Why a database cannot be opened. Only [`FormatError::Damaged`] is damage.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// Written by a newer release.
+    #[error("{path} has format {found}; this release reads up to {newest}: upgrade resultity-node")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that can be read.
+        newest: u32,
+    },
+    /// Another program's database, or another of ours.
+    #[error("{path} is not a {wanted} of resultity-node: put the right file back, or restore a backup")]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        wanted: Database,
+    },
+    /// It belongs to another network.
+    #[error("{path} belongs to {found}, this node runs on {wanted}: open it with --network {found}")]
+    OtherNetwork {
+        /// The file.
+        path: PathBuf,
+        /// Its network.
+        found: String,
+        /// The network asked for.
+        wanted: Network,
+    },
+    /// It belongs to another node.
+    #[error("{path} belongs to {found}, the key here is that of {wanted}: put back the files of one node")]
+    OtherNode {
+        /// The file.
+        path: PathBuf,
+        /// Its node.
+        found: String,
+        /// The node of the key.
+        wanted: NodeId,
+    },
+    /// It was copied in from another volume.
+    #[error("{path} belongs to volume {found}, this is volume {wanted}: put back the files of one volume")]
+    OtherVolume {
+        /// The file.
+        path: PathBuf,
+        /// Its volume.
+        found: String,
+        /// This volume.
+        wanted: VolumeId,
+    },
+    /// SQLite is too old to be trusted with a write-ahead log.
+    #[error("SQLite {found} is too old: 3.51.3 or newer is needed")]
+    OldSqlite {
+        /// Its version.
+        found: &'static str,
+    },
+    /// A setting did not take.
+    #[error(
+        "{path} cannot be used: {setting} is {found}, {wanted} is needed; is it on a network file system?"
+    )]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The pragma.
+        setting: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        wanted: String,
+    },
+    /// What it holds is not what was written.
+    #[error("{path} is damaged: {cause}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        cause: String,
+    },
+    /// SQLite failed.
+    #[error("cannot open {path}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Its error.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The operating system failed.
+    #[error("cannot open {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FormatError {
+    fn of(path: &Path, source: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { path, cause: source.to_string() },
+            Some(_) | None => Self::Sqlite { path, source },
+        }
+    }
+}
+
+/// How a connection is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The writer's: makes the file if there is none.
+    Write,
+    /// A reader's.
+    Read,
+}
+
+/// Opens one connection and sets and reads back what every connection needs.
+pub(crate) fn connect(
+    disk: &dyn Disk,
+    path: &Path,
+    database: Database,
+    access: Access,
+) -> Result<Connection, FormatError> {
+    if rusqlite::version_number() < SQLITE_VERSION_MIN {
+        return Err(FormatError::OldSqlite { found: rusqlite::version() });
+    }
+    let rights = match access {
+        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+    };
+    let flags = rights | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let opened = match disk.vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    };
+    let connection = opened.map_err(|error| FormatError::of(path, error))?;
+    settle(&connection, path, database, access)?;
+    Ok(connection)
+}
+
+fn settle(
+    connection: &Connection,
+    path: &Path,
+    database: Database,
+    access: Access,
+) -> Result<(), FormatError> {
+    let failed = |error| FormatError::of(path, error);
+    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let (synchronous, synchronous_read) = database.synchronous();
+    let mut wanted = vec![("trusted_schema", "OFF", "0".to_owned())];
+    if access == Access::Write {
+        // Only while the file is empty do these two take effect.
+        if database == Database::Logs {
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
+        }
+        wanted.extend([
+            ("journal_mode", "WAL", "wal".to_owned()),
+            ("synchronous", synchronous, synchronous_read.to_string()),
+            ("foreign_keys", "ON", "1".to_owned()),
+            ("secure_delete", "ON", "1".to_owned()),
+            ("wal_autocheckpoint", "0", "0".to_owned()),
+        ]);
+    }
+    for (setting, value, wanted) in wanted {
+        // Some pragmas answer the new value, some nothing: set first, then read.
+        connection
+            .query_row(&format!("PRAGMA {setting} = {value}"), (), |_| Ok(()))
+            .optional()
+            .map_err(failed)?;
+        let found = connection
+            .query_row(&format!("PRAGMA {setting}"), (), |row| row.get::<_, rusqlite::types::Value>(0))
+            .map_err(failed)?;
+        let found = match found {
+            rusqlite::types::Value::Integer(number) => number.to_string(),
+            rusqlite::types::Value::Text(text) => text,
+            rusqlite::types::Value::Null
+            | rusqlite::types::Value::Real(_)
+            | rusqlite::types::Value::Blob(_) => String::new(),
+        };
+        if found != wanted {
+            return Err(FormatError::Setting { path: path.to_owned(), setting, found, wanted });
+        }
+    }
+    Ok(())
+}
+
+/// Brings an open database to the newest format and checks whose it is; an empty one is made and stamped.
+///
+/// `before_migration` is called once, before the first change to a database that holds something.
+pub(crate) fn prepare(
+    connection: &mut Connection,
+    path: &Path,
+    database: Database,
+    stamp: &Stamp,
+    before_migration: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<(), FormatError> {
+    let failed = |error| FormatError::of(path, error);
+    let pragma = |connection: &Connection, name: &str| {
+        connection.query_row(&format!("PRAGMA {name}"), (), |row| row.get::<_, i64>(0)).map_err(failed)
+    };
+    let found = u32::try_from(pragma(connection, "user_version")?).unwrap_or(u32::MAX);
+    let newest = database.newest();
+    let empty = found == 0 && pragma(connection, "schema_version")? == 0;
+    if !empty && pragma(connection, "application_id")? != i64::from(database.application_id()) {
+        return Err(FormatError::NotOurs { path: path.to_owned(), wanted: database });
+    }
+    if found > newest {
+        return Err(FormatError::TooNew { path: path.to_owned(), found, newest });
+    }
+    if !empty {
+        // Before anything is changed: a stranger's database is left as it is.
+        check_stamp(connection, path, stamp)?;
+    }
+    if found < newest {
+        if !empty {
+            before_migration(found).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+        }
+        let tx = connection.transaction().map_err(failed)?;
+        let from = usize::try_from(found).unwrap_or(usize::MAX);
+        for migration in database.migrations().iter().skip(from) {
+            tx.execute_batch(migration).map_err(failed)?;
+        }
+        if empty {
+            tx.execute(
+                "INSERT INTO stamp (network, node, volume) VALUES (?1, ?2, ?3)",
+                (stamp.network.name(), stamp.node.to_string(), stamp.volume.to_string()),
+            )
+            .map_err(failed)?;
+        }
+        tx.pragma_update(None, "application_id", database.application_id()).map_err(failed)?;
+        tx.pragma_update(None, "user_version", newest).map_err(failed)?;
+        tx.commit().map_err(failed)?;
+    }
+    check_stamp(connection, path, stamp)
+}
+
+/// Refuses a database of another network, node or volume, naming both sides.
+pub(crate) fn check_stamp(connection: &Connection, path: &Path, ours: &Stamp) -> Result<(), FormatError> {
+    let found: (String, String, String) = connection
+        .query_row("SELECT network, node, volume FROM stamp", (), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .map_err(|error| match error {
+            rusqlite::Error::QueryReturnedNoRows => {
+                FormatError::Damaged { path: path.to_owned(), cause: "it has no stamp".to_owned() }
+            }
+            other => FormatError::of(path, other),
+        })?;
+    let (network, node, volume) = found;
+    let path = path.to_owned();
+    if network != ours.network.name() {
+        return Err(FormatError::OtherNetwork { path, found: network, wanted: ours.network });
+    }
+    if node != ours.node.to_string() {
+        return Err(FormatError::OtherNode { path, found: node, wanted: ours.node });
+    }
+    if volume != ours.volume.to_string() {
+        return Err(FormatError::OtherVolume { path, found: volume, wanted: ours.volume });
+    }
+    Ok(())
+}

@@ -1,0 +1,538 @@
+//! The rows of `jobs.db` that jobs and their traces are made of: reading and writing, no deciding.
+
+use node_types::{
+    Digest, JobId, Network, Timestamp,
+    job::{Failure, FailureKind, Job, Mode, ModelRef, Output, Request},
+    trace::{Event, Outcome, ReleaseReason, Standing, Step, Trace},
+};
+use rusqlite::{Connection, OptionalExtension, Row, types::Type};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{BATCH_MAX, Field, SETTLED_MARGIN_MS, Tampered, seal::Sealed, seal::Sealer};
+
+/// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
+const ROW_BYTES: u64 = 1024;
+
+/// Counts of the jobs held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Jobs held, in any state.
+    pub jobs: u64,
+    /// Bytes they take.
+    pub bytes: u64,
+    /// Jobs that ever expired in this volume.
+    pub expired: u64,
+}
+
+/// A leased job: run it and answer before `expires_at`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// The job, as it was accepted.
+    pub job: Job,
+    /// Which attempt this is, counted from 1.
+    pub attempt: u16,
+}
+
+/// What is to be sent for a job that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its place in the order of acceptance.
+    pub seq: u64,
+    /// The job.
+    pub job: JobId,
+    /// Its answer, or why there is none.
+    pub result: Result<Output, Failure>,
+}
+
+/// A job whose time ended before its acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// The job.
+    pub job: JobId,
+    /// Where it stood.
+    pub state: Standing,
+    /// When it was ended.
+    pub at: Timestamp,
+}
+
+/// Everything known of a job, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Story {
+    /// Where it stands, or how it ended.
+    pub now: Result<Standing, Outcome>,
+    /// Its trace so far; `None` where it was deleted with its snapshot.
+    pub trace: Option<Vec<Event>>,
+    /// When it ended, if it did.
+    pub ended_at: Option<Timestamp>,
+    /// Whether the network has been told how it ended.
+    pub reported: bool,
+}
+
+/// A value that serde cannot read or write where SQLite would say so.
+pub(super) fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+fn word<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(foreign)
+}
+
+fn unword<T: DeserializeOwned>(column: usize, text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    row.get::<_, u64>(column).map(Timestamp::from_ms)
+}
+
+const fn code(standing: Standing) -> u8 {
+    match standing {
+        Standing::Queued => 0,
+        Standing::Running => 1,
+        Standing::Finished => 2,
+        Standing::Failed => 3,
+    }
+}
+
+fn standing(row: &Row<'_>, column: usize) -> rusqlite::Result<Standing> {
+    let found: u8 = row.get(column)?;
+    [Standing::Queued, Standing::Running, Standing::Finished, Standing::Failed]
+        .into_iter()
+        .find(|standing| code(*standing) == found)
+        .ok_or(rusqlite::Error::IntegralValueOutOfRange(column, found.into()))
+}
+
+fn field_key(seq: u64, field: Field) -> u64 {
+    seq * 2 + u64::from(field.code())
+}
+
+fn event(at: Timestamp, step: Step) -> rusqlite::Result<String> {
+    word(&Event { at, step }).map(|line| line + "\n")
+}
+
+fn events(column: usize, lines: &str) -> rusqlite::Result<Vec<Event>> {
+    lines.lines().map(|line| unword(column, line)).collect()
+}
+
+/// A job about to be written.
+pub(super) struct NewJob {
+    pub(super) id: JobId,
+    pub(super) bytes: u64,
+    digest: [u8; 32],
+    sealed: Sealed,
+    config: Digest,
+    accepted_at: Timestamp,
+    expires_at: Timestamp,
+    priority: u8,
+    attempts_max: u16,
+    max_tokens: u32,
+    mode: Mode,
+    model: ModelRef,
+}
+
+impl NewJob {
+    pub(super) fn of(
+        job: &Job,
+        digest: [u8; 32],
+        sealed: Sealed,
+        config: Digest,
+        accepted_at: Timestamp,
+    ) -> Self {
+        Self {
+            id: job.id,
+            bytes: sealed.ciphertext.len() as u64 + ROW_BYTES,
+            digest,
+            sealed,
+            config,
+            accepted_at,
+            expires_at: job.expires_at,
+            priority: job.priority,
+            attempts_max: job.attempts_max,
+            max_tokens: job.max_tokens,
+            mode: job.mode,
+            model: job.model.clone(),
+        }
+    }
+}
+
+pub(super) fn insert(tx: &Connection, job: &NewJob) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO jobs (id, state, priority, expires_at, accepted_at, attempts_max, max_tokens, mode,
+             model_name, model_version, config, digest, wrapped_key, bytes, events)
+         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?
+    .execute(rusqlite::params![
+        job.id.as_bytes(),
+        job.priority,
+        job.expires_at.ms(),
+        job.accepted_at.ms(),
+        job.attempts_max,
+        job.max_tokens,
+        word(&job.mode)?,
+        job.model.name,
+        job.model.version,
+        job.config.as_bytes(),
+        job.digest,
+        job.sealed.wrapped_key,
+        job.bytes,
+        event(job.accepted_at, Step::Accepted)?,
+    ])?;
+    let seq = u64::try_from(tx.last_insert_rowid()).map_err(foreign)?;
+    put_payload(tx, seq, Field::Request, &job.sealed.ciphertext)?;
+    tx.prepare_cached(
+        "UPDATE tally SET jobs = jobs + 1, bytes = bytes + ?1, high_water_ms = max(high_water_ms, ?2)",
+    )?
+    .execute((job.bytes, job.accepted_at.ms()))
+    .map(|_| ())
+}
+
+fn put_payload(tx: &Connection, seq: u64, field: Field, ciphertext: &[u8]) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT INTO payloads (field, ciphertext) VALUES (?1, ?2)")?
+        .execute((field_key(seq, field), ciphertext))
+        .map(|_| ())
+}
+
+/// A job's row.
+pub(super) struct Held {
+    seq: u64,
+    pub(super) id: JobId,
+    pub(super) standing: Standing,
+    pub(super) expires_at: Timestamp,
+    pub(super) attempt: u16,
+    pub(super) attempts_max: u16,
+    pub(super) wrapped_key: Vec<u8>,
+    priority: u8,
+    leased_at: Option<Timestamp>,
+    max_tokens: u32,
+    mode: Mode,
+    model: ModelRef,
+    config: Digest,
+    digest: [u8; 32],
+    bytes: u64,
+    failure: Option<FailureKind>,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    events: String,
+}
+
+const COLUMNS: &str = "seq, id, state, expires_at, attempt, attempts_max, wrapped_key, priority, leased_at,
+    max_tokens, mode, model_name, model_version, config, digest, bytes, failure,
+    ifnull(prompt_tokens, 0), ifnull(completion_tokens, 0), events";
+
+impl Held {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let failure: Option<String> = row.get(16)?;
+        Ok(Self {
+            seq: row.get(0)?,
+            id: JobId::from_bytes(row.get(1)?),
+            standing: standing(row, 2)?,
+            expires_at: time(row, 3)?,
+            attempt: row.get(4)?,
+            attempts_max: row.get(5)?,
+            wrapped_key: row.get(6)?,
+            priority: row.get(7)?,
+            leased_at: row.get::<_, Option<u64>>(8)?.map(Timestamp::from_ms),
+            max_tokens: row.get(9)?,
+            mode: unword(10, &row.get::<_, String>(10)?)?,
+            model: ModelRef { name: row.get(11)?, version: row.get(12)? },
+            config: Digest::from_bytes(row.get(13)?),
+            digest: row.get(14)?,
+            bytes: row.get(15)?,
+            failure: failure.map(|text| unword(16, &text)).transpose()?,
+            prompt_tokens: row.get(17)?,
+            completion_tokens: row.get(18)?,
+            events: row.get(19)?,
+        })
+    }
+
+    pub(super) fn leased(self, network: Network, request: Request, attempt: u16) -> Leased {
+        let job = Job {
+            id: self.id,
+            network,
+            model: self.model,
+            mode: self.mode,
+            request,
+            priority: self.priority,
+            max_tokens: self.max_tokens,
+            expires_at: self.expires_at,
+            attempts_max: self.attempts_max,
+        };
+        Leased { job, attempt }
+    }
+
+    fn ran_ms(&self, now: Timestamp) -> u64 {
+        self.leased_at.map_or(0, |leased| now.since_ms(leased))
+    }
+}
+
+fn select(tx: &Connection, rest: &str, values: impl rusqlite::Params) -> rusqlite::Result<Vec<Held>> {
+    tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs {rest}"))?.query_map(values, Held::read)?.collect()
+}
+
+pub(super) fn held(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Held>> {
+    select(tx, "WHERE id = ?1", [id.as_bytes()]).map(|mut rows| rows.pop())
+}
+
+pub(super) fn next_queued(tx: &Connection, now: Timestamp) -> rusqlite::Result<Option<Held>> {
+    let rest = "WHERE state = 0 AND expires_at > ?1 ORDER BY priority DESC, seq LIMIT 1";
+    select(tx, rest, [now.ms()]).map(|mut rows| rows.pop())
+}
+
+pub(super) fn in_standing(tx: &Connection, standing: Standing) -> rusqlite::Result<Vec<Held>> {
+    select(tx, "WHERE state = ?1 ORDER BY seq", [code(standing)])
+}
+
+pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Held>> {
+    select(tx, "WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2", (now.ms(), BATCH_MAX))
+}
+
+/// The digest of a job that is held or has ended.
+pub(super) fn known(tx: &Connection, id: JobId) -> rusqlite::Result<Option<[u8; 32]>> {
+    tx.prepare_cached(
+        "SELECT digest FROM jobs WHERE id = ?1 UNION ALL SELECT digest FROM settled WHERE id = ?1 LIMIT 1",
+    )?
+    .query_row([id.as_bytes()], |row| row.get(0))
+    .optional()
+}
+
+pub(super) fn tally(tx: &Connection) -> rusqlite::Result<Tally> {
+    tx.prepare_cached("SELECT jobs, bytes, expired FROM tally")?
+        .query_row((), |row| Ok(Tally { jobs: row.get(0)?, bytes: row.get(1)?, expired: row.get(2)? }))
+}
+
+fn open_field(
+    tx: &Connection,
+    sealer: &Sealer,
+    job: &Held,
+    field: Field,
+) -> rusqlite::Result<Result<String, Tampered>> {
+    let tampered = Tampered { job: job.id, field };
+    let ciphertext: Option<Vec<u8>> = tx
+        .prepare_cached("SELECT ciphertext FROM payloads WHERE field = ?1")?
+        .query_row([field_key(job.seq, field)], |row| row.get(0))
+        .optional()?;
+    let Some(ciphertext) = ciphertext else { return Ok(Err(tampered)) };
+    let opened = sealer.open(&job.wrapped_key, job.id, field, &ciphertext);
+    Ok(opened.and_then(|plain| String::from_utf8(plain.to_vec()).map_err(|_| tampered)))
+}
+
+pub(super) fn open_request(
+    tx: &Connection,
+    sealer: &Sealer,
+    job: &Held,
+) -> rusqlite::Result<Result<Request, Tampered>> {
+    Ok(open_field(tx, sealer, job, Field::Request)?.map(Request::from_stored))
+}
+
+fn note(tx: &Connection, job: &Held, step: Step, now: Timestamp) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE jobs SET events = events || ?2 WHERE seq = ?1")?
+        .execute((job.seq, event(now, step)?))
+        .map(|_| ())
+}
+
+pub(super) fn start(
+    tx: &Connection,
+    job: &Held,
+    attempt: u16,
+    step: Step,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE jobs SET state = 1, attempt = ?2, leased_at = ?3 WHERE seq = ?1")?
+        .execute((job.seq, attempt, now.ms()))?;
+    note(tx, job, step, now)
+}
+
+pub(super) fn queue_again(
+    tx: &Connection,
+    job: &Held,
+    reason: ReleaseReason,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE jobs SET state = 0, leased_at = NULL WHERE seq = ?1")?.execute([job.seq])?;
+    note(tx, job, Step::Released { reason }, now)
+}
+
+pub(super) fn finish(
+    tx: &Connection,
+    job: &Held,
+    output: &Output,
+    answer: &[u8],
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "UPDATE jobs SET state = 2, prompt_tokens = ?2, completion_tokens = ?3, bytes = bytes + ?4
+         WHERE seq = ?1",
+    )?
+    .execute((job.seq, output.prompt_tokens, output.completion_tokens, answer.len() as u64))?;
+    put_answer(tx, job, answer)?;
+    let step = Step::Finished {
+        duration_ms: job.ran_ms(now),
+        prompt_tokens: output.prompt_tokens,
+        completion_tokens: output.completion_tokens,
+        output_bytes: output.body.len() as u64,
+    };
+    note(tx, job, step, now)
+}
+
+pub(super) fn fail(
+    tx: &Connection,
+    job: &Held,
+    kind: FailureKind,
+    message: Option<&[u8]>,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let bytes = message.map_or(0, <[u8]>::len) as u64;
+    tx.prepare_cached("UPDATE jobs SET state = 3, failure = ?2, bytes = bytes + ?3 WHERE seq = ?1")?
+        .execute((job.seq, word(&kind)?, bytes))?;
+    if let Some(message) = message {
+        put_answer(tx, job, message)?;
+    }
+    note(tx, job, Step::Failed { kind, duration_ms: job.ran_ms(now) }, now)
+}
+
+fn put_answer(tx: &Connection, job: &Held, ciphertext: &[u8]) -> rusqlite::Result<()> {
+    put_payload(tx, job.seq, Field::Answer, ciphertext)?;
+    tx.prepare_cached("UPDATE tally SET bytes = bytes + ?1")?.execute([ciphertext.len() as u64]).map(|_| ())
+}
+
+pub(super) fn outbox(
+    tx: &Connection,
+    sealer: &Sealer,
+    after: u64,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Result<Outgoing, Tampered>>> {
+    let rest = "WHERE state IN (2, 3) AND seq > ?1 AND expires_at > ?2 ORDER BY seq LIMIT ?3";
+    let mut answers = Vec::new();
+    for job in select(tx, rest, (after, now.ms(), BATCH_MAX))? {
+        let body = match job.failure {
+            // A failure that the store itself noted has no message.
+            Some(_) => open_field(tx, sealer, &job, Field::Answer)?.or_else(|_| Ok(String::new())),
+            None => open_field(tx, sealer, &job, Field::Answer)?,
+        };
+        answers.push(body.map(|body| Outgoing {
+            seq: job.seq,
+            job: job.id,
+            result: match job.failure {
+                Some(kind) => Err(Failure::new(kind, &body)),
+                None => Ok(Output {
+                    body,
+                    prompt_tokens: job.prompt_tokens,
+                    completion_tokens: job.completion_tokens,
+                }),
+            },
+        }));
+    }
+    Ok(answers)
+}
+
+/// Ends a job: its row, payloads and key are deleted; its id stays in `settled`, its trace in `traces`.
+pub(super) fn settle(
+    tx: &Connection,
+    network: Network,
+    job: &Held,
+    outcome: Outcome,
+    last: Step,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut steps = events(19, &job.events)?;
+    steps.push(Event { at: now, step: last });
+    let trace = Trace {
+        job: job.id,
+        network,
+        model: job.model.clone(),
+        mode: job.mode,
+        config: job.config,
+        outcome,
+        events: steps,
+    };
+    tx.prepare_cached("INSERT INTO traces (id, config, ended_at, trace) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((job.id.as_bytes(), job.config.as_bytes(), now.ms(), word(&trace)?))?;
+    let expired = outcome == Outcome::Expired;
+    tx.prepare_cached(
+        "INSERT INTO settled (id, digest, outcome, standing, reported, settled_at, forget_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute((
+        job.id.as_bytes(),
+        job.digest,
+        word(&outcome)?,
+        word(&job.standing)?,
+        !expired,
+        now.ms(),
+        job.expires_at.plus_ms(SETTLED_MARGIN_MS).ms(),
+    ))?;
+    let (request, answer) = (field_key(job.seq, Field::Request), field_key(job.seq, Field::Answer));
+    tx.prepare_cached("DELETE FROM payloads WHERE field IN (?1, ?2)")?.execute((request, answer))?;
+    tx.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([job.seq])?;
+    tx.prepare_cached("UPDATE tally SET jobs = jobs - 1, bytes = bytes - ?1, expired = expired + ?2")?
+        .execute((job.bytes, expired))
+        .map(|_| ())
+}
+
+pub(super) fn unreported(tx: &Connection) -> rusqlite::Result<Vec<Expired>> {
+    tx.prepare_cached(
+        "SELECT id, standing, settled_at FROM settled WHERE reported = 0 ORDER BY settled_at LIMIT ?1",
+    )?
+    .query_map([BATCH_MAX], |row| {
+        Ok(Expired {
+            job: JobId::from_bytes(row.get(0)?),
+            state: unword(1, &row.get::<_, String>(1)?)?,
+            at: time(row, 2)?,
+        })
+    })?
+    .collect()
+}
+
+pub(super) fn mark_reported(tx: &Connection, jobs: &[JobId]) -> rusqlite::Result<()> {
+    let mut mark = tx.prepare_cached("UPDATE settled SET reported = 1 WHERE id = ?1")?;
+    jobs.iter().try_for_each(|id| mark.execute([id.as_bytes()]).map(|_| ()))
+}
+
+pub(super) fn forget(tx: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
+    let rows = tx
+        .prepare_cached("DELETE FROM settled WHERE forget_at <= ?1 AND reported = 1")?
+        .execute([now.ms()])?;
+    Ok(rows as u64)
+}
+
+fn trace_of(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Trace>> {
+    tx.prepare_cached("SELECT trace FROM traces WHERE id = ?1 ORDER BY seq DESC LIMIT 1")?
+        .query_row([id.as_bytes()], |row| unword(0, &row.get::<_, String>(0)?))
+        .optional()
+}
+
+pub(super) fn traces(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
+    tx.prepare_cached("SELECT seq, trace FROM traces WHERE seq > ?1 ORDER BY seq LIMIT ?2")?
+        .query_map((after, BATCH_MAX), |row| Ok((row.get(0)?, unword(1, &row.get::<_, String>(1)?)?)))?
+        .collect()
+}
+
+pub(super) fn story(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Story>> {
+    if let Some(job) = held(tx, id)? {
+        let trace = Some(events(19, &job.events)?);
+        return Ok(Some(Story { now: Ok(job.standing), trace, ended_at: None, reported: false }));
+    }
+    let trace = trace_of(tx, id)?;
+    let settled = tx
+        .prepare_cached("SELECT outcome, settled_at, reported FROM settled WHERE id = ?1")?
+        .query_row([id.as_bytes()], |row| {
+            Ok((unword(0, &row.get::<_, String>(0)?)?, time(row, 1)?, row.get(2)?))
+        })
+        .optional()?;
+    Ok(match (settled, trace) {
+        (Some((outcome, at, reported)), trace) => Some(Story {
+            now: Err(outcome),
+            trace: trace.map(|trace| trace.events),
+            ended_at: Some(at),
+            reported,
+        }),
+        (None, Some(trace)) => Some(Story {
+            now: Err(trace.outcome),
+            ended_at: trace.events.last().map(|event| event.at),
+            trace: Some(trace.events),
+            reported: true,
+        }),
+        (None, None) => None,
+    })
+}

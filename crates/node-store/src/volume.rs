@@ -1,0 +1,345 @@
+//! The volume: a folder that belongs to one network and one node, its lock and its three databases.
+//!
+//! ```text
+//! <home>/<network>/   0700
+//!   LOCK              flock(2), names the holder's pid
+//!   state.db jobs.db logs.db    0600, each with -wal and -shm while open
+//!   RESERVE           bytes kept back so that ending jobs works on a full disk
+//! ```
+//!
+//! What is not ours, or is not as private as it must be, is refused with both sides named; nothing is
+//! changed then. Everything is checked before SQLite opens a file: closing a file that SQLite has open
+//! would drop its POSIX locks (sqlite.org, "How To Corrupt An SQLite Database File", 2.2).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    disk::{Disk, EntryKind, Lock, Locked},
+    format::{self, Access, Database, FormatError, Stamp},
+    writer::{Reserve, Writer},
+};
+
+/// Permission bits that a volume's folder may have.
+pub const FOLDER_MODE: u32 = 0o700;
+/// Permission bits that a volume's file may have.
+pub const FILE_MODE: u32 = 0o600;
+/// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 4 MiB.
+pub const RESERVE_BYTES: u64 = 4 << 20;
+
+const LOCK: &str = "LOCK";
+const RESERVE: &str = "RESERVE";
+
+/// Why a volume cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// Another Agent runs on it.
+    #[error("{path} is in use by process {holder}: stop that Agent first")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// What the lock file says: a pid.
+        holder: String,
+    },
+    /// There is no volume.
+    #[error("there is no volume at {path}: create one, or choose the right --home and network")]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is one already.
+    #[error("there is a volume at {path} already: open it")]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Others could read or write it.
+    #[error("{path} has mode {found:04o}, at most {wanted:04o} is safe: chmod {wanted:04o} {path}")]
+    TooOpen {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its permission bits.
+        found: u32,
+        /// The permission bits that it may have.
+        wanted: u32,
+    },
+    /// It belongs to another user.
+    #[error("{path} belongs to user {found}, this Agent runs as user {ours}: run it as {found}, or chown it")]
+    ForeignOwner {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its owner.
+        found: u32,
+        /// The user of this process.
+        ours: u32,
+    },
+    /// It is a link, a device, or a folder where a file should be.
+    #[error("{path} is {found}, not {wanted}: put back what was there")]
+    WrongKind {
+        /// Where.
+        path: PathBuf,
+        /// What stands there.
+        found: &'static str,
+        /// What should.
+        wanted: &'static str,
+    },
+    /// A database cannot be opened.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The operating system failed.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
+    |source| VolumeError::Io { path: path.to_owned(), source }
+}
+
+const fn kind_name(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "a file",
+        EntryKind::Folder => "a folder",
+        EntryKind::Link => "a symbolic link",
+        EntryKind::Other => "a device, a socket or a pipe",
+    }
+}
+
+/// Checks that what stands at `path`, if anything does, is of the kind, the owner and the mode that a
+/// volume's must have. Returns whether anything is there.
+///
+/// # Errors
+/// [`VolumeError::WrongKind`], [`VolumeError::ForeignOwner`], [`VolumeError::TooOpen`], [`VolumeError::Io`].
+pub fn check_private(disk: &dyn Disk, path: &Path, wanted: EntryKind) -> Result<bool, VolumeError> {
+    let Some(entry) = disk.entry(path).map_err(failed(path))? else { return Ok(false) };
+    let path = path.to_owned();
+    if entry.kind != wanted {
+        let (found, wanted) = (kind_name(entry.kind), kind_name(wanted));
+        return Err(VolumeError::WrongKind { path, found, wanted });
+    }
+    if entry.uid != disk.uid() {
+        return Err(VolumeError::ForeignOwner { path, found: entry.uid, ours: disk.uid() });
+    }
+    let mode_max = if wanted == EntryKind::Folder { FOLDER_MODE } else { FILE_MODE };
+    if entry.mode & !mode_max != 0 {
+        return Err(VolumeError::TooOpen { path, found: entry.mode, wanted: mode_max });
+    }
+    Ok(true)
+}
+
+/// A volume that this process holds: its databases are open for writing.
+#[derive(Debug)]
+pub struct Volume {
+    folder: PathBuf,
+    stamp: Stamp,
+    // Writers close before the lock is given up: fields drop in this order.
+    jobs: Arc<Writer>,
+    logs: Arc<Writer>,
+    state: Arc<Writer>,
+    _lock: Box<dyn Lock>,
+}
+
+impl Volume {
+    /// Makes the folder and its databases for `stamp`, and opens them. One that an earlier call left
+    /// unfinished is finished.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; [`VolumeError::Exists`] where all databases are there.
+    pub fn create(
+        disk: &Arc<dyn Disk>,
+        folder: &Path,
+        stamp: Stamp,
+        reserve_bytes: u64,
+    ) -> Result<Self, VolumeError> {
+        if check_private(&**disk, folder, EntryKind::Folder)? {
+            let made = Database::ALL.iter().map(|database| disk.entry(&folder.join(database.file())));
+            let made = made.collect::<io::Result<Vec<_>>>().map_err(failed(folder))?;
+            if made.iter().all(Option::is_some) {
+                return Err(VolumeError::Exists { path: folder.to_owned() });
+            }
+        } else {
+            disk.create_dir(folder).map_err(failed(folder))?;
+            if let Some(parent) = folder.parent() {
+                disk.sync_dir(parent).map_err(failed(parent))?;
+            }
+        }
+        Self::start(disk, folder, stamp, reserve_bytes)
+    }
+
+    /// Opens a volume that is there.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder.
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        folder: &Path,
+        stamp: Stamp,
+        reserve_bytes: u64,
+    ) -> Result<Self, VolumeError> {
+        if !check_private(&**disk, folder, EntryKind::Folder)? {
+            return Err(VolumeError::Missing { path: folder.to_owned() });
+        }
+        Self::start(disk, folder, stamp, reserve_bytes)
+    }
+
+    fn start(
+        disk: &Arc<dyn Disk>,
+        folder: &Path,
+        stamp: Stamp,
+        reserve_bytes: u64,
+    ) -> Result<Self, VolumeError> {
+        let lock = take_lock(&**disk, folder)?;
+        for database in Database::ALL {
+            for suffix in ["", "-wal", "-shm"] {
+                let file = folder.join(format!("{}{suffix}", database.file()));
+                check_private(&**disk, &file, EntryKind::File)?;
+            }
+        }
+        // All are judged before any writer starts: one stranger leaves the others untouched.
+        let mut open = Vec::with_capacity(Database::ALL.len());
+        for database in Database::ALL {
+            open.push(open_database(&**disk, folder, database, &stamp)?);
+        }
+        disk.sync_dir(folder).map_err(failed(folder))?;
+        let mut writers = Vec::with_capacity(open.len());
+        for (database, (connection, checkpointer)) in Database::ALL.into_iter().zip(open) {
+            let path = folder.join(database.file());
+            let reserve = KeptBack::new(Arc::clone(disk), folder, database, reserve_bytes);
+            let writer = Writer::start(path.clone(), connection, checkpointer, Box::new(reserve))
+                .map_err(|error| VolumeError::Io { path, source: io::Error::other(error) })?;
+            writers.push(Arc::new(writer));
+        }
+        let Ok([state, jobs, logs]) = <[_; 3]>::try_from(writers) else {
+            return Err(VolumeError::Missing { path: folder.to_owned() });
+        };
+        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state, _lock: lock })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// The jobs kept here, sealed under `volume_key`. Without [`JobRules`](crate::jobs::JobRules) none is
+    /// accepted.
+    #[must_use]
+    pub fn jobs(&self, volume_key: &[u8; 32]) -> crate::jobs::Jobs {
+        crate::jobs::Jobs::new(Arc::clone(&self.jobs), volume_key, self.stamp.network, self.stamp.node)
+    }
+
+    /// What stopped a database's writer, if anything did; the others go on.
+    #[must_use]
+    pub fn stopped(&self, database: Database) -> Option<Arc<str>> {
+        match database {
+            Database::State => self.state.stopped(),
+            Database::Jobs => self.jobs.stopped(),
+            Database::Logs => self.logs.stopped(),
+        }
+    }
+}
+
+fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<Box<dyn Lock>, VolumeError> {
+    let path = folder.join(LOCK);
+    check_private(disk, &path, EntryKind::File)?;
+    match disk.lock(&path, &std::process::id().to_string()).map_err(failed(&path))? {
+        Locked::Ours(lock) => Ok(lock),
+        Locked::Theirs(holder) => Err(VolumeError::InUse { path: folder.to_owned(), holder }),
+    }
+}
+
+fn open_database(
+    disk: &dyn Disk,
+    folder: &Path,
+    database: Database,
+    stamp: &Stamp,
+) -> Result<(rusqlite::Connection, rusqlite::Connection), VolumeError> {
+    let path = folder.join(database.file());
+    if disk.entry(&path).map_err(failed(&path))?.is_none() {
+        // Made here and not by SQLite, whose files take the mode of the process's umask.
+        disk.create_file(&path, &[]).map_err(failed(&path))?;
+    }
+    let mut connection = format::connect(disk, &path, database, Access::Write)?;
+    format::prepare(&mut connection, &path, database, stamp, |found| back_up(disk, &path, found))?;
+    let checkpointer = format::connect(disk, &path, database, Access::Write)?;
+    Ok((connection, checkpointer))
+}
+
+/// Copies a database beside itself before its first migration: `jobs.db.format-1`.
+fn back_up(disk: &dyn Disk, path: &Path, found: u32) -> io::Result<()> {
+    let copy = path.with_extension(format!("db.format-{found}"));
+    if disk.entry(&copy)?.is_some() {
+        // An earlier attempt's, made before anything was changed: better than one made now.
+        return Ok(());
+    }
+    let temporary = path.with_extension("db.backup");
+    disk.remove(&temporary)?;
+    let source = format::connect(disk, path, database_of(path)?, Access::Read).map_err(io::Error::other)?;
+    source.execute("VACUUM INTO ?1", [temporary.to_string_lossy()]).map_err(io::Error::other)?;
+    disk.sync_file(&temporary)?;
+    disk.rename_new(&temporary, &copy)?;
+    path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder))
+}
+
+fn database_of(path: &Path) -> io::Result<Database> {
+    Database::ALL
+        .into_iter()
+        .find(|database| path.ends_with(database.file()))
+        .ok_or_else(|| io::Error::other("not a database of a volume"))
+}
+
+/// The bytes kept back for one database.
+#[derive(Debug)]
+struct KeptBack {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    bytes: u64,
+    held: bool,
+}
+
+impl KeptBack {
+    fn new(disk: Arc<dyn Disk>, folder: &Path, database: Database, bytes: u64) -> Self {
+        let path = folder.join(format!("{RESERVE}.{}", database.file()));
+        // Logs are dropped when the disk is full; only jobs and state must go on.
+        let bytes = if database == Database::Logs { 0 } else { bytes / 2 };
+        let mut this = Self { disk, path, bytes, held: false };
+        this.restore();
+        this
+    }
+}
+
+impl Reserve for KeptBack {
+    fn release(&mut self) -> bool {
+        let released = self.held && self.disk.remove(&self.path).is_ok();
+        self.held &= !released;
+        released
+    }
+
+    fn restore(&mut self) {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let room = self.disk.free_bytes(folder).is_ok_and(|free| free > self.bytes.saturating_mul(2));
+        if !self.held && self.bytes > 0 && room {
+            self.held = self.disk.reserve(&self.path, self.bytes).is_ok();
+        }
+    }
+}
+
+/// Where the volume of a network stands under a home folder.
+#[must_use]
+pub fn folder(home: &Path, network: node_types::Network) -> PathBuf {
+    home.join(network.name())
+}

@@ -1,0 +1,106 @@
+//! What the store's tests share: a volume in a temporary folder, jobs and rules.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up must fail")]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use node_store::{
+    disk::{Disk, RealDisk},
+    format::Stamp,
+    jobs::{JobRules, Jobs},
+    volume::{RESERVE_BYTES, Volume, VolumeError},
+};
+use node_types::{
+    Address, Digest, JobId, Network, NodeId, Timestamp, VolumeId,
+    job::{Job, Mode, ModelRef, Output, Request},
+};
+
+/// The moment most tests happen at.
+pub const NOW: Timestamp = Timestamp::from_ms(1_795_478_400_000);
+/// A minute, in milliseconds.
+pub const MINUTE_MS: u64 = 60_000;
+/// The key that the tests' volumes are sealed under.
+pub const VOLUME_KEY: [u8; 32] = [7; 32];
+
+pub fn stamp(network: Network) -> Stamp {
+    Stamp {
+        network,
+        node: NodeId::derive(network, &Address::from_bytes([1; 20])),
+        volume: VolumeId::from_bytes([2; 16]),
+    }
+}
+
+pub fn real_disk() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
+
+pub fn create(folder: &Path) -> Volume {
+    Volume::create(&real_disk(), folder, stamp(Network::Testnet), RESERVE_BYTES).unwrap()
+}
+
+pub fn open_as(folder: &Path, stamp: Stamp) -> Result<Volume, VolumeError> {
+    Volume::open(&real_disk(), folder, stamp, RESERVE_BYTES)
+}
+
+pub fn open(folder: &Path) -> Volume {
+    open_as(folder, stamp(Network::Testnet)).unwrap()
+}
+
+pub fn volume_folder(home: &tempfile::TempDir) -> PathBuf {
+    node_store::volume::folder(home.path(), Network::Testnet)
+}
+
+pub fn model() -> ModelRef {
+    ModelRef { name: "gemma".into(), version: "1".into() }
+}
+
+pub fn rules() -> JobRules {
+    JobRules {
+        config: Digest::of(b"config"),
+        models: vec![(model(), vec![Mode::Chat, Mode::Completion])],
+        jobs_max: 100_000,
+        bytes_max: 1 << 30,
+        request_bytes_max: 1 << 20,
+        tokens_max: 1000,
+        attempts_max: 3,
+        ttl_ms_max: 60 * MINUTE_MS,
+    }
+}
+
+pub fn jobs(volume: &Volume) -> Jobs {
+    let jobs = volume.jobs(&VOLUME_KEY);
+    jobs.set_rules(Some(rules()));
+    jobs
+}
+
+pub fn id(number: u64) -> JobId {
+    let mut bytes = [0; 16];
+    bytes[8..].copy_from_slice(&number.to_be_bytes());
+    JobId::from_bytes(bytes)
+}
+
+pub fn job(number: u64) -> Job {
+    job_saying(number, "why is the sky blue?")
+}
+
+pub fn job_saying(number: u64, prompt: &str) -> Job {
+    let body = format!(r#"{{"messages":[{{"role":"user","content":"{prompt}"}}]}}"#);
+    Job {
+        id: id(number),
+        network: Network::Testnet,
+        model: model(),
+        mode: Mode::Chat,
+        request: Request::parse(body.as_bytes()).unwrap(),
+        priority: 0,
+        max_tokens: 100,
+        expires_at: NOW.plus_ms(MINUTE_MS),
+        attempts_max: 2,
+    }
+}
+
+pub fn output(text: &str) -> Output {
+    Output { body: text.to_owned(), prompt_tokens: 5, completion_tokens: 7 }
+}

@@ -1,0 +1,240 @@
+//! The life of a job, step by step, on a real disk.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+mod common;
+
+use common::*;
+use node_store::{
+    jobs::{Accepted, Jobs, Lease, Leased, Moved, SETTLED_MARGIN_MS},
+    volume::Volume,
+};
+use node_types::{
+    Timestamp,
+    job::{Failure, FailureKind},
+    trace::{Outcome, ReleaseReason, Standing, Step},
+};
+
+fn fresh() -> (tempfile::TempDir, Volume, Jobs) {
+    let home = tempfile::tempdir().unwrap();
+    let volume = create(&volume_folder(&home));
+    let jobs = jobs(&volume);
+    (home, volume, jobs)
+}
+
+fn accept(jobs: &Jobs, number: u64) -> Accepted {
+    jobs.accept(&job(number), NOW).wait().unwrap()
+}
+
+fn lease_at(jobs: &Jobs, now: Timestamp) -> Option<Leased> {
+    match jobs.lease(None, None, now).wait().unwrap() {
+        Lease::Job(leased) => Some(*leased),
+        Lease::Empty => None,
+        Lease::Unreadable(tampered) => panic!("{tampered}"),
+    }
+}
+
+#[test]
+fn a_job_is_accepted_run_answered_and_acknowledged() {
+    let (_home, _volume, jobs) = fresh();
+    assert_eq!(accept(&jobs, 1), Accepted::New);
+    let leased = lease_at(&jobs, NOW.plus_ms(10)).unwrap();
+    assert_eq!((leased.job, leased.attempt), (job(1), 1));
+    assert_eq!(jobs.finish(id(1), output("because"), NOW.plus_ms(30)).wait().unwrap(), Moved::Done);
+    let sent = jobs.outbox(0, NOW).wait().unwrap();
+    assert_eq!(sent[0].as_ref().unwrap().result, Ok(output("because")));
+    assert_eq!(jobs.acknowledge(id(1), NOW.plus_ms(40)).wait().unwrap(), Moved::Done);
+
+    assert!(jobs.outbox(0, NOW).wait().unwrap().is_empty());
+    let tally = jobs.tally().wait().unwrap();
+    assert_eq!((tally.jobs, tally.bytes), (0, 0));
+    let story = jobs.explain(id(1)).wait().unwrap().unwrap();
+    assert_eq!(story.now, Err(Outcome::Answered));
+    let events = story.trace.unwrap();
+    assert!(matches!(events[0].step, Step::Accepted));
+    assert!(matches!(events[1].step, Step::Leased { attempt: 1, .. }));
+    assert!(matches!(events[2].step, Step::Finished { duration_ms: 20, completion_tokens: 7, .. }));
+    assert!(matches!(events[3].step, Step::Acknowledged));
+    assert_eq!(events.len(), 4);
+}
+
+#[test]
+fn an_offer_is_answered_by_what_is_held_already() {
+    let (_home, _volume, jobs) = fresh();
+    let mut other = job(1);
+    other.max_tokens += 1;
+    assert_eq!(accept(&jobs, 1), Accepted::New);
+    assert_eq!(accept(&jobs, 1), Accepted::Duplicate);
+    assert_eq!(jobs.accept(&other, NOW).wait().unwrap(), Accepted::Conflict);
+    // The snapshot may have changed since: a job that is held stays a duplicate.
+    jobs.set_rules(None);
+    assert_eq!(accept(&jobs, 1), Accepted::Duplicate);
+    assert_eq!(jobs.tally().wait().unwrap().jobs, 1);
+}
+
+#[test]
+fn an_acknowledged_job_is_never_run_or_sent_again() {
+    let (home, volume, first) = fresh();
+    accept(&first, 1);
+    lease_at(&first, NOW).unwrap();
+    first.finish(id(1), output("x"), NOW).wait().unwrap();
+    first.acknowledge(id(1), NOW).wait().unwrap();
+    drop((first, volume));
+    let volume = open(&volume_folder(&home));
+    let jobs = jobs(&volume);
+    assert_eq!(accept(&jobs, 1), Accepted::Duplicate);
+    assert!(lease_at(&jobs, NOW).is_none());
+    assert_eq!(jobs.acknowledge(id(1), NOW).wait().unwrap(), Moved::Already);
+    assert_eq!(jobs.finish(id(1), output("y"), NOW).wait().unwrap(), Moved::Already);
+    // Its remembrance ends a day after its deadline, when an offer of it is answered Expired.
+    let end = job(1).expires_at.plus_ms(SETTLED_MARGIN_MS);
+    assert_eq!(jobs.forget(Timestamp::from_ms(end.ms() - 1)).wait().unwrap(), 0);
+    assert_eq!(jobs.forget(end).wait().unwrap(), 1);
+    assert_eq!(jobs.accept(&job(1), end).wait().unwrap(), Accepted::Expired);
+}
+
+#[test]
+fn limits_of_count_and_bytes_answer_full_at_the_first_job_too_many() {
+    let (_home, _volume, jobs) = fresh();
+    let mut few = rules();
+    few.jobs_max = 2;
+    jobs.set_rules(Some(few));
+    assert_eq!([accept(&jobs, 1), accept(&jobs, 2)], [Accepted::New, Accepted::New]);
+    assert_eq!(accept(&jobs, 3), Accepted::Full);
+    let mut small = rules();
+    small.bytes_max = jobs.tally().wait().unwrap().bytes;
+    jobs.set_rules(Some(small));
+    assert_eq!(accept(&jobs, 3), Accepted::Full);
+}
+
+#[test]
+fn the_oldest_of_the_highest_priority_is_leased_first_and_once() {
+    let (_home, _volume, jobs) = fresh();
+    for (number, priority) in [(1, 0), (2, 9), (3, 9), (4, 5)] {
+        let mut offered = job(number);
+        offered.priority = priority;
+        assert_eq!(jobs.accept(&offered, NOW).wait().unwrap(), Accepted::New);
+    }
+    let order: Vec<_> = std::iter::from_fn(|| lease_at(&jobs, NOW)).map(|leased| leased.job.id).collect();
+    assert_eq!(order, [2, 3, 4, 1].map(id));
+}
+
+#[test]
+fn a_restart_queues_running_jobs_again_until_their_last_attempt() {
+    let (home, volume, first) = fresh();
+    accept(&first, 1);
+    lease_at(&first, NOW).unwrap();
+    drop((first, volume));
+    let volume = open(&volume_folder(&home));
+    let jobs = jobs(&volume);
+    assert_eq!(jobs.restart(NOW).wait().unwrap(), 1);
+    assert_eq!(lease_at(&jobs, NOW).unwrap().attempt, 2);
+    assert_eq!(jobs.release(id(1), ReleaseReason::RuntimeLost, NOW).wait().unwrap(), Moved::Done);
+    assert!(lease_at(&jobs, NOW).is_none());
+    let sent = jobs.outbox(0, NOW).wait().unwrap();
+    let failure = sent[0].as_ref().unwrap().result.clone().unwrap_err();
+    assert_eq!(failure.kind, FailureKind::AttemptsExhausted);
+}
+
+#[test]
+fn a_job_whose_time_ended_is_not_run_not_sent_and_is_reported_until_told() {
+    let (_home, _volume, jobs) = fresh();
+    let deadline = job(1).expires_at;
+    for number in 1..=3 {
+        accept(&jobs, number);
+    }
+    let before = Timestamp::from_ms(deadline.ms() - 1);
+    lease_at(&jobs, before).unwrap();
+    lease_at(&jobs, before).unwrap();
+    jobs.finish(id(1), output("x"), before).wait().unwrap();
+    assert!(jobs.expire(before).wait().unwrap().is_empty());
+
+    assert!(lease_at(&jobs, deadline).is_none());
+    assert_eq!(jobs.finish(id(2), output("x"), deadline).wait().unwrap(), Moved::Expired);
+    assert!(jobs.outbox(0, deadline).wait().unwrap().is_empty());
+    let ended = jobs.expire(deadline).wait().unwrap();
+    assert_eq!(
+        ended.iter().map(|end| end.state).collect::<Vec<_>>(),
+        [Standing::Finished, Standing::Running, Standing::Queued]
+    );
+    assert_eq!(jobs.unreported().wait().unwrap().len(), 3);
+    jobs.reported(vec![id(1), id(2)]).wait().unwrap();
+    let left = jobs.unreported().wait().unwrap();
+    assert_eq!((left.len(), left[0].job), (1, id(3)));
+    // What was not reported is not forgotten.
+    assert_eq!(jobs.forget(Timestamp::MAX).wait().unwrap(), 2);
+    assert_eq!(jobs.tally().wait().unwrap().expired, 3);
+}
+
+#[test]
+fn cancelling_and_failing_are_answers_to_send() {
+    let (_home, _volume, jobs) = fresh();
+    accept(&jobs, 1);
+    accept(&jobs, 2);
+    assert_eq!(jobs.cancel(id(1), NOW).wait().unwrap(), Moved::Done);
+    assert_eq!(jobs.cancel(id(1), NOW).wait().unwrap(), Moved::Already);
+    assert_eq!(jobs.finish(id(2), output("x"), NOW).wait().unwrap(), Moved::Elsewhere(Standing::Queued));
+    assert_eq!(jobs.acknowledge(id(2), NOW).wait().unwrap(), Moved::Elsewhere(Standing::Queued));
+    assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(2));
+    let failure = Failure::new(FailureKind::Runtime, "out of memory");
+    assert_eq!(jobs.fail(id(2), failure.clone(), NOW).wait().unwrap(), Moved::Done);
+    let kinds: Vec<_> =
+        jobs.outbox(0, NOW).wait().unwrap().into_iter().map(|sent| sent.unwrap().result).collect();
+    assert_eq!(kinds[1], Err(failure));
+    assert!(matches!(&kinds[0], Err(failure) if failure.kind == FailureKind::Cancelled));
+    assert_eq!(jobs.fail(id(9), Failure::new(FailureKind::Runtime, ""), NOW).wait().unwrap(), Moved::Unknown);
+}
+
+#[test]
+fn a_prompt_changed_on_disk_is_an_error_naming_the_job_and_the_next_job_runs() {
+    let (home, volume, first) = fresh();
+    accept(&first, 1);
+    accept(&first, 2);
+    drop((first, volume));
+    let path = volume_folder(&home).join("jobs.db");
+    let raw = rusqlite::Connection::open(path).unwrap();
+    let changed = "UPDATE payloads SET ciphertext = zeroblob(length(ciphertext)) WHERE field = 2";
+    assert_eq!(raw.execute(changed, ()).unwrap(), 1);
+    drop(raw);
+
+    let volume = open(&volume_folder(&home));
+    let jobs = jobs(&volume);
+    let Lease::Unreadable(tampered) = jobs.lease(None, None, NOW).wait().unwrap() else { panic!() };
+    assert_eq!(tampered.job, id(1));
+    assert_eq!(lease_at(&jobs, NOW).unwrap().job, job(2));
+    let sent = jobs.outbox(0, NOW).wait().unwrap();
+    assert!(matches!(&sent[0].as_ref().unwrap().result, Err(why) if why.kind == FailureKind::Unreadable));
+}
+
+/// The prompt, the answer and the failure message are on disk only as ciphertext; and after the
+/// acknowledgement not even that: the log is emptied and the pages are overwritten within the delay.
+#[test]
+fn no_prompt_is_readable_on_disk_and_no_ciphertext_is_left_after_the_acknowledgement() {
+    let (home, volume, jobs) = fresh();
+    let folder = volume_folder(&home);
+    jobs.accept(&job_saying(1, "CANARY-PROMPT"), NOW).wait().unwrap();
+    let ciphertext = {
+        let raw = rusqlite::Connection::open(folder.join("jobs.db")).unwrap();
+        raw.query_row("SELECT ciphertext FROM payloads", (), |row| row.get::<_, Vec<u8>>(0)).unwrap()
+    };
+    lease_at(&jobs, NOW).unwrap();
+    jobs.finish(id(1), output("CANARY-ANSWER"), NOW).wait().unwrap();
+    let holds = |needle: &[u8]| {
+        std::process::Command::new("cat")
+            .args(["jobs.db", "jobs.db-wal"].map(|name| folder.join(name)))
+            .output()
+            .unwrap()
+            .stdout
+            .windows(needle.len())
+            .any(|window| window == needle)
+    };
+    assert!(!holds(b"CANARY"));
+    assert!(holds(&ciphertext[..32]), "the search itself must be able to find something");
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    let tries = 100;
+    let gone = (0..tries).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        !holds(&ciphertext[..32])
+    });
+    assert!(gone, "the ciphertext is still on disk after 5 s");
+    drop(volume);
+}
