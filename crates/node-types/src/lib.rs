@@ -14,6 +14,7 @@ pub mod job;
 pub mod json;
 pub mod keyset;
 pub mod log;
+pub mod message;
 pub mod signature;
 pub mod time;
 pub mod trace;
