@@ -2,7 +2,9 @@
 
 pub mod disk;
 pub mod format;
+pub mod inventory;
 pub mod jobs;
 pub mod keys;
+pub mod snapshot;
 pub mod volume;
 pub mod writer;

@@ -242,6 +242,21 @@ impl Volume {
         crate::jobs::Jobs::new(Arc::clone(&self.jobs), volume_key, self.stamp.network, self.stamp.node)
     }
 
+    /// The snapshots kept here; digest and signatures are verified again.
+    ///
+    /// # Errors
+    /// [`SnapshotError`](crate::snapshot::SnapshotError) where what is stored cannot be read, or the keysets do
+    /// not follow from the pinned one.
+    pub fn snapshots(&self) -> Result<crate::snapshot::Snapshots, crate::snapshot::SnapshotError> {
+        crate::snapshot::Snapshots::load(Arc::clone(&self.state), self.stamp.network)
+    }
+
+    /// The inventory kept here.
+    #[must_use]
+    pub fn inventory(&self) -> crate::inventory::Inventory {
+        crate::inventory::Inventory::new(Arc::clone(&self.state))
+    }
+
     /// What stopped a database's writer, if anything did; the others go on.
     #[must_use]
     pub fn stopped(&self, database: Database) -> Option<Arc<str>> {

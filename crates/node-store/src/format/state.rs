@@ -8,4 +8,69 @@ CREATE TABLE stamp (
     one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
     network TEXT NOT NULL, node TEXT NOT NULL, volume TEXT NOT NULL
 ) STRICT;
+
+-- The lowest version is the pinned document itself, the others are envelopes.
+CREATE TABLE keysets (
+    version INTEGER PRIMARY KEY,
+    document BLOB NOT NULL
+) STRICT;
+
+-- slot: 0 current, 1 previous. good: it passed its health check.
+CREATE TABLE snapshots (
+    slot INTEGER PRIMARY KEY CHECK (slot IN (0, 1)),
+    version INTEGER NOT NULL,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    envelope BLOB NOT NULL,
+    applied_at INTEGER NOT NULL,
+    good INTEGER NOT NULL
+) STRICT;
+
+-- The highest snapshot ever applied, and the last one that failed its health check.
+CREATE TABLE floor (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    version INTEGER NOT NULL DEFAULT 0,
+    digest BLOB,
+    failed BLOB
+) STRICT;
+INSERT INTO floor DEFAULT VALUES;
+
+CREATE TABLE artifacts (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    expected BLOB,
+    recorded BLOB,
+    -- NULL: nobody has looked; empty: it was not there
+    measured BLOB,
+    measured_at INTEGER,
+    state TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE artifact_history (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    was TEXT,
+    became TEXT NOT NULL,
+    expected BLOB,
+    recorded BLOB,
+    measured BLOB
+) STRICT;
+CREATE INDEX artifact_history_of ON artifact_history (kind, name);
+
+CREATE TABLE account (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    link TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE clock (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    mark TEXT NOT NULL
+) STRICT;
 ";

@@ -1,0 +1,365 @@
+//! The configuration snapshot in force, the one before it, the version floor and the keysets.
+//!
+//! Only [`verify_config`](node_types::verify::verify_config) makes a value that [`Snapshots::apply`] takes, and
+//! what it judges by (keyset and floor) is kept here. Applying is one transaction: current becomes
+//! previous, the floor rises, the inventory expects the new artifacts. A refused update changes
+//! nothing and is not stored; reporting it is the caller's.
+//!
+//! The previous one is the last that passed its health check: one that never did is not kept to go back
+//! to. Going back never lowers the floor. After a restart digest and signatures are verified again.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use node_types::{
+    Digest, Network, Timestamp,
+    config::NodeConfig,
+    keyset::VerifiedKeyset,
+    verify::{Floor, Refused, Verified, reverify_stored, verify_config},
+};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::{
+    inventory,
+    writer::{Effect, WriteError, Writer},
+};
+
+/// Why the snapshot room refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The document is not what this node may use.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// No keyset was pinned: nothing can be verified.
+    #[error("no keyset is pinned yet: pin the network's keyset first")]
+    NoKeyset,
+    /// Another keyset was pinned.
+    #[error(
+        "keyset {held} is pinned already, {offered} is another: a volume keeps its network's first keyset"
+    )]
+    OtherPin {
+        /// Digest of the pinned document.
+        held: Digest,
+        /// Digest of the offered one.
+        offered: Digest,
+    },
+    /// There is nothing to go back to.
+    #[error("there is no earlier snapshot to go back to")]
+    NoPrevious,
+    /// The database did not take it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What became of a verified snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in force now.
+    New,
+    /// It was in force already.
+    Already,
+    /// It failed its health check before and is not tried again.
+    FailedBefore,
+}
+
+/// A snapshot on disk that does not verify any more, found at open.
+#[derive(Debug)]
+pub struct Unverifiable {
+    /// Its digest, as recorded.
+    pub digest: Digest,
+    /// Why it is not used.
+    pub why: Refused,
+}
+
+/// A snapshot in force.
+#[derive(Debug)]
+pub struct InForce {
+    /// The document.
+    pub config: Verified<NodeConfig>,
+    /// When it was applied.
+    pub applied_at: Timestamp,
+    /// Whether it passed its health check.
+    pub good: bool,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    keysets: Vec<VerifiedKeyset>,
+    current: Option<Arc<InForce>>,
+    previous: Option<Arc<InForce>>,
+    floor: Option<Floor>,
+}
+
+/// The snapshots of a volume. Calls block until they are on disk: they are rare.
+#[derive(Debug)]
+pub struct Snapshots {
+    writer: Arc<Writer>,
+    network: Network,
+    held: RwLock<Held>,
+    unverifiable: Vec<Unverifiable>,
+}
+
+const CURRENT: u8 = 0;
+const PREVIOUS: u8 = 1;
+
+impl Snapshots {
+    /// Reads what is stored and verifies it again.
+    pub(crate) fn load(writer: Arc<Writer>, network: Network) -> Result<Self, SnapshotError> {
+        let rows = writer.submit(Effect::Keeps, read_rows).wait()?;
+        let mut unverifiable = Vec::new();
+        let mut documents = rows.keysets.iter();
+        let keysets = match documents.next() {
+            Some(pinned) => {
+                let pinned = VerifiedKeyset::trust(pinned, network)?;
+                VerifiedKeyset::replay(pinned, documents.map(Vec::as_slice))?
+            }
+            None => Vec::new(),
+        };
+        let mut verified = [None, None];
+        for row in rows.snapshots {
+            match reverify_stored(&row.envelope, row.digest, &keysets, network) {
+                Ok(config) => {
+                    let snapshot = InForce { config, applied_at: row.applied_at, good: row.good };
+                    verified[usize::from(row.slot == PREVIOUS)] = Some(Arc::new(snapshot));
+                }
+                Err(why) => unverifiable.push(Unverifiable { digest: row.digest, why }),
+            }
+        }
+        let [current, previous] = verified;
+        // A damaged current one: the last good one is in force, the floor stays.
+        let (current, previous) = if current.is_none() { (previous, None) } else { (current, previous) };
+        let held = RwLock::new(Held { keysets, current, previous, floor: Some(rows.floor) });
+        Ok(Self { writer, network, held, unverifiable })
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Held) -> T) -> T {
+        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Held)) {
+        edit(&mut self.held.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The snapshot in force.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<InForce>> {
+        self.read(|held| held.current.clone())
+    }
+
+    /// The last good one before it.
+    #[must_use]
+    pub fn previous(&self) -> Option<Arc<InForce>> {
+        self.read(|held| held.previous.clone())
+    }
+
+    /// The highest version ever applied.
+    #[must_use]
+    pub fn floor(&self) -> Floor {
+        self.read(|held| held.floor).unwrap_or(Floor::NONE)
+    }
+
+    /// The keyset in force.
+    #[must_use]
+    pub fn keyset(&self) -> Option<VerifiedKeyset> {
+        self.read(|held| held.keysets.last().cloned())
+    }
+
+    /// Stored snapshots that did not verify when the volume was opened, to be reported.
+    #[must_use]
+    pub fn unverifiable(&self) -> &[Unverifiable] {
+        &self.unverifiable
+    }
+
+    /// Pins the network's first keyset. Pinning the same one again changes nothing.
+    ///
+    /// # Errors
+    /// [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
+    pub fn pin(&self, keyset: VerifiedKeyset) -> Result<(), SnapshotError> {
+        if let Some(held) = self.read(|held| held.keysets.first().map(VerifiedKeyset::digest)) {
+            let offered = keyset.digest();
+            return if held == offered { Ok(()) } else { Err(SnapshotError::OtherPin { held, offered }) };
+        }
+        self.keep_keyset(keyset.document().version, keyset.payload().to_vec())?;
+        self.change(|held| held.keysets = vec![keyset]);
+        Ok(())
+    }
+
+    /// Takes the keyset that follows the one in force.
+    ///
+    /// # Errors
+    /// [`Refused`] by its signatures or version; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
+    pub fn rotate_keyset(&self, envelope: &[u8]) -> Result<(), SnapshotError> {
+        let next = self.keyset().ok_or(SnapshotError::NoKeyset)?.rotate(envelope)?;
+        self.keep_keyset(next.document().version, envelope.to_vec())?;
+        self.change(|held| held.keysets.push(next));
+        Ok(())
+    }
+
+    fn keep_keyset(&self, version: u64, document: Vec<u8>) -> Result<(), WriteError> {
+        self.writer
+            .submit(Effect::Grows, move |tx| {
+                tx.prepare_cached("INSERT INTO keysets (version, document) VALUES (?1, ?2)")?
+                    .execute((version, &document))
+                    .map(|_| ())
+            })
+            .wait()
+    }
+
+    /// Judges an offered snapshot by the keyset and the floor in force. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Refused`], [`SnapshotError::NoKeyset`].
+    pub fn verify(&self, envelope: &[u8], now: Timestamp) -> Result<Verified<NodeConfig>, SnapshotError> {
+        let keyset = self.keyset().ok_or(SnapshotError::NoKeyset)?;
+        Ok(verify_config(envelope, &keyset, self.network, self.floor(), now)?)
+    }
+
+    /// Puts a snapshot in force, in one transaction. The floor is asked again there.
+    ///
+    /// # Errors
+    /// [`Refused::Older`] or [`Refused::Equivocation`] where another was applied in between;
+    /// [`SnapshotError::Write`].
+    pub fn apply(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
+        let floor = Floor::at(&config);
+        let envelope = config.envelope().to_vec();
+        let expected = inventory::expected_by(&config);
+        let answer = self
+            .writer
+            .submit(Effect::Grows, move |tx| apply_in(tx, floor, &envelope, &expected, now))
+            .wait()??;
+        if answer == Applied::New {
+            let applied = Arc::new(InForce { config, applied_at: now, good: false });
+            self.change(|held| {
+                if let Some(last) = held.current.replace(applied).filter(|last| last.good) {
+                    held.previous = Some(last);
+                }
+                held.floor = Some(floor);
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Notes that the snapshot in force passed its health check. Another digest than its is ignored.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Write`].
+    pub fn confirm(&self, digest: Digest) -> Result<(), SnapshotError> {
+        self.writer
+            .submit(Effect::Keeps, move |tx| {
+                tx.prepare_cached("UPDATE snapshots SET good = 1 WHERE slot = 0 AND digest = ?1")?
+                    .execute([digest.as_bytes()])
+                    .map(|_| ())
+            })
+            .wait()?;
+        self.change(|held| {
+            let current = held.current.take().map(|current| {
+                if current.config.digest() != digest || current.good {
+                    return current;
+                }
+                let (config, applied_at) = (current.config.clone(), current.applied_at);
+                Arc::new(InForce { config, applied_at, good: true })
+            });
+            held.current = current;
+        });
+        Ok(())
+    }
+
+    /// Goes back to the last good snapshot because the one in force failed its health check. The floor
+    /// stays where it is.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoPrevious`], [`SnapshotError::Write`].
+    pub fn roll_back(&self, now: Timestamp) -> Result<Arc<InForce>, SnapshotError> {
+        let last_good = self.previous().ok_or(SnapshotError::NoPrevious)?;
+        let expected = inventory::expected_by(&last_good.config);
+        self.writer
+            .submit(Effect::Keeps, move |tx| {
+                tx.execute("UPDATE floor SET failed = (SELECT digest FROM snapshots WHERE slot = 0)", ())?;
+                tx.execute("DELETE FROM snapshots WHERE slot = 0", ())?;
+                tx.execute("UPDATE snapshots SET slot = 0 WHERE slot = 1", ())?;
+                inventory::expect_in(tx, &expected, now)
+            })
+            .wait()?;
+        self.change(|held| held.current = held.previous.take());
+        Ok(last_good)
+    }
+}
+
+fn apply_in(
+    tx: &Connection,
+    offered: Floor,
+    envelope: &[u8],
+    expected: &inventory::Expected,
+    now: Timestamp,
+) -> rusqlite::Result<Result<Applied, Refused>> {
+    let Some(digest) = offered.digest else { return Ok(Ok(Applied::Already)) };
+    let (floor, failed) = read_floor(tx)?;
+    if offered.version < floor.version {
+        return Ok(Err(Refused::Older { held: floor.version, offered: offered.version }));
+    }
+    if let Some(held) = floor.digest.filter(|held| offered.version == floor.version && *held != digest) {
+        return Ok(Err(Refused::Equivocation { version: offered.version, held, offered: digest }));
+    }
+    let current: Option<[u8; 32]> =
+        tx.query_row("SELECT digest FROM snapshots WHERE slot = 0", (), |row| row.get(0)).optional()?;
+    if current.as_ref() == Some(digest.as_bytes()) {
+        return Ok(Ok(Applied::Already));
+    }
+    if failed == Some(digest) {
+        return Ok(Ok(Applied::FailedBefore));
+    }
+    tx.execute(
+        "DELETE FROM snapshots WHERE slot = 1 AND EXISTS (SELECT 1 FROM snapshots WHERE slot = 0 AND good)",
+        (),
+    )?;
+    tx.execute("UPDATE snapshots SET slot = 1 WHERE slot = 0 AND good", ())?;
+    tx.execute("DELETE FROM snapshots WHERE slot = 0", ())?;
+    tx.execute(
+        "INSERT INTO snapshots (slot, version, digest, envelope, applied_at, good)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0)",
+        (CURRENT, offered.version, digest.as_bytes(), envelope, now.ms()),
+    )?;
+    tx.execute("UPDATE floor SET version = ?1, digest = ?2", (offered.version, digest.as_bytes()))?;
+    inventory::expect_in(tx, expected, now)?;
+    Ok(Ok(Applied::New))
+}
+
+fn read_floor(tx: &Connection) -> rusqlite::Result<(Floor, Option<Digest>)> {
+    tx.query_row("SELECT version, digest, failed FROM floor", (), |row| {
+        let digest = |column| row.get::<_, Option<[u8; 32]>>(column).map(|it| it.map(Digest::from_bytes));
+        Ok((Floor { version: row.get(0)?, digest: digest(1)? }, digest(2)?))
+    })
+}
+
+struct SnapshotRow {
+    slot: u8,
+    digest: Digest,
+    envelope: Vec<u8>,
+    applied_at: Timestamp,
+    good: bool,
+}
+
+struct Rows {
+    keysets: Vec<Vec<u8>>,
+    snapshots: Vec<SnapshotRow>,
+    floor: Floor,
+}
+
+fn read_rows(tx: &Connection) -> rusqlite::Result<Rows> {
+    let keysets = tx
+        .prepare("SELECT document FROM keysets ORDER BY version")?
+        .query_map((), |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let snapshots = tx
+        .prepare("SELECT slot, digest, envelope, applied_at, good FROM snapshots")?
+        .query_map((), |row| {
+            Ok(SnapshotRow {
+                slot: row.get(0)?,
+                digest: Digest::from_bytes(row.get(1)?),
+                envelope: row.get(2)?,
+                applied_at: Timestamp::from_ms(row.get(3)?),
+                good: row.get(4)?,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Rows { keysets, snapshots, floor: read_floor(tx)?.0 })
+}
