@@ -1,10 +1,12 @@
 //! The local storage layer of a Resultity node.
 
+pub mod clock;
 pub mod disk;
 pub mod format;
 pub mod inventory;
 pub mod jobs;
 pub mod keys;
+pub mod rotation;
 pub mod snapshot;
 pub mod volume;
 pub mod writer;
