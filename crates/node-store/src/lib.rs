@@ -1,5 +1,6 @@
 //! The local storage layer of a Resultity node.
 
+pub mod binding;
 pub mod clock;
 pub mod disk;
 pub mod format;

@@ -135,16 +135,15 @@ pub fn check_private(disk: &dyn Disk, path: &Path, wanted: EntryKind) -> Result<
     Ok(true)
 }
 
-/// A volume that this process holds: its databases are open for writing.
+/// A volume that this process holds: its databases are open for writing. It is let go when this and
+/// all rooms made from it are dropped.
 #[derive(Debug)]
 pub struct Volume {
     folder: PathBuf,
     stamp: Stamp,
-    // Writers close before the lock is given up: fields drop in this order.
     jobs: Arc<Writer>,
     logs: Arc<Writer>,
     state: Arc<Writer>,
-    _lock: Box<dyn Lock>,
 }
 
 impl Volume {
@@ -196,7 +195,7 @@ impl Volume {
         stamp: Stamp,
         reserve_bytes: u64,
     ) -> Result<Self, VolumeError> {
-        let lock = take_lock(&**disk, folder)?;
+        let lock: Arc<dyn Lock> = Arc::from(take_lock(&**disk, folder)?);
         for database in Database::ALL {
             for suffix in ["", "-wal", "-shm"] {
                 let file = folder.join(format!("{}{suffix}", database.file()));
@@ -213,14 +212,15 @@ impl Volume {
         for (database, (connection, checkpointer)) in Database::ALL.into_iter().zip(open) {
             let path = folder.join(database.file());
             let reserve = KeptBack::new(Arc::clone(disk), folder, database, reserve_bytes);
-            let writer = Writer::start(path.clone(), connection, checkpointer, Box::new(reserve))
-                .map_err(|error| VolumeError::Io { path, source: io::Error::other(error) })?;
+            let writer =
+                Writer::start(path.clone(), connection, checkpointer, Box::new(reserve), Arc::clone(&lock))
+                    .map_err(|error| VolumeError::Io { path, source: io::Error::other(error) })?;
             writers.push(Arc::new(writer));
         }
         let Ok([state, jobs, logs]) = <[_; 3]>::try_from(writers) else {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         };
-        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state })
     }
 
     /// The folder.
@@ -255,6 +255,12 @@ impl Volume {
     #[must_use]
     pub fn inventory(&self) -> crate::inventory::Inventory {
         crate::inventory::Inventory::new(Arc::clone(&self.state))
+    }
+
+    /// The account link, the message sequence and the clock's mark kept here.
+    #[must_use]
+    pub fn binding(&self) -> crate::binding::Binding {
+        crate::binding::Binding::new(Arc::clone(&self.state))
     }
 
     /// What stopped a database's writer, if anything did; the others go on.

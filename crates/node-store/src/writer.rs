@@ -36,7 +36,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, hooks::Wal};
 
-use crate::format::PAGE_BYTES;
+use crate::{disk::Lock, format::PAGE_BYTES};
 
 /// Requests that share one commit at the most: bounds how long the first of them waits.
 pub const GROUP_MAX: usize = 512;
@@ -228,9 +228,12 @@ pub(crate) enum StartError {
 }
 
 /// A database's writer. Dropping it commits what waits, then closes the connection.
+///
+/// It holds the volume's lock as long as it lives: a room that outlives its volume still writes.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    _lock: Arc<dyn Lock>,
 }
 
 impl fmt::Debug for Writer {
@@ -246,6 +249,7 @@ impl Writer {
         mut connection: Connection,
         checkpointer: Connection,
         reserve: Box<dyn Reserve>,
+        lock: Arc<dyn Lock>,
     ) -> Result<Self, StartError> {
         let wal_pages = Arc::new(AtomicU32::new(0));
         let noted = Arc::clone(&wal_pages);
@@ -265,7 +269,7 @@ impl Writer {
             Loop { shared: commits, connection, reserve, erase_due: None, wal_pages }.run();
         })?;
         // Made before the second thread: if that one cannot start, dropping this ends the first.
-        let mut this = Self { shared, threads: vec![writer] };
+        let mut this = Self { shared, threads: vec![writer], _lock: lock };
         let copier = thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || copy_back(&copies, &checkpointer))?;

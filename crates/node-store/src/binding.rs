@@ -1,0 +1,171 @@
+//! The node's binding: the account it works for, the sequence of its messages, and the clock's mark.
+//!
+//! All of it lies in `state.db`, so that it survives the loss of `jobs.db` and `logs.db`. The node's ID and
+//! address are not kept here: they follow from the key ([`NodeId::derive`](node_types::NodeId::derive)) and
+//! are stamped in every database. No balance, reward or token state is ever kept.
+
+use std::{ops::Range, sync::Arc};
+
+use node_types::{Address, Timestamp};
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    clock::Mark,
+    writer::{Effect, Ticket, Writer},
+};
+
+/// Sequence numbers that are reserved at once unless the caller asks otherwise.
+pub const SEQUENCE_BLOCK: u32 = 1000;
+/// The longest e-mail address in bytes (RFC 5321, section 4.5.3.1.3: a path of 256 with its brackets).
+pub const EMAIL_BYTES_MAX: usize = 254;
+/// The longest proof of a link in bytes.
+pub const PROOF_BYTES_MAX: usize = 4 << 10;
+
+/// The account a node works for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Account {
+    /// A wallet, by its EVM address.
+    Wallet(Address),
+    /// A person or company, by e-mail address.
+    Email(String),
+}
+
+/// Why an account link is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLink {
+    /// Not an e-mail address.
+    #[error("{0:?} is not an e-mail address: write name@domain, at most {EMAIL_BYTES_MAX} bytes")]
+    Email(String),
+    /// The proof is too long.
+    #[error("the proof has {0} bytes, at most {PROOF_BYTES_MAX} are kept")]
+    Proof(usize),
+}
+
+/// That a node works for an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountLink {
+    account: Account,
+    linked_at: Timestamp,
+    proof: String,
+}
+
+impl AccountLink {
+    /// A link and what proves it: the network's receipt or the account's signature, as text.
+    ///
+    /// # Errors
+    /// [`BadLink`].
+    pub fn new(account: Account, linked_at: Timestamp, proof: String) -> Result<Self, BadLink> {
+        if let Account::Email(email) = &account {
+            let plain = email.bytes().all(|byte| byte.is_ascii_graphic() || !byte.is_ascii());
+            let parts =
+                email.rsplit_once('@').filter(|(name, domain)| !name.is_empty() && !domain.is_empty());
+            if !plain || parts.is_none() || email.len() > EMAIL_BYTES_MAX {
+                return Err(BadLink::Email(email.clone()));
+            }
+        }
+        if proof.len() > PROOF_BYTES_MAX {
+            return Err(BadLink::Proof(proof.len()));
+        }
+        Ok(Self { account, linked_at, proof })
+    }
+
+    /// The account.
+    #[must_use]
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// When it was linked.
+    #[must_use]
+    pub const fn linked_at(&self) -> Timestamp {
+        self.linked_at
+    }
+
+    /// What proves it.
+    #[must_use]
+    pub fn proof(&self) -> &str {
+        &self.proof
+    }
+}
+
+/// The binding of a volume.
+#[derive(Debug)]
+pub struct Binding {
+    writer: Arc<Writer>,
+}
+
+impl Binding {
+    pub(crate) const fn new(writer: Arc<Writer>) -> Self {
+        Self { writer }
+    }
+
+    /// The account link, if there is one.
+    pub fn account(&self) -> Ticket<Option<AccountLink>> {
+        self.writer.submit(Effect::Keeps, |tx| read(tx, "SELECT link FROM account"))
+    }
+
+    /// Links the node to an account, in place of any earlier one.
+    pub fn link(&self, link: AccountLink) -> Ticket<()> {
+        self.writer.submit(Effect::Grows, move |tx| {
+            let sql = "INSERT INTO account (one, link) VALUES (1, ?1) ON CONFLICT DO UPDATE SET link = ?1";
+            write(tx, sql, &link)
+        })
+    }
+
+    /// Takes the link away. Returns the one there was.
+    pub fn unlink(&self) -> Ticket<Option<AccountLink>> {
+        self.writer.submit(Effect::Shrinks, |tx| {
+            let held = read(tx, "SELECT link FROM account")?;
+            tx.execute("DELETE FROM account", ())?;
+            Ok(held)
+        })
+    }
+
+    /// Reserves the next `count` sequence numbers of the node's messages, from 1 on. Once answered, none
+    /// of them is ever given again; what a crash leaves unused is skipped.
+    pub fn reserve_sequence(&self, count: u32) -> Ticket<Range<u64>> {
+        self.writer.submit(Effect::Keeps, move |tx| {
+            let end: u64 = tx
+                .prepare_cached(
+                    "INSERT INTO counters (name, value) VALUES ('message_seq', 1 + ?1)
+                     ON CONFLICT DO UPDATE SET value = value + ?1 RETURNING value",
+                )?
+                .query_row([count], |row| row.get(0))?;
+            Ok(end - u64::from(count)..end)
+        })
+    }
+
+    /// The clock's mark as it was persisted last.
+    pub fn clock_mark(&self) -> Ticket<Option<Mark>> {
+        self.writer.submit(Effect::Keeps, |tx| read(tx, "SELECT mark FROM clock"))
+    }
+
+    /// Persists the clock's mark. One that lies before the mark held is not kept.
+    pub fn keep_clock_mark(&self, mark: Mark) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| {
+            let held: Option<Mark> = read(tx, "SELECT mark FROM clock")?;
+            if held.is_some_and(|held| held.now > mark.now) {
+                return Ok(());
+            }
+            let sql = "INSERT INTO clock (one, mark) VALUES (1, ?1) ON CONFLICT DO UPDATE SET mark = ?1";
+            write(tx, sql, &mark)
+        })
+    }
+}
+
+fn read<T: DeserializeOwned>(tx: &Connection, sql: &str) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = tx.prepare_cached(sql)?.query_row((), |row| row.get(0)).optional()?;
+    let parsed = text.map(|text| serde_json::from_str(&text)).transpose();
+    parsed.map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn write<T: Serialize>(tx: &Connection, sql: &str, value: &T) -> rusqlite::Result<()> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    tx.prepare_cached(sql)?.execute([text]).map(|_| ())
+}

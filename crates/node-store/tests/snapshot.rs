@@ -1,0 +1,238 @@
+//! Snapshots and the inventory: what is applied, what is refused, what a restart finds.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+mod common;
+#[path = "../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;
+
+use common::{create, open, volume_folder};
+use node_store::{
+    inventory::Inventory,
+    snapshot::{Applied, SnapshotError, Snapshots},
+    volume::Volume,
+};
+use node_types::{
+    Digest,
+    inventory::{ArtifactId, ArtifactKind, ArtifactState, Measured},
+    verify::{Floor, Refused},
+};
+use serde_json::{Value, json};
+use trust::{NOW, Signer, config, keyset, signed_config, signed_keyset, trusted};
+
+struct Node {
+    home: tempfile::TempDir,
+    open: Option<(Volume, Snapshots)>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let volume = create(&volume_folder(&home));
+        let snapshots = volume.snapshots().unwrap();
+        snapshots.pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
+        Self { home, open: Some((volume, snapshots)) }
+    }
+
+    fn restart(&mut self) {
+        // The volume is free again when it and all of its rooms are gone.
+        self.open = None;
+        let volume = open(&volume_folder(&self.home));
+        let snapshots = volume.snapshots().unwrap();
+        self.open = Some((volume, snapshots));
+    }
+
+    fn snapshots(&self) -> &Snapshots {
+        &self.open.as_ref().unwrap().1
+    }
+
+    fn inventory(&self) -> Inventory {
+        self.open.as_ref().unwrap().0.inventory()
+    }
+
+    fn offer(&self, document: &Value) -> Result<Applied, SnapshotError> {
+        let envelope = signed_config(document, &[&Signer::new(1)]);
+        self.snapshots().apply(self.snapshots().verify(&envelope, NOW)?, NOW)
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.snapshots().current().map(|current| current.config.document().version)
+    }
+
+    fn confirm(&self) {
+        self.snapshots().confirm(self.snapshots().current().unwrap().config.digest()).unwrap();
+    }
+}
+
+#[test]
+fn an_applied_snapshot_is_in_force_after_a_restart_and_the_good_one_before_it_is_kept() {
+    let mut node = Node::new();
+    assert_eq!(node.offer(&config(1)).unwrap(), Applied::New);
+    assert_eq!(node.offer(&config(1)).unwrap(), Applied::Already);
+    node.confirm();
+    assert_eq!(node.offer(&config(2)).unwrap(), Applied::New);
+    node.restart();
+    assert_eq!(node.version(), Some(2));
+    assert!(!node.snapshots().current().unwrap().good);
+    let previous = node.snapshots().previous().unwrap();
+    assert_eq!((previous.config.document().version, previous.good), (1, true));
+    assert_eq!(node.snapshots().floor().version, 2);
+}
+
+#[test]
+fn an_older_a_forged_and_an_equivocating_snapshot_change_nothing() {
+    let node = Node::new();
+    node.offer(&config(2)).unwrap();
+    let mut twin = config(2);
+    twin["participation"] = json!({ "subclouds": ["asia"] });
+    let refusal = |document| match node.offer(&document) {
+        Err(SnapshotError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refusal(config(1)), Refused::Older { held: 2, offered: 1 }));
+    assert!(matches!(refusal(twin), Refused::Equivocation { version: 2, .. }));
+    let forged = signed_config(&config(3), &[&Signer::new(9)]);
+    assert!(matches!(
+        node.snapshots().verify(&forged, NOW),
+        Err(SnapshotError::Refused(Refused::BelowThreshold { .. }))
+    ));
+    assert_eq!(node.version(), Some(2));
+}
+
+/// Both were verified under the same floor; the second to be applied meets the first's floor.
+#[test]
+fn the_floor_is_asked_again_when_a_snapshot_is_applied() {
+    let node = Node::new();
+    let verified = |version| {
+        let envelope = signed_config(&config(version), &[&Signer::new(1)]);
+        node.snapshots().verify(&envelope, NOW).unwrap()
+    };
+    let (older, newer) = (verified(1), verified(2));
+    node.snapshots().apply(newer, NOW).unwrap();
+    assert!(matches!(
+        node.snapshots().apply(older, NOW),
+        Err(SnapshotError::Refused(Refused::Older { held: 2, offered: 1 }))
+    ));
+}
+
+#[test]
+fn going_back_to_the_last_good_one_does_not_lower_the_floor() {
+    let mut node = Node::new();
+    node.offer(&config(1)).unwrap();
+    assert!(matches!(node.snapshots().roll_back(NOW), Err(SnapshotError::NoPrevious)));
+    node.confirm();
+    node.offer(&config(2)).unwrap();
+    // Never confirmed: the third is not to come back to the second.
+    node.offer(&config(3)).unwrap();
+    assert_eq!(node.snapshots().roll_back(NOW).unwrap().config.document().version, 1);
+    node.restart();
+    assert_eq!(node.version(), Some(1));
+    assert!(node.snapshots().current().unwrap().good);
+    let failed = Digest::of(&serde_json::to_vec(&config(3)).unwrap());
+    assert_eq!(node.snapshots().floor(), Floor { version: 3, digest: Some(failed) });
+    assert_eq!(node.offer(&config(3)).unwrap(), Applied::FailedBefore);
+    assert!(node.offer(&config(2)).is_err());
+    assert_eq!(node.offer(&config(4)).unwrap(), Applied::New);
+}
+
+#[test]
+fn keysets_follow_one_another_and_another_pin_is_refused() {
+    let mut node = Node::new();
+    let (first, second) = (Signer::new(1), Signer::new(2));
+    let next = keyset(2, 1, &[&second]);
+    assert!(node.snapshots().rotate_keyset(&signed_keyset(&next, &[&second])).is_err());
+    node.snapshots().rotate_keyset(&signed_keyset(&next, &[&first, &second])).unwrap();
+    node.restart();
+    assert_eq!(node.snapshots().keyset().unwrap().document().version, 2);
+    let mut document = config(1);
+    document["keyset_version"] = json!(2);
+    let envelope = signed_config(&document, &[&second]);
+    node.snapshots().apply(node.snapshots().verify(&envelope, NOW).unwrap(), NOW).unwrap();
+    let pinned = trusted(&keyset(1, 1, &[&first]));
+    node.snapshots().pin(pinned).unwrap();
+    let other = trusted(&keyset(1, 1, &[&second]));
+    assert!(matches!(node.snapshots().pin(other), Err(SnapshotError::OtherPin { .. })));
+}
+
+/// One flipped byte in the stored envelope: the last good one is in force, the floor stands, the
+/// damage is told.
+#[test]
+fn a_snapshot_changed_on_disk_is_not_used_after_a_restart() {
+    let mut node = Node::new();
+    node.offer(&config(1)).unwrap();
+    node.confirm();
+    node.offer(&config(2)).unwrap();
+    node.open = None;
+    let path = volume_folder(&node.home).join("state.db");
+    let raw = rusqlite::Connection::open(path).unwrap();
+    let mut envelope: Vec<u8> =
+        raw.query_row("SELECT envelope FROM snapshots WHERE slot = 0", (), |row| row.get(0)).unwrap();
+    let middle = envelope.len() / 2;
+    envelope[middle] ^= 1;
+    raw.execute("UPDATE snapshots SET envelope = ?1 WHERE slot = 0", [envelope]).unwrap();
+    drop(raw);
+    node.restart();
+    assert_eq!(node.version(), Some(1));
+    assert_eq!(node.snapshots().unverifiable().len(), 1);
+    assert_eq!(node.snapshots().floor().version, 2);
+}
+
+#[test]
+fn the_inventory_follows_the_snapshot_and_keeps_every_change_of_state() {
+    let node = Node::new();
+    node.offer(&config(1)).unwrap();
+    let inventory = node.inventory();
+    let name = "gemma-3-270m@1.0.0/tokenizer.json".to_owned();
+    let file = ArtifactId { kind: ArtifactKind::ModelFile, name };
+    let wanted = Digest::of(b"tokenizer");
+    let state = |inventory: &Inventory| {
+        let list = inventory.list().wait().unwrap();
+        list.into_iter().find(|artifact| artifact.id == file).map(|artifact| artifact.state)
+    };
+    assert_eq!(inventory.list().wait().unwrap().len(), 4);
+    assert_eq!(state(&inventory), Some(ArtifactState::Unverified));
+    inventory.record(file.clone(), wanted, NOW).wait().unwrap();
+    let measure = |digest| {
+        let found = Measured::Present(digest);
+        inventory.measure(file.clone(), found, NOW).wait().unwrap().0
+    };
+    assert_eq!(measure(wanted), ArtifactState::Ok);
+    assert_eq!(measure(wanted), ArtifactState::Ok);
+    assert_eq!(measure(Digest::of(b"changed")), ArtifactState::Drifted);
+    assert_eq!(measure(wanted), ArtifactState::Ok);
+
+    let mut without = config(2);
+    without["models"][0]["files"].as_array_mut().unwrap().pop();
+    node.offer(&without).unwrap();
+    assert_eq!(state(&inventory), Some(ArtifactState::Unlisted));
+    inventory.remove(file.clone(), NOW).wait().unwrap();
+    assert_eq!(state(&inventory), None);
+    let history: Vec<_> = inventory
+        .history(Some(file))
+        .wait()
+        .unwrap()
+        .into_iter()
+        .map(|change| change.became.name())
+        .collect();
+    assert_eq!(history, ["unverified", "ok", "drifted", "ok", "unlisted", "ok"]);
+}
+
+/// A snapshot that carries balances is refused by its strict reading, and no byte of it is on disk.
+#[test]
+fn a_snapshot_that_carries_balances_leaves_nothing_on_disk() {
+    let node = Node::new();
+    let mut document = config(1);
+    document["balance"] = json!("CANARY-BALANCE");
+    assert!(node.offer(&document).is_err());
+    node.offer(&config(1)).unwrap();
+    let holds = |needle: &[u8]| {
+        std::fs::read_dir(volume_folder(&node.home))
+            .unwrap()
+            .map(|entry| {
+                std::process::Command::new("cat").arg(entry.unwrap().path()).output().unwrap().stdout
+            })
+            .any(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
+    };
+    assert!(!holds(b"CANARY-BALANCE"));
+    assert!(holds(b"gemma-3-270m@1.0.0"), "the search itself must be able to find something");
+}
