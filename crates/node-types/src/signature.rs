@@ -1,7 +1,7 @@
 //! Signatures that any Ethereum tool makes and checks: 65 bytes, secp256k1, over Keccak-256.
 //!
 //! Every key names its scheme, so that others can stand beside the first. What is signed is
-//! never a bare hash: documents are signed over the prefix of EIP-191 ([`eip191_hash`]), messages
+//! never a bare hash: documents are signed over the prefix of EIP-191 ([`Signature::recover_eip191`]), messages
 //! over EIP-712 ([`crate::message`]). The two prefixes differ, so one never passes for the other.
 
 use std::{fmt, str::FromStr};
