@@ -5,13 +5,20 @@
 //!
 //! Units stand in names: `_ms` is milliseconds, `_bytes` is bytes. Times are [`Timestamp`]s.
 
+pub mod config;
 pub mod digest;
+pub mod envelope;
 pub mod id;
 pub mod inventory;
 pub mod job;
+pub mod json;
+pub mod keyset;
 pub mod log;
+pub mod message;
+pub mod signature;
 pub mod time;
 pub mod trace;
+pub mod verify;
 
 pub use digest::Digest;
 pub use id::{Address, BootId, JobId, Network, NodeId, VolumeId};
