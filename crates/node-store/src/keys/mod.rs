@@ -21,15 +21,19 @@
 //! not have.
 
 pub mod error;
+pub mod keystore;
 pub mod sealed;
 pub mod secret;
+pub mod signer;
 pub mod source;
 pub mod terminal;
 
 pub use error::KeyError;
+pub use keystore::{KeystoreError, export_keystore, import_keystore};
 pub use sealed::{
     Kind, Opened, create_node_key, create_volume_key, open_node_key, open_volume_key, prepare_folder, reseal,
 };
 pub use secret::{Kek, NodeKey, VolumeKey};
+pub use signer::{SignError, Signer};
 pub use source::{Available, KekSources, Prompt, Protection, Source, choose};
 pub use terminal::TerminalPrompt;
