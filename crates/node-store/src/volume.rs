@@ -18,19 +18,17 @@ use std::{
 };
 
 use crate::{
-    disk::{Disk, EntryKind, Lock, Locked},
+    disk::{Disk, Lock, Locked},
     format::{self, Access, Database, FormatError, Stamp},
+    private::{NotPrivate, Private, private_if_there},
     writer::{Reserve, Writer},
 };
 
-/// Permission bits that a volume's folder may have.
-pub const FOLDER_MODE: u32 = 0o700;
-/// Permission bits that a volume's file may have.
-pub const FILE_MODE: u32 = 0o600;
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 4 MiB.
 pub const RESERVE_BYTES: u64 = 4 << 20;
 
 const LOCK: &str = "LOCK";
+pub(crate) const KEYS: &str = "keys";
 const RESERVE: &str = "RESERVE";
 
 /// Why a volume cannot be used.
@@ -56,36 +54,9 @@ pub enum VolumeError {
         /// The folder.
         path: PathBuf,
     },
-    /// Others could read or write it.
-    #[error("{path} has mode {found:04o}, at most {wanted:04o} is safe: chmod {wanted:04o} {path}")]
-    TooOpen {
-        /// The file or folder.
-        path: PathBuf,
-        /// Its permission bits.
-        found: u32,
-        /// The permission bits that it may have.
-        wanted: u32,
-    },
-    /// It belongs to another user.
-    #[error("{path} belongs to user {found}, this Agent runs as user {ours}: run it as {found}, or chown it")]
-    ForeignOwner {
-        /// The file or folder.
-        path: PathBuf,
-        /// Its owner.
-        found: u32,
-        /// The user of this process.
-        ours: u32,
-    },
-    /// It is a link, a device, or a folder where a file should be.
-    #[error("{path} is {found}, not {wanted}: put back what was there")]
-    WrongKind {
-        /// Where.
-        path: PathBuf,
-        /// What stands there.
-        found: &'static str,
-        /// What should.
-        wanted: &'static str,
-    },
+    /// Others could reach it, or it is not what it should be.
+    #[error(transparent)]
+    NotPrivate(#[from] NotPrivate),
     /// A database cannot be opened.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -102,37 +73,6 @@ pub enum VolumeError {
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
     |source| VolumeError::Io { path: path.to_owned(), source }
-}
-
-const fn kind_name(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::File => "a file",
-        EntryKind::Folder => "a folder",
-        EntryKind::Link => "a symbolic link",
-        EntryKind::Other => "a device, a socket or a pipe",
-    }
-}
-
-/// Checks that what stands at `path`, if anything does, is of the kind, the owner and the mode that a
-/// volume's must have. Returns whether anything is there.
-///
-/// # Errors
-/// [`VolumeError::WrongKind`], [`VolumeError::ForeignOwner`], [`VolumeError::TooOpen`], [`VolumeError::Io`].
-pub fn check_private(disk: &dyn Disk, path: &Path, wanted: EntryKind) -> Result<bool, VolumeError> {
-    let Some(entry) = disk.entry(path).map_err(failed(path))? else { return Ok(false) };
-    let path = path.to_owned();
-    if entry.kind != wanted {
-        let (found, wanted) = (kind_name(entry.kind), kind_name(wanted));
-        return Err(VolumeError::WrongKind { path, found, wanted });
-    }
-    if entry.uid != disk.uid() {
-        return Err(VolumeError::ForeignOwner { path, found: entry.uid, ours: disk.uid() });
-    }
-    let mode_max = if wanted == EntryKind::Folder { FOLDER_MODE } else { FILE_MODE };
-    if entry.mode & !mode_max != 0 {
-        return Err(VolumeError::TooOpen { path, found: entry.mode, wanted: mode_max });
-    }
-    Ok(true)
 }
 
 /// A volume that this process holds: its databases are open for writing. It is let go when this and
@@ -158,7 +98,7 @@ impl Volume {
         stamp: Stamp,
         reserve_bytes: u64,
     ) -> Result<Self, VolumeError> {
-        if check_private(&**disk, folder, EntryKind::Folder)? {
+        if private_if_there(&**disk, folder, Private::Folder)? {
             let made = Database::ALL.iter().map(|database| disk.entry(&folder.join(database.file())));
             let made = made.collect::<io::Result<Vec<_>>>().map_err(failed(folder))?;
             if made.iter().all(Option::is_some) {
@@ -183,7 +123,7 @@ impl Volume {
         stamp: Stamp,
         reserve_bytes: u64,
     ) -> Result<Self, VolumeError> {
-        if !check_private(&**disk, folder, EntryKind::Folder)? {
+        if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         }
         Self::start(disk, folder, stamp, reserve_bytes)
@@ -199,7 +139,7 @@ impl Volume {
         for database in Database::ALL {
             for suffix in ["", "-wal", "-shm"] {
                 let file = folder.join(format!("{}{suffix}", database.file()));
-                check_private(&**disk, &file, EntryKind::File)?;
+                private_if_there(&**disk, &file, Private::File)?;
             }
         }
         // All are judged before any writer starts: one stranger leaves the others untouched.
@@ -276,7 +216,7 @@ impl Volume {
 
 fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<Box<dyn Lock>, VolumeError> {
     let path = folder.join(LOCK);
-    check_private(disk, &path, EntryKind::File)?;
+    private_if_there(disk, &path, Private::File)?;
     match disk.lock(&path, &std::process::id().to_string()).map_err(failed(&path))? {
         Locked::Ours(lock) => Ok(lock),
         Locked::Theirs(holder) => Err(VolumeError::InUse { path: folder.to_owned(), holder }),

@@ -85,6 +85,20 @@ impl Jobs {
         Self { writer, sealer, network, rules: RwLock::default() }
     }
 
+    /// Fails the queued jobs that the rules in force forbid, at most [`BATCH_MAX`] of each model; call again
+    /// while it returns more than 0. What runs already may end.
+    pub fn fail_forbidden(&self, now: Timestamp) -> Ticket<u64> {
+        let rules = self.rules();
+        self.writer.submit(Effect::Keeps, move |tx| {
+            let Some(rules) = &rules else { return Ok(0) };
+            let forbidden = table::forbidden(tx, |model, mode| rules.allows(model, mode))?;
+            for held in &forbidden {
+                table::fail(tx, held, FailureKind::Forbidden, None, now)?;
+            }
+            Ok(forbidden.len() as u64)
+        })
+    }
+
     /// Puts the rules of a snapshot in force for the jobs accepted from now on.
     pub fn set_rules(&self, rules: Option<JobRules>) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules.map(Arc::new);

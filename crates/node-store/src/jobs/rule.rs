@@ -2,7 +2,9 @@
 
 use node_types::{
     Digest, Network, Timestamp,
+    config::NodeConfig,
     job::{Job, Mode, ModelRef},
+    verify::Verified,
 };
 
 /// What the snapshot in force says about jobs.
@@ -24,6 +26,31 @@ pub struct JobRules {
     pub attempts_max: u16,
     /// How far away a deadline may lie, in milliseconds.
     pub ttl_ms_max: u64,
+}
+
+impl JobRules {
+    /// What a verified snapshot says about jobs.
+    #[must_use]
+    pub fn of(config: &Verified<NodeConfig>) -> Self {
+        let document = config.document();
+        let limits = &document.limits;
+        Self {
+            config: config.digest(),
+            models: document.models.iter().map(|it| (it.reference(), it.tasks.clone())).collect(),
+            jobs_max: limits.queue_jobs_max,
+            bytes_max: limits.queue_bytes_max,
+            request_bytes_max: limits.request_bytes_max,
+            tokens_max: limits.max_tokens,
+            attempts_max: limits.attempts_max,
+            ttl_ms_max: limits.ttl_ms_max,
+        }
+    }
+
+    /// Whether a model may be asked for in this way.
+    #[must_use]
+    pub fn allows(&self, model: &ModelRef, mode: Mode) -> bool {
+        self.models.iter().any(|(listed, modes)| listed == model && modes.contains(&mode))
+    }
 }
 
 /// Why a job is refused for good.

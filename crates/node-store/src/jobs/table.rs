@@ -283,6 +283,26 @@ pub(super) fn in_standing(tx: &Connection, standing: Standing) -> rusqlite::Resu
     select(tx, "WHERE state = ?1 ORDER BY seq", [code(standing)])
 }
 
+/// Queued jobs of models or modes that `allowed` says no to; one look for each that occurs.
+pub(super) fn forbidden(
+    tx: &Connection,
+    allowed: impl Fn(&ModelRef, Mode) -> bool,
+) -> rusqlite::Result<Vec<Held>> {
+    let kinds: Vec<(ModelRef, Mode)> = tx
+        .prepare_cached("SELECT DISTINCT model_name, model_version, mode FROM jobs WHERE state = 0")?
+        .query_map((), |row| {
+            let model = ModelRef { name: row.get(0)?, version: row.get(1)? };
+            Ok((model, unword(2, &row.get::<_, String>(2)?)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut found = Vec::new();
+    for (model, mode) in kinds.into_iter().filter(|(model, mode)| !allowed(model, *mode)) {
+        let rest = "WHERE state = 0 AND model_name = ?1 AND model_version = ?2 AND mode = ?3 LIMIT ?4";
+        found.extend(select(tx, rest, (&model.name, &model.version, word(&mode)?, BATCH_MAX))?);
+    }
+    Ok(found)
+}
+
 pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Held>> {
     select(tx, "WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2", (now.ms(), BATCH_MAX))
 }

@@ -1,0 +1,179 @@
+//! A store as an embedder uses it: created, opened, refused, resumed.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+mod common;
+#[path = "../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;
+
+use common::{id, job, output};
+use node_store::{
+    jobs::{Accepted, Lease, Moved},
+    keys::NodeKey,
+    store::{Options, Store, StoreError},
+    volume::VolumeError,
+};
+use node_types::{
+    Digest, Network,
+    job::{FailureKind, Job, ModelRef},
+    message::{Domain, MessageKind, NodeMessage},
+};
+use trust::{NOW, Signer, config, keyset, signed_config, trusted};
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn options(&self) -> Options {
+        Options::new(self.0.path(), Network::Testnet)
+    }
+
+    fn create(&self) -> Store {
+        let store = Store::create(&self.options(), None, NOW).unwrap();
+        store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
+        apply(&store, 1, "gemma-3-270m");
+        store
+    }
+
+    fn open(&self) -> Store {
+        Store::open(&self.options(), NOW).unwrap()
+    }
+
+    fn remove(&self, name: &str) {
+        let path = self.0.path().join("testnet").join(name);
+        assert!(std::process::Command::new("rm").arg(path).status().unwrap().success());
+    }
+}
+
+fn apply(store: &Store, version: u64, model: &str) {
+    let mut document = config(version);
+    document["models"][0]["name"] = model.into();
+    let envelope = signed_config(&document, &[&Signer::new(1)]);
+    store.apply_snapshot(store.snapshots().verify(&envelope, NOW).unwrap(), NOW).unwrap();
+}
+
+fn offered(number: u64) -> Job {
+    let model = ModelRef { name: "gemma-3-270m".into(), version: "1.0.0".into() };
+    Job { model, ..job(number) }
+}
+
+#[test]
+fn a_store_keeps_its_identity_its_snapshot_and_its_jobs_over_a_restart() {
+    let home = Home::new();
+    let store = home.create();
+    let node = store.node();
+    for number in 1..=3 {
+        assert_eq!(store.jobs().accept(&offered(number), NOW).wait().unwrap(), Accepted::New);
+    }
+    for _ in 0..2 {
+        assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+    }
+    assert_eq!(store.jobs().finish(id(1), output("x"), NOW).wait().unwrap(), Moved::Done);
+    drop(store);
+    let store = home.open();
+    assert_eq!(store.node(), node);
+    assert_eq!(store.jobs().accept(&offered(1), NOW).wait().unwrap(), Accepted::Duplicate);
+    assert_eq!(store.jobs().outbox(0, NOW).wait().unwrap().len(), 1);
+    let Lease::Job(again) = store.jobs().lease(None, None, NOW).wait().unwrap() else { panic!() };
+    assert_eq!((again.job.id, again.attempt), (id(2), 2));
+}
+
+#[test]
+fn a_new_snapshot_fails_the_queued_jobs_that_it_forbids_and_a_restart_too() {
+    let home = Home::new();
+    let store = home.create();
+    store.jobs().accept(&offered(1), NOW).wait().unwrap();
+    apply(&store, 2, "another-model");
+    let sent = store.jobs().outbox(0, NOW).wait().unwrap();
+    assert!(matches!(&sent[0].as_ref().unwrap().result, Err(why) if why.kind == FailureKind::Forbidden));
+    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Empty));
+
+    // A crash between applying and failing: the volume alone applies, opening the store repairs.
+    apply(&store, 3, "gemma-3-270m");
+    store.jobs().accept(&offered(2), NOW).wait().unwrap();
+    let mut document = config(4);
+    document["models"][0]["name"] = "another-model".into();
+    let envelope = signed_config(&document, &[&Signer::new(1)]);
+    let verified = store.snapshots().verify(&envelope, NOW).unwrap();
+    store.snapshots().apply(verified, NOW).unwrap();
+    drop(store);
+    assert_eq!(home.open().jobs().outbox(0, NOW).wait().unwrap().len(), 2);
+}
+
+#[test]
+fn a_missing_key_beside_databases_is_an_error_and_no_new_identity() {
+    for key in ["keys/node.key", "keys/volume.key"] {
+        let home = Home::new();
+        drop(home.create());
+        home.remove(key);
+        for result in [Store::open(&home.options(), NOW), Store::create(&home.options(), None, NOW)] {
+            let error = result.unwrap_err();
+            assert!(matches!(error, StoreError::MissingKey { .. }), "{key}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(key) && text.contains("state.db"), "{text}");
+        }
+    }
+}
+
+/// Creating goes key by key and file by file; a crash after any of them is mended by creating again.
+#[test]
+fn an_interrupted_creation_is_finished_with_the_same_key() {
+    let home = Home::new();
+    let node = Store::create(&home.options(), None, NOW).unwrap().node();
+    for name in ["state.db", "jobs.db", "logs.db", "keys/volume.key"] {
+        home.remove(name);
+    }
+    assert_eq!(Store::create(&home.options(), None, NOW).unwrap().node(), node);
+    let again = Store::create(&home.options(), None, NOW).unwrap_err();
+    assert!(matches!(again, StoreError::Volume(VolumeError::Exists { .. })), "{again}");
+    let other = Store::create(&home.options(), Some(NodeKey::generate().unwrap()), NOW).unwrap_err();
+    assert!(matches!(other, StoreError::OtherKey { .. }), "{other}");
+}
+
+#[test]
+fn the_two_networks_share_nothing_and_a_testnet_volume_does_not_open_as_mainnet() {
+    let home = Home::new();
+    let testnet = home.create();
+    let options = Options::new(home.0.path(), Network::Mainnet);
+    assert!(matches!(
+        Store::open(&options, NOW).unwrap_err(),
+        StoreError::Volume(VolumeError::Missing { .. })
+    ));
+    let mainnet = Store::create(&options, None, NOW).unwrap();
+    assert_ne!(testnet.node(), mainnet.node());
+    drop((testnet, mainnet));
+
+    let moved = Home::new();
+    home.create_copy_as(&moved, "mainnet");
+    let error = Store::open(&Options::new(moved.0.path(), Network::Mainnet), NOW).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("testnet") && text.contains("mainnet"), "{text}");
+}
+
+impl Home {
+    fn create_copy_as(&self, other: &Self, network: &str) {
+        let (from, to) = (self.0.path().join("testnet"), other.0.path().join(network));
+        assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    }
+}
+
+#[test]
+fn the_signer_signs_messages_that_anyone_can_check() {
+    let store = Home::new().create();
+    let domain = Domain { network: Network::Testnet, chain_id: trust::CHAIN_ID };
+    let message = NodeMessage {
+        kind: MessageKind::Heartbeat,
+        node: store.node(),
+        boot_id: node_types::BootId::from_bytes([3; 16]),
+        seq: store.binding().reserve_sequence(1).wait().unwrap().start,
+        issued_at_ms: NOW,
+        ttl_ms: 1000,
+        config_digest: Digest::of(b"config"),
+        payload_hash: Digest::of(b"payload"),
+    };
+    let signature = store.signer().sign(&message, &domain).unwrap();
+    assert_eq!(message.recover(&domain, &signature).unwrap(), store.signer().address());
+}

@@ -1,0 +1,113 @@
+//! The house rules, as pure functions over names and texts.
+
+/// Crates that must not be among a package's dependencies.
+pub(crate) const FORBIDDEN_DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("node-types", &["node-store", "rusqlite", "rustix", "tokio", "getrandom"]),
+    ("node-store", &["tokio", "async-std", "smol", "mio", "hyper", "reqwest", "socket2", "node-agent"]),
+];
+
+/// Names the forbidden crates in the output of `cargo tree --prefix none --format {p}`.
+pub(crate) fn forbidden_in(package: &str, tree: &str, forbidden: &[&str]) -> Vec<String> {
+    let names = tree.lines().filter_map(|line| line.split(' ').next());
+    let mut found: Vec<_> = names.filter(|name| forbidden.contains(name)).collect();
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter().map(|name| format!("{package} must not depend on {name}")).collect()
+}
+
+/// Rooms of the store, lowest first: a room may use those before it, not those after it.
+const ROOMS: &[&str] = &[
+    "disk",
+    "private",
+    "format",
+    "writer",
+    "clock",
+    "keys",
+    "inventory",
+    "jobs",
+    "logs",
+    "snapshot",
+    "binding",
+    "rotation",
+    "volume",
+    "store",
+];
+
+/// Rooms that need a word of a later one; each says why.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    // The size of a page is a fact of the format; the format's connections are used by writers.
+    ("writer", "format"),
+];
+
+/// Says which rules a file breaks.
+pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut say = |line: usize, what: &str| broken.push(format!("{file}:{}: {what}", line + 1));
+    let rules_file = file.ends_with("xtask/src/rules.rs");
+    for (number, line) in text.lines().enumerate() {
+        if rules_file {
+            break;
+        }
+        if line.contains("/home/") || line.contains("/root/") {
+            say(number, "names a folder of one machine");
+        }
+        if file.ends_with(".rs") {
+            if line.contains("#[ignore") {
+                say(number, "switches a test off");
+            }
+            if file.starts_with("crates/node-store/src") && line.contains("std::net") {
+                say(number, "the store opens no socket");
+            }
+            if let Some((room, used)) = upward(file, line) {
+                say(number, &format!("room {room} uses {used}, which is built on it"));
+            }
+        }
+    }
+    if file.starts_with("docs/decisions/") {
+        for heading in ["## Status", "## Context", "## Decision", "## Consequences"] {
+            if !text.lines().any(|line| line == heading) {
+                say(0, &format!("has no heading {heading:?}"));
+            }
+        }
+    }
+    broken
+}
+
+fn upward<'a>(file: &'a str, line: &'a str) -> Option<(&'a str, &'a str)> {
+    let room = file.strip_prefix("crates/node-store/src/")?.split(['/', '.']).next()?;
+    let used = line.split_once("crate::")?.1.split(|letter: char| !letter.is_ascii_lowercase()).next()?;
+    let place = |name| ROOMS.iter().position(|room| *room == name);
+    let up = place(used)? > place(room)?;
+    (up && !EXCEPTIONS.contains(&(room, used))).then_some((room, used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forbidden_dependency_is_named() {
+        let tree = "node-store v0.1.0\nmio v1.0.0\nmio v1.0.0 (*)\nserde v1.0.0";
+        let found = forbidden_in("node-store", tree, &["mio", "tokio"]);
+        assert_eq!(found, ["node-store must not depend on mio"]);
+    }
+
+    #[test]
+    fn a_room_that_imports_upward_is_named() {
+        let found = broken_in("crates/node-store/src/jobs/mod.rs", "use crate::store::Store;");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(broken_in("crates/node-store/src/jobs/mod.rs", "use crate::writer::Writer;").is_empty());
+    }
+
+    #[test]
+    fn switched_off_tests_sockets_and_machine_paths_are_named() {
+        for (file, text) in [
+            ("crates/x/tests/a.rs", "#[ignore]"),
+            ("crates/node-store/src/jobs/mod.rs", "use std::net::TcpStream;"),
+            ("README.md", "cd /home/somebody/project"),
+            ("docs/decisions/0001-x.md", "## Status\n## Context\n## Decision"),
+        ] {
+            assert_eq!(broken_in(file, text).len(), 1, "{file}");
+        }
+    }
+}
