@@ -2,7 +2,7 @@
 
 /// Crates that must not be among a package's dependencies.
 pub(crate) const FORBIDDEN_DEPENDENCIES: &[(&str, &[&str])] = &[
-    ("node-types", &["node-store", "rusqlite", "rustix", "tokio", "getrandom"]),
+    ("node-types", &["node-store", "rusqlite", "rustix", "tokio"]),
     ("node-store", &["tokio", "async-std", "smol", "mio", "hyper", "reqwest", "socket2", "node-agent"]),
 ];
 

@@ -346,16 +346,15 @@ pub(crate) fn prepare(
 
 /// Refuses a database of another network, node or volume, naming both sides.
 pub(crate) fn check_stamp(connection: &Connection, path: &Path, ours: &Stamp) -> Result<(), FormatError> {
-    let found: (String, String, String) = connection
+    let found: Option<(String, String, String)> = connection
         .query_row("SELECT network, node, volume FROM stamp", (), |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
-        .map_err(|error| match error {
-            rusqlite::Error::QueryReturnedNoRows => {
-                FormatError::Damaged { path: path.to_owned(), cause: "it has no stamp".to_owned() }
-            }
-            other => FormatError::of(path, other),
-        })?;
+        .optional()
+        .map_err(|error| FormatError::of(path, error))?;
+    let Some(found) = found else {
+        return Err(FormatError::Damaged { path: path.to_owned(), cause: "it has no stamp".to_owned() });
+    };
     let (network, node, volume) = found;
     let path = path.to_owned();
     if network != ours.network.name() {
