@@ -405,3 +405,50 @@ fn halves(derived: &[u8; 32]) -> (&[u8; 16], &[u8; 16]) {
 fn mac(key: &[u8; 16], ciphertext: &[u8; 32]) -> [u8; 32] {
     Keccak256::new().chain_update(key).chain_update(ciphertext).finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers of every size: all bits random would nearly always be far beyond every limit.
+    fn any_size() -> impl Strategy<Value = u64> {
+        (any::<u64>(), 0_u32..64).prop_map(|(bits, shift)| bits >> shift)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn accepted_scrypt_parameters_are_within_the_limits(
+            n in prop_oneof![any_size(), (0_u32..64).prop_map(|log| 1 << log)],
+            r in any_size(),
+            p in prop_oneof![any_size(), 0_u64..20],
+            dklen in prop_oneof![any_size(), Just(32)],
+        ) {
+            let params = json!({ "n": n, "r": r, "p": p, "dklen": dklen, "salt": "00" });
+            match scrypt_within_limits(&params) {
+                Ok(Kdf::Scrypt { log_n, .. }) => {
+                    let (n_wide, r, p) = (u128::from(n), u128::from(r), u128::from(p));
+                    prop_assert_eq!(1 << log_n, n);
+                    prop_assert!(128 * r * (n_wide + p + 1) <= u128::from(SCRYPT_MEMORY_BYTES_MAX));
+                    prop_assert!(128 * n_wide * r * p <= u128::from(SCRYPT_WORK_BYTES_MAX));
+                    prop_assert!(p <= 16 && (32..=64).contains(&dklen));
+                }
+                Ok(other) => prop_assert!(false, "{:?}", other),
+                Err(error) => {
+                    let limit = matches!(error, KeystoreError::Limit { .. });
+                    prop_assert!(limit, "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn accepted_pbkdf2_rounds_are_within_the_limits(c in any_size()) {
+            let params = json!({ "c": c, "prf": "hmac-sha256", "dklen": 32, "salt": "" });
+            let accepted = pbkdf2_within_limits(&params).is_ok();
+            prop_assert_eq!(accepted, (1..=PBKDF2_ROUNDS_MAX).contains(&c));
+        }
+    }
+}

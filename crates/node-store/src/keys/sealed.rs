@@ -22,7 +22,7 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -433,12 +433,15 @@ fn read(disk: &dyn Disk, folder: &Path, kind: Kind) -> Result<Option<(PathBuf, S
     Ok(Some((path, file)))
 }
 
-fn create(disk: &dyn Disk, folder: &Path, about: About, key: &[u8; 32], kek: &Kek) -> Result<(), KeyError> {
-    /// Two threads that create at once share the name of the temporary file. Two processes cannot: the
-    /// volume's lock is held by one.
-    static CREATING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+/// Lets one thread at a time write into a keys folder: threads that write the same file share the name of
+/// its temporary file. Two processes cannot, because the volume's lock is held by one.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static WRITING: Mutex<()> = Mutex::new(());
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
+fn create(disk: &dyn Disk, folder: &Path, about: About, key: &[u8; 32], kek: &Kek) -> Result<(), KeyError> {
+    let _alone = alone();
     prepare_folder(disk, folder)?;
     let path = folder.join(about.kind.file_name());
     let refused = |source| KeyError::Write { path: path.clone(), source };
@@ -577,6 +580,7 @@ pub fn reseal(
             Kind::VolumeKey => {}
         }
         let bytes = seal(&path, file.about(), &key, to)?;
+        let _alone = alone();
         disk::replace(disk, &path, &bytes)
             .map_err(|source| KeyError::Write { path: path.clone(), source })?;
         rewritten += 1;
@@ -628,5 +632,72 @@ fn checked_node_key(
     } else {
         let (recorded, derived) = (file.address, key.address());
         Err(KeyError::AddressMismatch { path: path.to_owned(), recorded, derived })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::disk::RealDisk;
+
+    fn kek() -> Kek {
+        Kek { source: Source::LocalFile, secret: Zeroizing::new(vec![7; 32]) }
+    }
+
+    /// Nobody but this room can make such a file: the seal is sound, the address is another key's.
+    #[test]
+    fn a_sound_seal_around_the_key_of_another_address_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("keys");
+        prepare_folder(&RealDisk, &folder).unwrap();
+        disk::write_new(&RealDisk, &folder.join("local.kek"), &[7; 32]).unwrap();
+        let (held, named) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
+        let about =
+            About { kind: Kind::NodeKey, network: Network::Testnet, address: named.address(), volume: None };
+
+        create(&RealDisk, &folder, about, &held.secret_bytes(), &kek()).unwrap();
+
+        let opened = open_node_key(&RealDisk, &folder, Network::Testnet, &KekSources::new(&folder));
+        let Err(KeyError::AddressMismatch { recorded, derived, .. }) = opened else {
+            panic!("{opened:?}");
+        };
+        assert_eq!((recorded, derived), (named.address(), held.address()));
+    }
+
+    /// One secret, four purposes, four keys.
+    #[test]
+    fn one_secret_gives_each_kind_and_network_its_own_key() {
+        let mut keys = Vec::new();
+        for kind in Kind::ALL {
+            for network in Network::ALL {
+                let about = About { kind, network, address: Address::from_bytes([0; 20]), volume: None };
+                let key = derive(Path::new("x"), &about, &KekHeader::LocalFile {}, &[7; 32]).unwrap();
+                assert!(!keys.contains(&key.0));
+                keys.push(key.0);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_parameters_of_argon2id_beyond_the_limits_are_tried(
+            memory_kib in any::<u32>(), passes in any::<u32>(), lanes in any::<u32>(),
+            shift in [0_u32..32, 0..32, 0..32],
+        ) {
+            let (memory_kib, passes, lanes) = (memory_kib >> shift[0], passes >> shift[1], lanes >> shift[2]);
+            let header =
+                KekHeader::Passphrase { kdf: Kdf::Argon2id, memory_kib, passes, lanes, salt: Hex([0; 16]) };
+            let within = (32..=MEMORY_KIB_MAX).contains(&memory_kib)
+                && (1..=PASSES_MAX).contains(&passes)
+                && (1..=LANES_MAX).contains(&lanes);
+            prop_assert_eq!(check_kdf_limits(Path::new("x"), &header).is_ok(), within);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_never_a_sealed_file(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!(SealedFile::parse(Path::new("x"), &bytes).is_err());
+        }
     }
 }

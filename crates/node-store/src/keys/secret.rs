@@ -51,9 +51,10 @@ fn random_32() -> Result<Zeroizing<[u8; 32]>, KeyError> {
 /// The node's secp256k1 key: its identity on the network.
 ///
 /// It leaves this crate in two ways only: sealed, and as a Web3 Secret Storage file under a passphrase.
+#[derive(ZeroizeOnDrop)]
 pub struct NodeKey {
-    // Zeroed by its own drop.
     signing: SigningKey,
+    #[zeroize(skip)]
     address: Address,
 }
 
@@ -113,8 +114,6 @@ impl fmt::Debug for NodeKey {
     }
 }
 
-impl ZeroizeOnDrop for NodeKey {}
-
 /// The key that wraps the keys of single jobs. Drawn for one volume, independent of the node key, so
 /// that neither tells anything about the other.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -149,7 +148,9 @@ impl fmt::Debug for VolumeKey {
 
 /// What a key-encryption key is made from: the bytes of a secret or a passphrase, and where they came
 /// from.
+#[derive(ZeroizeOnDrop)]
 pub struct Kek {
+    #[zeroize(skip)]
     pub(crate) source: Source,
     pub(crate) secret: Zeroizing<Vec<u8>>,
 }
@@ -167,8 +168,6 @@ impl fmt::Debug for Kek {
         write!(out, "Kek(from the {})", self.source)
     }
 }
-
-impl ZeroizeOnDrop for Kek {}
 
 /// The 32 bytes that seal one file; derived, used and dropped.
 #[derive(Zeroize, ZeroizeOnDrop)]

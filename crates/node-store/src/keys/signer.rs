@@ -13,6 +13,7 @@ use node_types::{
     message::{Domain, NodeMessage},
     signature::{BadSignature, Signature},
 };
+use zeroize::ZeroizeOnDrop;
 
 use super::secret::NodeKey;
 
@@ -35,6 +36,7 @@ pub enum SignError {
 }
 
 /// Signs the messages of one node.
+#[derive(ZeroizeOnDrop)]
 pub struct Signer {
     key: NodeKey,
 }

@@ -349,6 +349,7 @@ impl KekSources {
     }
 
     fn make_local_file(&self, disk: &dyn Disk) -> Result<(), KeyError> {
+        let _alone = sealed::alone();
         let path = &self.local_file;
         if let Some(folder) = path.parent() {
             sealed::prepare_folder(disk, folder)?;

@@ -3,10 +3,14 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use rustix::{
+    fs::OFlags,
+    termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr},
+};
 use zeroize::Zeroizing;
 
 use super::source::Prompt;
@@ -69,7 +73,9 @@ fn invalid(what: &str) -> io::Error {
 
 #[expect(clippy::disallowed_methods, reason = "a terminal is no file of the volume's disk")]
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+    // A process without a terminal must not get this one as its own.
+    let flags = i32::try_from((OFlags::CLOEXEC | OFlags::NOCTTY).bits()).unwrap_or(0);
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
 }
 
 fn read_line(mut terminal: &File) -> io::Result<Zeroizing<Vec<u8>>> {
