@@ -13,8 +13,11 @@ use std::{
 
 mod rules;
 
+/// A document's path and what makes it.
+type Generated = (&'static str, fn() -> String);
+
 /// Documents that are made from code: where they stand and what makes them.
-const GENERATED: &[(&str, fn() -> String)] = &[("docs/rotation.md", node_store::rotation::document)];
+const GENERATED: &[Generated] = &[("docs/rotation.md", node_store::rotation::document)];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned);
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn generate(root: &Path) -> Vec<String> {
-    let write = |(path, make): &(&str, fn() -> String)| {
+    let write = |(path, make): &Generated| {
         fs::write(root.join(path), make()).err().map(|error| format!("{path}: {error}"))
     };
     GENERATED.iter().filter_map(write).collect()

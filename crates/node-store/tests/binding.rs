@@ -1,5 +1,4 @@
 //! The account link, the sequence and the clock's mark survive what they must survive.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Snapshots and the inventory: what is applied, what is refused, what a restart finds.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod common;
 #[path = "../../node-types/tests/trust/common.rs"]

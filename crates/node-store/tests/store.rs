@@ -1,5 +1,5 @@
 //! A store as an embedder uses it: created, opened, refused, resumed.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod common;
 #[path = "../../node-types/tests/trust/common.rs"]

@@ -259,8 +259,9 @@ fn settle(
     let (synchronous, synchronous_read) = database.synchronous();
     let mut wanted = vec![("trusted_schema", "OFF", "0".to_owned())];
     if access == Access::Write {
-        // Only while the file is empty do these two take effect.
-        if database == Database::Logs {
+        // Takes effect only while the file is empty, and would write to one that is not.
+        let pages: i64 = connection.query_row("PRAGMA page_count", (), |row| row.get(0)).map_err(failed)?;
+        if database == Database::Logs && pages == 0 {
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
         }
         wanted.extend([

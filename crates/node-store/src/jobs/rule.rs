@@ -194,6 +194,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_ms(1000);
 
+    type Edit = fn(&mut Job, &mut JobRules);
+
     fn answer(change: impl FnOnce(&mut Job, &mut JobRules)) -> Result<(), Accepted> {
         let (mut job, mut rules) = (job(), rules());
         change(&mut job, &mut rules);
@@ -205,7 +207,7 @@ mod tests {
         assert_eq!(answer(|_, _| ()), Ok(()));
         assert_eq!(answer(|job, _| job.expires_at = NOW), Err(Accepted::Expired));
         assert_eq!(answer(|job, _| job.expires_at = NOW.plus_ms(1)), Ok(()));
-        let too_large: [(&str, fn(&mut Job, &mut JobRules)); 4] = [
+        let too_large: [(&str, Edit); 4] = [
             ("request bytes", |_, rules| rules.request_bytes_max -= 1),
             ("max_tokens", |job, _| job.max_tokens += 1),
             ("attempts_max", |job, _| job.attempts_max += 1),
