@@ -1,6 +1,5 @@
 //! `kill -9` of a real process, again and again: what it was answered is there when the volume opens.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
-#![expect(clippy::print_stdout, reason = "the child tells its parent what it was answered")]
 
 mod common;
 
