@@ -1,4 +1,9 @@
-//! The local storage layer of a Resultity node.
+//! The local storage layer of a Resultity node: everything a node keeps, safe through anything short of a
+//! broken disk.
+//!
+//! [`store::Store`] opens a volume with its keys and hands out its rooms. There is no socket and no
+//! async runtime in here: every write answers with a [`writer::Ticket`], to be waited for or awaited.
+//! Time is an argument; [`clock`] is the one room that reads it.
 
 pub mod binding;
 pub mod clock;
@@ -13,3 +18,8 @@ pub mod snapshot;
 pub mod store;
 pub mod volume;
 pub mod writer;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,6 +1,6 @@
 //! The configuration snapshot in force, the one before it, the version floor and the keysets.
 //!
-//! Only [`verify_config`](node_types::verify::verify_config) makes a value that [`Snapshots::apply`] takes, and
+//! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and
 //! what it judges by (keyset and floor) is kept here. Applying is one transaction: current becomes
 //! previous, the floor rises, the inventory expects the new artifacts. A refused update changes
 //! nothing and is not stored; reporting it is the caller's.
