@@ -12,6 +12,7 @@ pub mod format;
 pub mod inventory;
 pub mod jobs;
 pub mod keys;
+pub mod logs;
 pub mod private;
 pub mod rotation;
 pub mod snapshot;

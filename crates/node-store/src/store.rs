@@ -19,10 +19,14 @@ use crate::{
     inventory::Inventory,
     jobs::{JobRules, Jobs},
     keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
+    logs::Logs,
     snapshot::{Applied, SnapshotError, Snapshots},
     volume::{self, KEYS, RESERVE_BYTES, Volume, VolumeError},
     writer::WriteError,
 };
+
+/// Bytes that `logs.db` may take until a snapshot says otherwise: 64 MiB.
+pub const LOGS_BYTES: u64 = 64 << 20;
 
 /// Where a store is and how it is opened.
 #[derive(Debug)]
@@ -114,6 +118,7 @@ pub struct Store {
     snapshots: Snapshots,
     inventory: Inventory,
     binding: Binding,
+    logs: Logs,
 }
 
 impl Store {
@@ -192,6 +197,7 @@ impl Store {
             snapshots: volume.snapshots()?,
             inventory: volume.inventory(),
             binding: volume.binding(),
+            logs: volume.logs(LOGS_BYTES),
             volume,
             signer: Signer::new(node.key),
             protection: node.protection,
@@ -204,7 +210,11 @@ impl Store {
     /// Puts the rules of the snapshot in force. Done at every open too: that repairs a crash between
     /// applying a snapshot and this.
     fn follow_snapshot(&self, now: Timestamp) -> Result<(), WriteError> {
-        self.jobs.set_rules(self.snapshots.current().map(|current| JobRules::of(&current.config)));
+        let current = self.snapshots.current();
+        self.jobs.set_rules(current.as_ref().map(|current| JobRules::of(&current.config)));
+        if let Some(current) = current {
+            self.logs.set_bytes_max(current.config.document().limits.logs_bytes_max);
+        }
         while self.jobs.fail_forbidden(now).wait()? > 0 {}
         Ok(())
     }
@@ -273,6 +283,12 @@ impl Store {
     #[must_use]
     pub const fn inventory(&self) -> &Inventory {
         &self.inventory
+    }
+
+    /// The logs.
+    #[must_use]
+    pub const fn logs(&self) -> &Logs {
+        &self.logs
     }
 
     /// The binding.

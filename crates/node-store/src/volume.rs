@@ -203,6 +203,12 @@ impl Volume {
         crate::binding::Binding::new(Arc::clone(&self.state))
     }
 
+    /// The logs kept here, in at most `bytes_max` bytes.
+    #[must_use]
+    pub fn logs(&self, bytes_max: u64) -> crate::logs::Logs {
+        crate::logs::Logs::new(Arc::clone(&self.logs), bytes_max)
+    }
+
     /// What stopped a database's writer, if anything did; the others go on.
     #[must_use]
     pub fn stopped(&self, database: Database) -> Option<Arc<str>> {

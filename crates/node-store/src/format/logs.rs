@@ -8,4 +8,45 @@ CREATE TABLE stamp (
     one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
     network TEXT NOT NULL, node TEXT NOT NULL, volume TEXT NOT NULL
 ) STRICT;
+
+-- level: 0 trace to 4 error
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    level INTEGER NOT NULL CHECK (level BETWEEN 0 AND 4),
+    kind TEXT NOT NULL,
+    job BLOB,
+    message TEXT NOT NULL,
+    fields TEXT NOT NULL
+) STRICT;
+CREATE INDEX records_level ON records (level, seq);
+CREATE INDEX records_job ON records (job) WHERE job IS NOT NULL;
+
+-- Sealed and not yet acknowledged. last: the last record in it. payload: NULL where the limit took it; the header stays, so that the
+-- chain has no gap.
+CREATE TABLE batches (
+    seq INTEGER PRIMARY KEY,
+    header TEXT NOT NULL,
+    last INTEGER NOT NULL,
+    payload BLOB
+) STRICT;
+
+-- One row. id: this file's chain of batches; next: the number of the next batch; prev: the digest of the
+-- last one's header; sealed: the last record that is in a batch.
+CREATE TABLE chain (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    id BLOB NOT NULL DEFAULT (randomblob(16)),
+    next INTEGER NOT NULL DEFAULT 1,
+    prev BLOB NOT NULL DEFAULT (zeroblob(32)),
+    sealed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO chain DEFAULT VALUES;
+
+-- Records lost, by level: ever, and those that no batch has told of yet.
+CREATE TABLE losses (
+    level INTEGER PRIMARY KEY CHECK (level BETWEEN 0 AND 4),
+    ever INTEGER NOT NULL DEFAULT 0,
+    untold INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO losses (level) VALUES (0), (1), (2), (3), (4);
 ";

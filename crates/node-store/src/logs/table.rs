@@ -1,0 +1,272 @@
+//! The rows of `logs.db`.
+
+use std::collections::BTreeMap;
+
+use node_types::{
+    Digest, JobId, Timestamp,
+    id::hex_encode,
+    log::{Level, Record},
+};
+use rusqlite::{Connection, OptionalExtension, Row, types::Type};
+
+use super::{BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query};
+use crate::format::PAGE_BYTES;
+
+/// Records that one step of dropping takes.
+const DROP_STEP: u32 = 200;
+
+pub(super) fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}
+
+fn level(row: &Row<'_>, column: usize) -> rusqlite::Result<Level> {
+    let found: u8 = row.get(column)?;
+    let wanted = Level::ALL.into_iter().find(|level| level.rank() == found);
+    wanted.ok_or(rusqlite::Error::IntegralValueOutOfRange(column, found.into()))
+}
+
+pub(super) fn insert(tx: &Connection, record: &Record) -> rusqlite::Result<()> {
+    let fields = if record.fields.is_empty() {
+        String::new()
+    } else {
+        serde_json::to_string(&record.fields).map_err(foreign)?
+    };
+    tx.prepare_cached(
+        "INSERT INTO records (at, level, kind, job, message, fields) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute((
+        record.at.ms(),
+        record.level.rank(),
+        record.kind.name(),
+        record.job.as_ref().map(JobId::as_bytes),
+        &record.message,
+        fields,
+    ))
+    .map(|_| ())
+}
+
+pub(super) fn lose(tx: &Connection, level: Level, count: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE losses SET ever = ever + ?2, untold = untold + ?2 WHERE level = ?1")?
+        .execute((level.rank(), count))
+        .map(|_| ())
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Count {
+    Ever,
+    Untold,
+}
+
+/// The losses by level; levels without any are left out.
+pub(super) fn losses(tx: &Connection, count: Count) -> rusqlite::Result<BTreeMap<Level, u64>> {
+    let column = match count {
+        Count::Ever => "ever",
+        Count::Untold => "untold",
+    };
+    tx.prepare_cached(&format!("SELECT level, {column} FROM losses WHERE {column} > 0"))?
+        .query_map((), |row| Ok((level(row, 0)?, row.get(1)?)))?
+        .collect()
+}
+
+const COLUMNS: &str = "seq, at, level, kind, job, message, fields";
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let kind: String = row.get(3)?;
+    let fields: String = row.get(6)?;
+    let record = Record {
+        at: Timestamp::from_ms(row.get(1)?),
+        level: level(row, 2)?,
+        kind: kind.parse().map_err(|error| unreadable(3, error))?,
+        job: row.get::<_, Option<[u8; 16]>>(4)?.map(JobId::from_bytes),
+        message: row.get(5)?,
+        fields: if fields.is_empty() {
+            BTreeMap::new()
+        } else {
+            serde_json::from_str(&fields).map_err(|error| unreadable(6, error))?
+        },
+    };
+    Ok(Entry { seq: row.get(0)?, record })
+}
+
+pub(super) fn query(tx: &Connection, query: &Query) -> rusqlite::Result<Vec<Entry>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM records
+         WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR at < ?2) AND level >= ?3
+             AND (?4 IS NULL OR kind = ?4) AND (?5 IS NULL OR job = ?5) AND seq > ?6
+             AND (?7 IS NULL OR instr(lower(message), ?7) OR instr(lower(fields), ?7))
+         ORDER BY seq DESC LIMIT ?8"
+    );
+    let mut entries: Vec<Entry> = tx
+        .prepare_cached(&sql)?
+        .query_map(
+            (
+                query.since.map(Timestamp::ms),
+                query.until.map(Timestamp::ms),
+                query.level_min.map_or(0, Level::rank),
+                query.kind.map(node_types::log::Kind::name),
+                query.job.as_ref().map(JobId::as_bytes),
+                query.after.unwrap_or(0),
+                query.text.as_ref().map(|text| text.to_ascii_lowercase()),
+                query.limit.unwrap_or(QUERY_MAX).min(QUERY_MAX),
+            ),
+            entry,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    entries.reverse();
+    Ok(entries)
+}
+
+pub(super) struct Chain {
+    pub(super) id: String,
+    pub(super) next: u64,
+    pub(super) prev: Digest,
+    pub(super) sealed: u64,
+}
+
+pub(super) fn chain(tx: &Connection) -> rusqlite::Result<Chain> {
+    tx.query_row("SELECT id, next, prev, sealed FROM chain", (), |row| {
+        Ok(Chain {
+            id: hex_encode(&row.get::<_, Vec<u8>>(0)?),
+            next: row.get(1)?,
+            prev: Digest::from_bytes(row.get(2)?),
+            sealed: row.get(3)?,
+        })
+    })
+}
+
+pub(super) fn unsealed(tx: &Connection, after: u64) -> rusqlite::Result<Vec<Entry>> {
+    tx.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE seq > ?1 ORDER BY seq LIMIT ?2"))?
+        .query_map((after, BATCH_RECORDS_MAX), entry)?
+        .collect()
+}
+
+/// Keeps a batch and moves the chain on: `last` is the last record that is in a batch now.
+pub(super) fn keep_batch(
+    tx: &Connection,
+    header: &str,
+    seq: u64,
+    payload: &[u8],
+    last: u64,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT INTO batches (seq, header, payload, last) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((seq, header, payload, last))?;
+    let digest = Digest::of(header.as_bytes());
+    tx.prepare_cached("UPDATE chain SET next = next + 1, prev = ?1, sealed = ?2")?
+        .execute((digest.as_bytes(), last))?;
+    tx.prepare_cached("UPDATE losses SET untold = 0")?.execute(()).map(|_| ())
+}
+
+pub(super) fn acknowledge(tx: &Connection, seq: u64) -> rusqlite::Result<u64> {
+    let last: Option<u64> = tx
+        .prepare_cached("SELECT max(last) FROM batches WHERE seq <= ?1")?
+        .query_row([seq], |row| row.get(0))?;
+    let Some(last) = last else { return Ok(0) };
+    let deleted = tx.prepare_cached("DELETE FROM records WHERE seq <= ?1")?.execute([last])?;
+    tx.prepare_cached("DELETE FROM batches WHERE seq <= ?1")?.execute([seq])?;
+    give_back(tx)?;
+    Ok(deleted as u64)
+}
+
+pub(super) fn expire(tx: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
+    let mut deleted = 0;
+    let sealed = chain(tx)?.sealed;
+    // Times need not rise with the numbers: every record is looked at, in steps.
+    let old = "SELECT seq, level FROM records WHERE at < ?1 ORDER BY seq LIMIT ?2";
+    loop {
+        let step = delete(tx, old, (before.ms(), DROP_STEP), sealed)?;
+        deleted += step;
+        if step == 0 {
+            break;
+        }
+    }
+    give_back(tx)?;
+    Ok(deleted)
+}
+
+/// Deletes the records that `select` names; those in no batch (after `sealed`) are counted as lost.
+fn delete(
+    tx: &Connection,
+    select: &str,
+    values: impl rusqlite::Params,
+    sealed: u64,
+) -> rusqlite::Result<u64> {
+    let rows: Vec<(u64, Level)> = tx
+        .prepare_cached(select)?
+        .query_map(values, |row| Ok((row.get(0)?, level(row, 1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut lost = BTreeMap::<Level, u64>::new();
+    let mut remove = tx.prepare_cached("DELETE FROM records WHERE seq = ?1")?;
+    for (seq, level) in &rows {
+        remove.execute([seq])?;
+        if *seq > sealed {
+            *lost.entry(*level).or_default() += 1;
+        }
+    }
+    for (level, count) in lost {
+        lose(tx, level, count)?;
+    }
+    Ok(rows.len() as u64)
+}
+
+fn give_back(tx: &Connection) -> rusqlite::Result<()> {
+    // Answers a row for each page that it frees.
+    let mut vacuum = tx.prepare_cached("PRAGMA incremental_vacuum")?;
+    let mut rows = vacuum.query(())?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
+    let pragma = |sql| tx.query_row(sql, (), |row| row.get::<_, u64>(0));
+    Ok((pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?) * PAGE_BYTES)
+}
+
+/// Drops until the database is a tenth below its limit, if it is above it: first records that a batch
+/// holds too, then the lowest level's oldest, then the payloads of the oldest batches.
+pub(super) fn keep_limit(tx: &Connection, bytes_max: u64) -> rusqlite::Result<()> {
+    if used_bytes(tx)? <= bytes_max {
+        return Ok(());
+    }
+    let sealed = chain(tx)?.sealed;
+    let below = bytes_max / 10 * 9;
+    let in_batch = "SELECT seq, level FROM records WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
+    let lowest = "SELECT seq, level FROM records WHERE level = (SELECT min(level) FROM records)
+         ORDER BY seq LIMIT ?1";
+    while used_bytes(tx)? > below {
+        if delete(tx, in_batch, (sealed, DROP_STEP), sealed)? == 0
+            && delete(tx, lowest, [DROP_STEP], sealed)? == 0
+            && !drop_payload(tx)?
+        {
+            break;
+        }
+    }
+    give_back(tx)
+}
+
+fn drop_payload(tx: &Connection) -> rusqlite::Result<bool> {
+    let oldest: Option<(u64, String)> = tx
+        .prepare_cached("SELECT seq, header FROM batches WHERE payload NOT NULL ORDER BY seq LIMIT 1")?
+        .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((seq, header)) = oldest else { return Ok(false) };
+    let header: super::Header = serde_json::from_str(&header).map_err(|error| unreadable(1, error))?;
+    for (level, count) in header.records {
+        lose(tx, level, count)?;
+    }
+    tx.prepare_cached("UPDATE batches SET payload = NULL WHERE seq = ?1")?.execute([seq])?;
+    Ok(true)
+}
+
+pub(super) fn batches(tx: &Connection, limit: u32) -> rusqlite::Result<Vec<Batch>> {
+    tx.prepare_cached("SELECT header, payload FROM batches ORDER BY seq LIMIT ?1")?
+        .query_map([limit], |row| {
+            let header_json: String = row.get(0)?;
+            let header = serde_json::from_str(&header_json).map_err(|error| unreadable(0, error))?;
+            Ok(Batch { header, header_json, payload: row.get(1)? })
+        })?
+        .collect()
+}

@@ -1,0 +1,190 @@
+//! Logs: written, found, sent once, never over their limit, and every loss counted.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod common;
+
+use std::{collections::BTreeMap, path::Path};
+
+use common::{NOW, create, id, open, volume_folder};
+use node_store::logs::{Logs, Query, WAITING_MAX};
+use node_types::{
+    Digest, Timestamp,
+    log::{FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
+};
+
+const MIB: u64 = 1 << 20;
+
+fn record(number: u64, level: Level) -> Record {
+    Record::new(NOW.plus_ms(number), level, Kind::Agent, format!("record {number}"))
+}
+
+fn shown(logs: &Logs, query: Query) -> Vec<String> {
+    logs.query(query).wait().unwrap().into_iter().map(|entry| entry.record.message).collect()
+}
+
+fn bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |data| data.len())
+}
+
+#[test]
+fn records_are_found_by_time_level_kind_job_and_text() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = create(&volume_folder(&home)).logs(MIB);
+    for (number, level) in (0..5).zip(Level::ALL) {
+        logs.append(record(number, level));
+    }
+    let mut special = record(9, Level::Warn);
+    special.job = Some(id(7));
+    special.kind = Kind::Runtime;
+    special.fields = BTreeMap::from([("error".to_owned(), "Out Of Memory".into())]);
+    logs.append(special.clone());
+    logs.flush().wait().unwrap();
+    assert_eq!(logs.query(Query { job: Some(id(7)), ..Query::default() }).wait().unwrap()[0].record, special);
+    assert_eq!(shown(&logs, Query { kind: Some(Kind::Runtime), ..Query::default() }), ["record 9"]);
+    assert_eq!(shown(&logs, Query { text: Some("out of m".into()), ..Query::default() }), ["record 9"]);
+    let high = Query { level_min: Some(Level::Warn), ..Query::default() };
+    assert_eq!(shown(&logs, high), ["record 3", "record 4", "record 9"]);
+    let (since, until) = (Some(NOW.plus_ms(1)), Some(NOW.plus_ms(3)));
+    assert_eq!(shown(&logs, Query { since, until, ..Query::default() }), ["record 1", "record 2"]);
+    assert_eq!(shown(&logs, Query { limit: Some(2), ..Query::default() }), ["record 4", "record 9"]);
+    assert_eq!(shown(&logs, Query { after: Some(5), ..Query::default() }), ["record 9"]);
+}
+
+#[test]
+fn batches_form_a_chain_without_gaps_and_are_kept_until_acknowledged() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = create(&folder).logs(MIB);
+    assert_eq!(logs.seal().wait().unwrap(), None);
+    let mut sealed = Vec::new();
+    for number in 0..3 {
+        logs.append(record(number, Level::Info));
+        sealed.push(logs.seal().wait().unwrap().unwrap());
+    }
+    logs.append(record(3, Level::Info));
+    logs.close().unwrap();
+    let logs = open(&folder).logs(MIB);
+    assert_eq!(logs.batches(10).wait().unwrap(), sealed);
+    let mut prev = Digest::from_bytes([0; 32]);
+    for (number, batch) in (1..).zip(&sealed) {
+        assert_eq!((batch.header.seq, batch.header.prev), (number, prev));
+        assert_eq!(batch.header.payload, Digest::of(batch.payload.as_ref().unwrap()));
+        assert_eq!(batch.records().unwrap(), [record(number - 1, Level::Info)]);
+        prev = Digest::of(batch.header_json.as_bytes());
+    }
+    assert_eq!(logs.acknowledge(2).wait().unwrap(), 2);
+    assert_eq!(logs.acknowledge(2).wait().unwrap(), 0);
+    assert_eq!(logs.batches(10).wait().unwrap(), sealed[2..]);
+    assert_eq!(shown(&logs, Query::default()), ["record 2", "record 3"]);
+    let next = logs.seal().wait().unwrap().unwrap();
+    assert_eq!((next.header.seq, next.header.prev), (4, prev));
+}
+
+#[test]
+fn the_limit_is_hard_the_lowest_and_oldest_go_first_and_every_loss_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = create(&folder).logs(MIB);
+    let total = 20_000;
+    for number in 0..total {
+        let level = if number % 20 == 0 { Level::Error } else { Level::Debug };
+        let mut long = record(number, level);
+        long.message += &"x".repeat(300);
+        logs.append(long);
+        if number % 1000 == 0 {
+            logs.flush().wait().unwrap();
+            assert!(bytes(&folder.join("logs.db")) <= MIB + MIB / 2);
+        }
+    }
+    logs.flush().wait().unwrap();
+    let left = logs.query(Query::default()).wait().unwrap();
+    let lost = logs.losses().wait().unwrap();
+    assert_eq!(left.len() as u64 + lost.values().sum::<u64>(), total);
+    // All errors fit the limit; debug records went, and of those the newest are left.
+    assert_eq!(lost.get(&Level::Error), None);
+    let debug: Vec<u64> =
+        left.iter().filter(|entry| entry.record.level == Level::Debug).map(|entry| entry.seq).collect();
+    assert!(!debug.is_empty() && debug[0] > total - 2 * debug.len() as u64, "{}", debug.len());
+    let batch = logs.seal().wait().unwrap().unwrap();
+    assert_eq!(batch.header.lost, lost);
+    assert!(logs.seal().wait().unwrap().is_none_or(|next| next.header.lost.is_empty()));
+    logs.close().unwrap();
+    assert_eq!(open(&folder).logs(MIB).losses().wait().unwrap(), lost, "the count survives a restart");
+}
+
+#[test]
+fn what_is_acknowledged_gives_its_space_back_to_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = create(&folder).logs(64 * MIB);
+    for number in 0..8000 {
+        let mut long = record(number, Level::Info);
+        long.message += &"x".repeat(1000);
+        logs.append(long);
+    }
+    let batch = logs.seal().wait().unwrap().unwrap();
+    logs.close().unwrap();
+    let full = bytes(&folder.join("logs.db"));
+    assert!(full > 8 * MIB, "{full}");
+    let logs = open(&folder).logs(64 * MIB);
+    assert_eq!(logs.acknowledge(batch.header.seq).wait().unwrap(), 8000);
+    logs.close().unwrap();
+    let empty = bytes(&folder.join("logs.db"));
+    assert!(empty < MIB / 2, "{empty} of {full} bytes are left");
+}
+
+#[test]
+fn records_that_time_out_before_they_are_sent_are_counted() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = create(&volume_folder(&home)).logs(MIB);
+    logs.append(record(0, Level::Info));
+    logs.seal().wait().unwrap();
+    logs.append(record(1, Level::Warn));
+    logs.append(record(2, Level::Warn));
+    assert_eq!(logs.expire(NOW.plus_ms(2)).wait().unwrap(), 2);
+    assert_eq!(logs.losses().wait().unwrap(), BTreeMap::from([(Level::Warn, 1)]));
+    assert_eq!(shown(&logs, Query::default()), ["record 2"]);
+}
+
+#[test]
+fn what_is_too_long_is_cut_and_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = create(&volume_folder(&home)).logs(MIB);
+    let mut long = record(0, Level::Info);
+    long.message = "é".repeat(MESSAGE_BYTES_MAX);
+    long.fields = BTreeMap::from([("a".to_owned(), "b".repeat(FIELDS_BYTES_MAX).into())]);
+    logs.append(long);
+    let kept = logs.query(Query::default()).wait().unwrap().remove(0).record;
+    assert_eq!(kept.message.len(), MESSAGE_BYTES_MAX);
+    assert!(kept.fields.contains_key("fields_dropped"));
+}
+
+/// The logs' writer is stopped by damage to its file; the jobs do not notice.
+#[test]
+fn a_damaged_log_never_stops_a_job() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let volume = create(&folder);
+    let (logs, jobs) = (volume.logs(MIB), common::jobs(&volume));
+    for number in 0..5000 {
+        logs.append(record(number, Level::Info));
+    }
+    logs.close().unwrap();
+    drop((volume, jobs));
+    let path = folder.join("logs.db");
+    let damage = ["if=/dev/urandom".to_owned(), format!("of={}", path.display())];
+    let dd = std::process::Command::new("dd")
+        .args(damage)
+        .args(["bs=4096", "seek=20", "count=60", "conv=notrunc", "status=none"])
+        .status();
+    assert!(dd.unwrap().success());
+    let volume = open(&folder);
+    let (logs, jobs) = (volume.logs(MIB), common::jobs(&volume));
+    assert!(logs.query(Query::default()).wait().is_err());
+    assert!(volume.stopped(node_store::format::Database::Logs).is_some());
+    let accepted = jobs.accept(&common::job(1), NOW).wait().unwrap();
+    assert_eq!(accepted, node_store::jobs::Accepted::New);
+    logs.append(record(1, Level::Info));
+    assert!(logs.flush().wait().is_err());
+    assert!(logs.expire(Timestamp::MAX).wait().is_err() && WAITING_MAX > 5000);
+}
