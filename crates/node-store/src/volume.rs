@@ -24,8 +24,9 @@ use crate::{
     writer::{Reserve, Writer},
 };
 
-/// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 4 MiB.
-pub const RESERVE_BYTES: u64 = 4 << 20;
+/// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
+/// of it for `jobs.db` and half for `state.db`, each twice the largest write-ahead log.
+pub const RESERVE_BYTES: u64 = 64 << 20;
 
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
@@ -294,6 +295,10 @@ impl Reserve for KeptBack {
         let released = self.held && self.disk.remove(&self.path).is_ok();
         self.held &= !released;
         released
+    }
+
+    fn log_bytes_max(&self) -> Option<u64> {
+        (self.bytes > 0).then_some(self.bytes / 2)
     }
 
     fn restore(&mut self) {

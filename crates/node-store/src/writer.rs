@@ -13,7 +13,7 @@
 //!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`].
 //!
 //! Checkpoints are not on the commit path. A second thread with a connection that never writes rows
-//! copies pages back while the writer goes on ([`CHECKPOINT_PAGES`]); only when the log of a busy
+//! copies pages back while the writer goes on; only when the log of a busy
 //! database has outgrown [`WAL_BYTES_MAX`] does the writer finish the copy itself, which is short by
 //! then, and start the log anew.
 //!
@@ -40,9 +40,8 @@ use crate::{disk::Lock, format::PAGE_BYTES};
 
 /// Requests that share one commit at the most: bounds how long the first of them waits.
 pub const GROUP_MAX: usize = 512;
-/// Pages in the write-ahead log from which the checkpointer copies them back: 1,000 pages are 4 MiB.
-pub const CHECKPOINT_PAGES: u32 = 1000;
-/// Bytes of the write-ahead log from which the writer starts it anew: 16 MiB.
+/// Bytes of the write-ahead log from which the writer starts it anew: 16 MiB, or half of a smaller
+/// reserve, so that a full disk always has room to empty it. The checkpointer begins at a quarter of it.
 pub const WAL_BYTES_MAX: u64 = 16 << 20;
 /// How long the pages of deleted rows may stay in the write-ahead log while the store is open.
 pub const ERASE_DELAY_MS_MAX: u64 = 1000;
@@ -190,6 +189,8 @@ pub(crate) trait Reserve: Send {
     fn release(&mut self) -> bool;
     /// Takes them again if the disk has room.
     fn restore(&mut self);
+    /// Bytes of the write-ahead log that the reserve has room for; `None` where there is no reserve.
+    fn log_bytes_max(&self) -> Option<u64>;
 }
 
 #[derive(Default)]
@@ -233,6 +234,7 @@ pub(crate) enum StartError {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    wal_bytes_max: u64,
     _lock: Arc<dyn Lock>,
 }
 
@@ -264,12 +266,13 @@ impl Writer {
             arrived: Condvar::new(),
             checkpoint: Condvar::new(),
         });
+        let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
         let writer = thread::Builder::new().name("store-writer".into()).spawn(move || {
-            Loop { shared: commits, connection, reserve, erase_due: None, wal_pages }.run();
+            Loop { shared: commits, connection, reserve, erase_due: None, wal_pages, wal_bytes_max }.run();
         })?;
         // Made before the second thread: if that one cannot start, dropping this ends the first.
-        let mut this = Self { shared, threads: vec![writer], _lock: lock };
+        let mut this = Self { shared, threads: vec![writer], wal_bytes_max, _lock: lock };
         let copier = thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || copy_back(&copies, &checkpointer))?;
@@ -300,6 +303,12 @@ impl Writer {
             }
         }
         Ticket { answer, database: self.shared.database.clone() }
+    }
+
+    /// Bytes of rows that one request should delete at the most, so that a full disk has room for it: what
+    /// is deleted is overwritten, and passes through the write-ahead log.
+    pub(crate) const fn delete_bytes_max(&self) -> u64 {
+        self.wal_bytes_max / 4
     }
 
     /// The database's file.
@@ -361,6 +370,7 @@ struct Loop {
     erase_due: Option<Instant>,
     /// Pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicU32>,
+    wal_bytes_max: u64,
 }
 
 enum Woken {
@@ -430,8 +440,17 @@ impl Loop {
             if group.is_empty() {
                 return Ok(());
             }
-            // The last pages of the log may be all that the disk lacks: give it both.
+            // The reserve has room for every page that waits in the log, so the log can be emptied, and its
+            // own space serves the requests that follow.
             self.reserve.release();
+            let emptied = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
+            if let Err(cause) = emptied {
+                self.shared.inbox().stopped = Some(Arc::clone(&cause));
+                for request in group {
+                    request.answer(Err(self.shared.closed(&cause)));
+                }
+                return Err(cause);
+            }
             attempt = self.attempt(&mut group);
         }
         match attempt {
@@ -512,10 +531,10 @@ impl Loop {
 
     fn keep_wal_small(&mut self) -> Result<(), Arc<str>> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
-        if u64::from(pages) * PAGE_BYTES > WAL_BYTES_MAX {
+        if u64::from(pages) * PAGE_BYTES > self.wal_bytes_max {
             return self.checkpoint("PRAGMA wal_checkpoint(RESTART)").map(|_| ());
         }
-        if pages >= CHECKPOINT_PAGES {
+        if u64::from(pages) * PAGE_BYTES >= self.wal_bytes_max / 4 {
             self.shared.inbox().checkpoint_due = true;
             self.shared.checkpoint.notify_one();
         }

@@ -272,13 +272,18 @@ impl Jobs {
         })
     }
 
-    /// Ends the jobs whose time has come, at most [`BATCH_MAX`]; call again while it returns that many.
+    /// Ends jobs whose time has come, at most [`BATCH_MAX`], fewer where they are large; call again until it
+    /// returns none.
     /// A run of one that was running must be ended by the caller.
     pub fn expire(&self, now: Timestamp) -> Ticket<Vec<Expired>> {
-        let network = self.network;
+        let (network, bytes_max) = (self.network, self.writer.delete_bytes_max());
         self.writer.submit(Effect::Shrinks, move |tx| {
-            let mut ended = Vec::new();
+            let (mut ended, mut bytes) = (Vec::new(), 0);
             for held in table::past_deadline(tx, now)? {
+                bytes += held.bytes;
+                if bytes > bytes_max && !ended.is_empty() {
+                    break;
+                }
                 let state = held.standing;
                 table::settle(tx, network, &held, Outcome::Expired, Step::Expired { state }, now)?;
                 ended.push(Expired { job: held.id, state, at: now });

@@ -209,7 +209,7 @@ pub(super) struct Held {
     model: ModelRef,
     config: Digest,
     digest: [u8; 32],
-    bytes: u64,
+    pub(super) bytes: u64,
     failure: Option<FailureKind>,
     prompt_tokens: u32,
     completion_tokens: u32,

@@ -1,0 +1,97 @@
+//! A real disk of 1 MiB that is really full: what ends jobs works, what takes jobs says so, nothing is lost.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use common::*;
+use node_store::{
+    jobs::{Accepted, Jobs, Lease, Moved},
+    volume::Volume,
+    writer::WriteError,
+};
+
+/// A tmpfs that is unmounted when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).status();
+        assert!(mount.unwrap().success(), "cannot mount a tmpfs");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A test that failed may still have files open: the mount goes when they are closed.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn accept_until_full(jobs: &Jobs, from: u64) -> u64 {
+    let prompt = "x".repeat(4000);
+    for number in from..from + 10_000 {
+        match jobs.accept(&job_saying(number, &prompt), NOW).wait() {
+            Ok(Accepted::New) => {}
+            Err(WriteError::Full { .. }) => return number,
+            other => unreachable!("{other:?}"),
+        }
+    }
+    unreachable!("10,000 jobs of 4 KiB fit on a disk of 1 MiB")
+}
+
+#[test]
+fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
+    if !rustix::process::geteuid().is_root() {
+        // Mounting needs root: in a user namespace this test is.
+        let name = "on_a_full_disk_jobs_end_and_nothing_accepted_is_lost";
+        let exe = std::env::current_exe().unwrap();
+        let inner = Command::new("unshare").arg("-rm").arg(exe).args(["--exact", name]).status();
+        assert!(inner.unwrap().success());
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("disk"));
+    let folder = disk.0.join("volume");
+    let stamp = stamp(node_types::Network::Testnet);
+    let volume = Volume::create(&real_disk(), &folder, stamp, 256 << 10).unwrap();
+    let held = jobs(&volume);
+
+    let full_at = accept_until_full(&held, 0);
+    assert!(full_at > 10, "{full_at}");
+    // Whatever else is on the disk grows into the last byte.
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096", "status=none"])
+        .arg(format!("of={}", disk.0.join("other").display()))
+        .stderr(Stdio::null())
+        .status();
+    assert!(matches!(held.accept(&job(full_at), NOW).wait(), Err(WriteError::Full { .. })));
+    for number in 0..5 {
+        let Lease::Job(leased) = held.lease(None, None, NOW).wait().unwrap() else { unreachable!() };
+        assert_eq!(leased.job.id, id(number));
+        assert_eq!(held.cancel(id(number), NOW).wait().unwrap(), Moved::Done);
+        assert_eq!(held.acknowledge(id(number), NOW).wait().unwrap(), Moved::Done);
+    }
+    assert_eq!(held.tally().wait().unwrap().jobs, full_at - 5);
+    drop((held, volume));
+
+    let volume = Volume::open(&real_disk(), &folder, stamp, 256 << 10).unwrap();
+    let jobs = jobs(&volume);
+    assert_eq!(jobs.tally().wait().unwrap().jobs, full_at - 5);
+    assert!(volume.stopped(node_store::format::Database::Jobs).is_none());
+    for number in 0..5 {
+        let again = jobs.accept(&job_saying(number, &"x".repeat(4000)), NOW).wait().unwrap();
+        assert_eq!(again, Accepted::Duplicate);
+    }
+    // Room again: jobs are taken again.
+    Command::new("rm").arg(disk.0.join("other")).status().unwrap();
+    while !jobs.expire(job(0).expires_at).wait().unwrap().is_empty() {}
+    assert_eq!(jobs.tally().wait().unwrap().jobs, 0);
+    assert_eq!(jobs.accept(&job(full_at), NOW).wait().unwrap(), Accepted::New);
+}
