@@ -666,6 +666,45 @@ mod tests {
         assert_eq!((recorded, derived), (named.address(), held.address()));
     }
 
+    /// The network and the kind also stand in the derivation; that must not be all that holds them.
+    #[test]
+    fn every_field_beside_the_key_is_associated_data() {
+        let about = |kind, network, address, volume| About {
+            kind,
+            network,
+            address: Address::from_bytes([address; 20]),
+            volume,
+        };
+        let passphrase = |memory_kib, passes, lanes, salt| KekHeader::Passphrase {
+            kdf: Kdf::Argon2id,
+            memory_kib,
+            passes,
+            lanes,
+            salt: Hex([salt; 16]),
+        };
+        let local = KekHeader::LocalFile {};
+        let (node, testnet) = (Kind::NodeKey, Network::Testnet);
+        let volume = |byte| Some(VolumeId::from_bytes([byte; 16]));
+        let all = [
+            associated_data(&about(node, testnet, 0, None), &local),
+            associated_data(&about(Kind::VolumeKey, testnet, 0, None), &local),
+            associated_data(&about(node, Network::Mainnet, 0, None), &local),
+            associated_data(&about(node, testnet, 1, None), &local),
+            associated_data(&about(node, testnet, 0, volume(0)), &local),
+            associated_data(&about(node, testnet, 0, volume(1)), &local),
+            associated_data(&about(node, testnet, 0, None), &KekHeader::ContainerSecret {}),
+            associated_data(&about(node, testnet, 0, None), &KekHeader::SystemdCredential {}),
+            associated_data(&about(node, testnet, 0, None), &passphrase(64, 1, 2, 0)),
+            associated_data(&about(node, testnet, 0, None), &passphrase(65, 1, 2, 0)),
+            associated_data(&about(node, testnet, 0, None), &passphrase(64, 2, 2, 0)),
+            associated_data(&about(node, testnet, 0, None), &passphrase(64, 1, 1, 0)),
+            associated_data(&about(node, testnet, 0, None), &passphrase(64, 1, 2, 1)),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[..index].contains(one), "{index}");
+        }
+    }
+
     /// One secret, four purposes, four keys.
     #[test]
     fn one_secret_gives_each_kind_and_network_its_own_key() {

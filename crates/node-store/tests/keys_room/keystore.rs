@@ -175,6 +175,8 @@ fn hostile_parameters_are_refused_before_the_work() {
         scrypt(1024, 8, 17),
         scrypt(2, 1 << 22, 1),
         scrypt(2, 1 << 20, 16),
+        // Little for N, but 128 r p alone is 512 MiB.
+        scrypt(2, 1 << 19, 8),
         scrypt(2, u64::MAX, 1),
         scrypt(2, 1 << 57, 16),
         scrypt(1 << 18, 8, 9),

@@ -292,6 +292,27 @@ fn a_passphrase_opens_its_key_and_a_wrong_one_does_not() {
     );
 }
 
+/// One bit of each third byte, because what still parses costs a derivation.
+#[test]
+fn flipped_bits_in_the_derivation_of_a_passphrase_are_refused() {
+    let home = Home::empty();
+    let mut sources = home.sources();
+    sources.prompt = Some(Arc::new(Answers::new(&["x", "x"])));
+    home.create(&sources);
+    let sound = fs::read(home.node_key_file()).unwrap();
+    let text = String::from_utf8(sound.clone()).unwrap();
+    let (from, to) = (text.find("\"kek\"").unwrap(), text.find("\"nonce\"").unwrap());
+    for byte in (from..to).step_by(3) {
+        let mut altered = sound.clone();
+        altered[byte] ^= 1;
+        fs::write(home.node_key_file(), &altered).unwrap();
+        sources.forget();
+        sources.prompt = Some(Arc::new(Answers::new(&["x"])));
+        let opened = open_node_key(&RealDisk, &home.keys(), Network::Testnet, &sources);
+        assert!(opened.is_err(), "byte {byte}: {}", String::from_utf8_lossy(&altered));
+    }
+}
+
 #[test]
 fn hostile_parameters_of_argon2id_are_refused_before_the_work_and_before_the_question() {
     let home = Home::empty();
