@@ -48,7 +48,7 @@ pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
         if rules_file {
             break;
         }
-        if line.contains("/home/") || line.contains("/root/") {
+        if ["home", "root"].iter().any(|folder| line.contains(&format!("/{folder}/"))) {
             say(number, "names a folder of one machine");
         }
         if file.ends_with(".rs") {

@@ -153,7 +153,8 @@ impl Logs {
         waiting.records.push(record);
         if waiting.records.len() == 1 {
             drop(waiting);
-            // The answer is of no use to anyone: what was not written is counted at the next start.
+            // Nobody waits for the answer. A writer that has stopped leaves the records here, and past
+            // WAITING_MAX they are counted.
             drop(self.drain());
         }
     }
