@@ -32,13 +32,15 @@ CREATE TABLE batches (
 ) STRICT;
 
 -- One row. id: this file's chain of batches; next: the number of the next batch; prev: the digest of the
--- last one's header; sealed: the last record that is in a batch.
+-- last one's header; sealed: the last record that is in a batch; drained: how often what waited in memory
+-- was written.
 CREATE TABLE chain (
     one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
     id BLOB NOT NULL DEFAULT (randomblob(16)),
     next INTEGER NOT NULL DEFAULT 1,
     prev BLOB NOT NULL DEFAULT (zeroblob(32)),
-    sealed INTEGER NOT NULL DEFAULT 0
+    sealed INTEGER NOT NULL DEFAULT 0,
+    drained INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO chain DEFAULT VALUES;
 

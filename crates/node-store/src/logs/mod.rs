@@ -9,8 +9,12 @@
 //! `logs.db` that had to be made anew begins another chain.
 //!
 //! When the limit is reached records go, the lowest level first, the oldest first; after them the payloads
-//! of batches that nobody acknowledged. Every loss is counted and told in the next batch. The space
-//! goes back to the disk.
+//! of batches that nobody acknowledged. Every loss is counted and told in the next batch, that of records
+//! which a full disk refused too. What is acknowledged or expires goes back to the disk.
+//!
+//! Limits: `logs.db` never outgrows its limit, not inside a commit either. The write-ahead log beside it is
+//! started anew from [`WAL_BYTES_MAX`](crate::writer::WAL_BYTES_MAX) on, and one commit adds about
+//! [`WAITING_BYTES_MAX`] to it. Memory holds [`WAITING_MAX`] records and [`WAITING_BYTES_MAX`] bytes.
 
 use std::{
     collections::BTreeMap,
@@ -31,12 +35,22 @@ use crate::writer::{Effect, Ticket, WriteError, Writer};
 
 /// Records that may wait in memory; more are lost, and counted.
 pub const WAITING_MAX: usize = 65_536;
+/// Bytes of records that may wait in memory, 8 MiB; more are lost, and counted. Also bounds one commit.
+pub const WAITING_BYTES_MAX: usize = 8 << 20;
+/// The lowest limit of `logs.db` in bytes, 256 KiB: room for its tables and a few of the longest records.
+pub const BYTES_MAX_LOWEST: u64 = 256 << 10;
 /// Records in one batch at the most.
 pub const BATCH_RECORDS_MAX: u32 = 10_000;
+/// Bytes of a batch's records before compression at the most, 4 MiB; less where the limit of `logs.db` is low.
+pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// Records that one query returns at the most.
 pub const QUERY_MAX: u32 = 10_000;
 /// Compression level of a batch's payload (Zstandard, RFC 8878): fast.
 const ZSTD_LEVEL: i32 = 3;
+/// Bytes that a record takes beside its message and fields: its row and index entries, rounded up.
+const RECORD_BYTES: usize = 64;
+/// Bytes that a batch takes beside its payload, rounded up.
+const HEADER_BYTES: u64 = 512;
 
 /// Which records to show. The default shows the newest [`QUERY_MAX`].
 #[derive(Clone, Debug, Default)]
@@ -110,10 +124,106 @@ impl Batch {
     }
 }
 
+type Losses = BTreeMap<Level, u64>;
+
+fn add(losses: &mut Losses, more: Losses) {
+    for (level, count) in more {
+        *losses.entry(level).or_default() += count;
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     records: Vec<Record>,
-    overflow: BTreeMap<Level, u64>,
+    bytes: usize,
+    lost: Losses,
+    /// A drain that will take them is on its way.
+    scheduled: bool,
+    /// Drains whose outcome is not known here: their number, and what is lost if it was not committed.
+    doubtful: Vec<(u64, Losses)>,
+}
+
+/// What one request takes from memory to the database. It is dropped when the request has been answered,
+/// whether it was committed, refused, or never run.
+struct Drain {
+    waiting: Arc<Mutex<Waiting>>,
+    records: Vec<Record>,
+    lost: Losses,
+    /// 0 before it runs.
+    number: u64,
+    scheduled: bool,
+}
+
+impl Drain {
+    fn run(&mut self, tx: &Connection, bytes_max: u64) -> rusqlite::Result<()> {
+        let committed = table::drained(tx)?;
+        let doubtful = {
+            let mut waiting = lock(&self.waiting);
+            self.records.append(&mut waiting.records);
+            waiting.bytes = 0;
+            if std::mem::take(&mut self.scheduled) {
+                waiting.scheduled = false;
+            }
+            add(&mut self.lost, std::mem::take(&mut waiting.lost));
+            std::mem::take(&mut waiting.doubtful)
+        };
+        for (number, losses) in doubtful {
+            if number > committed {
+                add(&mut self.lost, losses);
+            }
+        }
+        self.number = committed + 1;
+        table::set_drained(tx, self.number)?;
+        for (level, count) in &self.lost {
+            table::lose(tx, *level, *count)?;
+        }
+        table::keep_limit(tx, bytes_max)?;
+        let mut room = step_bytes(bytes_max);
+        for record in &self.records {
+            // In steps: a commit may hold many times the limit.
+            let bytes = record_bytes(record) as u64;
+            if bytes > room {
+                table::keep_limit(tx, bytes_max)?;
+                room = step_bytes(bytes_max);
+            }
+            room = room.saturating_sub(bytes);
+            table::insert(tx, record)?;
+        }
+        table::keep_limit(tx, bytes_max)
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.waiting);
+        if self.scheduled {
+            // It never ran: the next record sends another.
+            waiting.scheduled = false;
+        }
+        for record in &self.records {
+            *self.lost.entry(record.level).or_default() += 1;
+        }
+        if !self.lost.is_empty() {
+            waiting.doubtful.push((self.number, std::mem::take(&mut self.lost)));
+        }
+    }
+}
+
+/// Bytes that may be written between two looks at the limit: half of the eighth that
+/// [`table::keep_limit`] leaves free, as pages are not filled to the last byte.
+fn step_bytes(bytes_max: u64) -> u64 {
+    bytes_max / 16
+}
+
+fn record_bytes(record: &Record) -> usize {
+    RECORD_BYTES + record.message.len() + fields_bytes(record)
+}
+
+fn fields_bytes(record: &Record) -> usize {
+    if record.fields.is_empty() {
+        return 0;
+    }
+    serde_json::to_vec(&record.fields).map_or(usize::MAX, |json| json.len())
 }
 
 /// The logs of a volume.
@@ -131,13 +241,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Logs {
     pub(crate) fn new(writer: Arc<Writer>, bytes_max: u64) -> Self {
-        Self { writer, waiting: Arc::default(), bytes_max: Arc::new(Mutex::new(bytes_max)) }
+        let this = Self { writer, waiting: Arc::default(), bytes_max: Arc::default() };
+        this.set_bytes_max(bytes_max);
+        this
     }
 
-    /// Sets the limit in bytes of `logs.db`. It is enforced with the next write. The write-ahead log beside
-    /// it is bounded by [`WAL_BYTES_MAX`](crate::writer::WAL_BYTES_MAX).
+    /// Sets the limit in bytes of `logs.db`, at least [`BYTES_MAX_LOWEST`]. It is enforced with the next
+    /// write.
     pub fn set_bytes_max(&self, bytes_max: u64) {
-        *lock(&self.bytes_max) = bytes_max;
+        *lock(&self.bytes_max) = bytes_max.max(BYTES_MAX_LOWEST);
     }
 
     /// Takes a record. Never blocks on the disk and never fails: what cannot be kept is counted.
@@ -145,42 +257,34 @@ impl Logs {
     /// A message over [`MESSAGE_BYTES_MAX`] is cut; fields over [`FIELDS_BYTES_MAX`] are replaced by a note.
     pub fn append(&self, record: Record) {
         let record = trimmed(record);
+        let bytes = record_bytes(&record);
         let mut waiting = lock(&self.waiting);
-        if waiting.records.len() >= WAITING_MAX {
-            *waiting.overflow.entry(record.level).or_default() += 1;
-            return;
+        if waiting.records.len() >= WAITING_MAX || waiting.bytes.saturating_add(bytes) > WAITING_BYTES_MAX {
+            *waiting.lost.entry(record.level).or_default() += 1;
+        } else {
+            waiting.records.push(record);
+            waiting.bytes += bytes;
         }
-        waiting.records.push(record);
-        if waiting.records.len() == 1 {
+        if !std::mem::replace(&mut waiting.scheduled, true) {
             drop(waiting);
-            // Nobody waits for the answer. A writer that has stopped leaves the records here, and past
-            // WAITING_MAX they are counted.
-            drop(self.drain());
+            // The answer is of no use here: the next drain counts what this one did not commit.
+            drop(self.drain(true));
         }
     }
 
     /// Answers when all that was appended before is committed.
     pub fn flush(&self) -> Ticket<()> {
-        self.drain()
+        self.drain(false)
     }
 
-    fn drain(&self) -> Ticket<()> {
-        let (waiting, bytes_max) = (Arc::clone(&self.waiting), Arc::clone(&self.bytes_max));
-        let mut taken = Waiting::default();
+    fn drain(&self, scheduled: bool) -> Ticket<()> {
+        let bytes_max = Arc::clone(&self.bytes_max);
+        let waiting = Arc::clone(&self.waiting);
+        // Kept in the request: it runs again if the group has to.
+        let mut drain = Drain { waiting, records: Vec::new(), lost: Losses::new(), number: 0, scheduled };
         self.writer.submit(Effect::Grows, move |tx| {
-            // Kept in the request: it runs again if the group has to.
-            let mut more = std::mem::take(&mut *lock(&waiting));
-            taken.records.append(&mut more.records);
-            for (level, count) in more.overflow {
-                *taken.overflow.entry(level).or_default() += count;
-            }
-            for record in &taken.records {
-                table::insert(tx, record)?;
-            }
-            for (level, count) in &taken.overflow {
-                table::lose(tx, *level, *count)?;
-            }
-            table::keep_limit(tx, *lock(&bytes_max))
+            let bytes_max = *lock(&bytes_max);
+            drain.run(tx, bytes_max)
         })
     }
 
@@ -190,9 +294,14 @@ impl Logs {
     }
 
     /// Seals the oldest records that are in no batch yet, and the losses not told of, into a batch; `None`
-    /// if there are neither.
+    /// if there are neither, or if the headers of batches that wait for their acknowledgement take an eighth
+    /// of the limit.
     pub fn seal(&self) -> Ticket<Option<Batch>> {
-        self.writer.submit(Effect::Grows, seal)
+        let bytes_max = Arc::clone(&self.bytes_max);
+        self.writer.submit(Effect::Grows, move |tx| {
+            let bytes_max = *lock(&bytes_max);
+            seal(tx, bytes_max)
+        })
     }
 
     /// Batches that are not acknowledged, oldest first, at most `limit`.
@@ -227,7 +336,7 @@ impl Logs {
 
 fn trimmed(mut record: Record) -> Record {
     record.message.truncate(record.message.floor_char_boundary(MESSAGE_BYTES_MAX));
-    let bytes = serde_json::to_vec(&record.fields).map_or(usize::MAX, |json| json.len());
+    let bytes = fields_bytes(&record);
     if bytes > FIELDS_BYTES_MAX {
         let note = format!("{bytes} bytes, at most {FIELDS_BYTES_MAX} are kept");
         record.fields = BTreeMap::from([("fields_dropped".to_owned(), note.into())]);
@@ -235,21 +344,21 @@ fn trimmed(mut record: Record) -> Record {
     record
 }
 
-fn seal(tx: &Connection) -> rusqlite::Result<Option<Batch>> {
+fn seal(tx: &Connection, bytes_max: u64) -> rusqlite::Result<Option<Batch>> {
+    if table::batch_count(tx)? >= bytes_max / 8 / HEADER_BYTES {
+        return Ok(None);
+    }
+    table::keep_limit(tx, bytes_max)?;
     let chain = table::chain(tx)?;
-    let entries = table::unsealed(tx, chain.sealed)?;
+    let entries = table::unsealed(tx, chain.sealed, BATCH_BYTES_MAX.min(step_bytes(bytes_max)))?;
     let lost = table::losses(tx, table::Count::Untold)?;
     if entries.is_empty() && lost.is_empty() {
         return Ok(None);
     }
-    let last = entries.last().map_or(chain.sealed, |entry| entry.seq);
-    let mut lines = Vec::new();
-    for entry in &entries {
-        serde_json::to_writer(&mut lines, &entry.record).map_err(table::foreign)?;
-        lines.push(b'\n');
-    }
-    let mut records = BTreeMap::new();
-    for entry in &entries {
+    let last = entries.last().map_or(chain.sealed, |(entry, _)| entry.seq);
+    let (mut lines, mut records) = (Vec::new(), BTreeMap::new());
+    for (entry, line) in entries {
+        lines.extend(line);
         *records.entry(entry.record.level).or_default() += 1;
     }
     let payload = zstd::encode_all(lines.as_slice(), ZSTD_LEVEL).map_err(table::foreign)?;
@@ -264,4 +373,84 @@ fn seal(tx: &Connection) -> rusqlite::Result<Option<Batch>> {
     let header_json = serde_json::to_string(&header).map_err(table::foreign)?;
     table::keep_batch(tx, &header_json, chain.next, &payload, last)?;
     Ok(Some(Batch { header, header_json, payload: Some(payload) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::mpsc};
+
+    use node_types::{Address, Network, NodeId, VolumeId};
+    use rusqlite::ffi;
+
+    use super::*;
+    use crate::{disk::RealDisk, format::Stamp, volume::Volume};
+
+    fn logs(folder: &Path) -> Logs {
+        let network = Network::Testnet;
+        let node = NodeId::derive(network, &Address::from_bytes([1; 20]));
+        let stamp = Stamp { network, node, volume: VolumeId::from_bytes([2; 16]) };
+        let disk: Arc<dyn crate::disk::Disk> = Arc::new(RealDisk);
+        Volume::create(&disk, &folder.join("testnet"), stamp, 0).unwrap().logs(1 << 20)
+    }
+
+    fn record() -> Record {
+        Record::new(Timestamp::EPOCH, Level::Warn, Kind::Agent, "something")
+    }
+
+    fn disk_full() -> rusqlite::Result<()> {
+        Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None))
+    }
+
+    /// Runs `queue` while the writer is held up, so that all it submits is one group.
+    fn one_group(logs: &Logs, queue: impl FnOnce()) {
+        let (go, held) = mpsc::channel::<()>();
+        let (started, running) = mpsc::channel();
+        let holding = logs.writer.submit(Effect::Keeps, move |_| {
+            started.send(()).unwrap();
+            held.recv().unwrap();
+            Ok(())
+        });
+        running.recv().unwrap();
+        queue();
+        go.send(()).unwrap();
+        holding.wait().unwrap();
+    }
+
+    #[test]
+    fn records_that_a_full_disk_refuses_are_counted() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = logs(home.path());
+        let mut refused = None;
+        one_group(&logs, || {
+            logs.append(record());
+            logs.append(record());
+            refused = Some(logs.writer.submit(Effect::Grows, |_| disk_full()));
+        });
+        assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
+        logs.append(record());
+        logs.flush().wait().unwrap();
+        assert_eq!(logs.query(Query::default()).wait().unwrap().len(), 1);
+        assert_eq!(logs.losses().wait().unwrap(), BTreeMap::from([(Level::Warn, 2)]));
+        logs.flush().wait().unwrap();
+        assert_eq!(logs.losses().wait().unwrap(), BTreeMap::from([(Level::Warn, 2)]), "counted once");
+    }
+
+    /// A drain that is refused before it runs leaves its records in memory. The one that the next record
+    /// sends must take them: once, none was ever sent again.
+    #[test]
+    fn after_a_full_disk_the_next_record_is_written_unasked() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = logs(home.path());
+        let mut refused = None;
+        one_group(&logs, || {
+            refused = Some(logs.writer.submit(Effect::Grows, |_| disk_full()));
+            logs.append(record());
+        });
+        assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
+        // Behind the refused group: its drain has been dropped when this is answered.
+        assert!(logs.query(Query::default()).wait().unwrap().is_empty());
+        logs.append(record());
+        assert_eq!(logs.query(Query::default()).wait().unwrap().len(), 2);
+        assert!(logs.losses().wait().unwrap().is_empty());
+    }
 }

@@ -12,8 +12,8 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use super::{BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query};
 use crate::format::PAGE_BYTES;
 
-/// Records that one step of dropping takes.
-const DROP_STEP: u32 = 200;
+/// Records that one step of dropping takes: few, since a step of long ones takes more than is needed.
+const DROP_STEP: u32 = 32;
 
 pub(super) fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
@@ -138,10 +138,42 @@ pub(super) fn chain(tx: &Connection) -> rusqlite::Result<Chain> {
     })
 }
 
-pub(super) fn unsealed(tx: &Connection, after: u64) -> rusqlite::Result<Vec<Entry>> {
-    tx.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE seq > ?1 ORDER BY seq LIMIT ?2"))?
-        .query_map((after, BATCH_RECORDS_MAX), entry)?
-        .collect()
+/// The oldest records after `after`, at most [`BATCH_RECORDS_MAX`], each with its line of JSON; at least one,
+/// if there is one, and no more than `bytes_max` bytes of lines else.
+pub(super) fn unsealed(
+    tx: &Connection,
+    after: u64,
+    bytes_max: u64,
+) -> rusqlite::Result<Vec<(Entry, Vec<u8>)>> {
+    let sql = format!("SELECT {COLUMNS} FROM records WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+    let mut select = tx.prepare_cached(&sql)?;
+    let mut rows = select.query((after, BATCH_RECORDS_MAX))?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = entry(row)?;
+        let mut line = serde_json::to_vec(&entry.record).map_err(foreign)?;
+        line.push(b'\n');
+        bytes += line.len() as u64;
+        if bytes > bytes_max && !entries.is_empty() {
+            break;
+        }
+        entries.push((entry, line));
+    }
+    Ok(entries)
+}
+
+/// How many batches are not acknowledged.
+pub(super) fn batch_count(tx: &Connection) -> rusqlite::Result<u64> {
+    tx.prepare_cached("SELECT count(*) FROM batches")?.query_row((), |row| row.get(0))
+}
+
+/// How often what waited in memory was committed.
+pub(super) fn drained(tx: &Connection) -> rusqlite::Result<u64> {
+    tx.prepare_cached("SELECT drained FROM chain")?.query_row((), |row| row.get(0))
+}
+
+pub(super) fn set_drained(tx: &Connection, drained: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE chain SET drained = ?1")?.execute([drained]).map(|_| ())
 }
 
 /// Keeps a batch and moves the chain on: `last` is the last record that is in a batch now.
@@ -220,31 +252,39 @@ fn give_back(tx: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
-    let pragma = |sql| tx.query_row(sql, (), |row| row.get::<_, u64>(0));
-    Ok((pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?) * PAGE_BYTES)
+fn pages(tx: &Connection, pragma: &str) -> rusqlite::Result<u64> {
+    tx.prepare_cached(pragma)?.query_row((), |row| row.get(0))
 }
 
-/// Drops until the database is a tenth below its limit, if it is above it: first records that a batch
-/// holds too, then the lowest level's oldest, then the payloads of the oldest batches.
+fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
+    Ok((pages(tx, "PRAGMA page_count")? - pages(tx, "PRAGMA freelist_count")?) * PAGE_BYTES)
+}
+
+/// Makes room for [`step_bytes`](super::step_bytes) more: drops to three quarters of the limit if more than
+/// seven eighths are in use. First go records that a batch holds too, then the lowest level's oldest, then
+/// the payloads of the oldest batches.
+///
+/// SQLite itself refuses a page beyond the limit, should an estimate be wrong.
 pub(super) fn keep_limit(tx: &Connection, bytes_max: u64) -> rusqlite::Result<()> {
-    if used_bytes(tx)? <= bytes_max {
-        return Ok(());
-    }
-    let sealed = chain(tx)?.sealed;
-    let below = bytes_max / 10 * 9;
-    let in_batch = "SELECT seq, level FROM records WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
-    let lowest = "SELECT seq, level FROM records WHERE level = (SELECT min(level) FROM records)
-         ORDER BY seq LIMIT ?1";
-    while used_bytes(tx)? > below {
-        if delete(tx, in_batch, (sealed, DROP_STEP), sealed)? == 0
-            && delete(tx, lowest, [DROP_STEP], sealed)? == 0
-            && !drop_payload(tx)?
-        {
-            break;
+    if used_bytes(tx)? > bytes_max / 8 * 7 {
+        let sealed = chain(tx)?.sealed;
+        let in_batch = "SELECT seq, level FROM records WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
+        let lowest = "SELECT seq, level FROM records WHERE level = (SELECT min(level) FROM records)
+             ORDER BY seq LIMIT ?1";
+        while used_bytes(tx)? > bytes_max / 4 * 3 {
+            if delete(tx, in_batch, (sealed, DROP_STEP), sealed)? == 0
+                && delete(tx, lowest, [DROP_STEP], sealed)? == 0
+                && !drop_payload(tx)?
+            {
+                break;
+            }
         }
     }
-    give_back(tx)
+    if pages(tx, "PRAGMA page_count")? * PAGE_BYTES > bytes_max {
+        // The limit was lowered. Else free pages are left for what comes next.
+        give_back(tx)?;
+    }
+    pages(tx, &format!("PRAGMA max_page_count = {}", bytes_max / PAGE_BYTES)).map(|_| ())
 }
 
 fn drop_payload(tx: &Connection) -> rusqlite::Result<bool> {
