@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use common::{NOW, create, id, open, volume_folder};
 use node_store::{
-    logs::{BATCH_BYTES_MAX, Batch, Logs, Query, WAITING_BYTES_MAX, WAITING_MAX},
+    logs::{BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, Query, WAITING_BYTES_MAX, WAITING_MAX},
     writer::WAL_BYTES_MAX,
 };
 use node_types::{
@@ -172,6 +172,50 @@ fn what_is_acknowledged_gives_its_space_back_to_the_disk() {
     logs.close().unwrap();
     let empty = bytes(&folder.join("logs.db"));
     assert!(empty < MIB / 2, "{empty} of {full} bytes are left");
+}
+
+#[test]
+fn space_goes_back_while_the_volume_is_open() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = create(&folder).logs(64 * MIB);
+    for number in 0..5000 {
+        let mut long = record(number, Level::Info);
+        long.message += &"x".repeat(1000);
+        logs.append(long);
+    }
+    let batches = seal_all(&logs);
+    let both = || bytes(&folder.join("logs.db")) + bytes(&folder.join("logs.db-wal"));
+    let full = both();
+    assert!(full > 5 * MIB, "{full}");
+    assert_eq!(logs.acknowledge(batches.len() as u64).wait().unwrap(), 5000);
+    // The writer truncates its log a second after a deletion.
+    for _ in 0..100 {
+        if both() < MIB / 2 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(both() < MIB / 2, "{} of {full} bytes are left", both());
+}
+
+/// A header outlives its payload, so that the chain has no gap: without a bound, a node that is offline for
+/// long would fill its limit with headers.
+#[test]
+fn no_more_batches_are_sealed_when_unacknowledged_headers_take_their_share() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = create(&volume_folder(&home)).logs(BYTES_MAX_LOWEST);
+    let mut sealed = 0;
+    for number in 0..200 {
+        logs.append(record(number, Level::Info));
+        sealed += u64::from(logs.seal().wait().unwrap().is_some());
+    }
+    assert_eq!(sealed, BYTES_MAX_LOWEST / 8 / 512);
+    assert_eq!(logs.losses().wait().unwrap(), BTreeMap::new());
+    logs.acknowledge(sealed).wait().unwrap();
+    let next = logs.seal().wait().unwrap().unwrap();
+    assert_eq!(next.header.seq, sealed + 1);
+    assert_eq!(next.header.records, BTreeMap::from([(Level::Info, 200 - sealed)]));
 }
 
 #[test]

@@ -453,4 +453,38 @@ mod tests {
         assert_eq!(logs.query(Query::default()).wait().unwrap().len(), 2);
         assert!(logs.losses().wait().unwrap().is_empty());
     }
+
+    #[test]
+    fn what_does_not_fit_memory_is_counted() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = logs(home.path());
+        let beyond = 3;
+        one_group(&logs, || {
+            for _ in 0..WAITING_MAX + beyond {
+                logs.append(Record { message: String::new(), ..record() });
+            }
+        });
+        logs.flush().wait().unwrap();
+        let last = logs.query(Query { limit: Some(1), ..Query::default() }).wait().unwrap()[0].seq;
+        assert_eq!(last, WAITING_MAX as u64);
+        let lost: u64 = logs.losses().wait().unwrap().values().sum();
+        let left = logs.writer.submit(Effect::Keeps, |tx| {
+            tx.query_row("SELECT count(*) FROM records", (), |row| row.get::<_, u64>(0))
+        });
+        assert_eq!(left.wait().unwrap() + lost, (WAITING_MAX + beyond) as u64);
+    }
+
+    #[test]
+    fn long_records_fill_memory_by_their_bytes() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = logs(home.path());
+        let long = Record { message: "x".repeat(MESSAGE_BYTES_MAX), ..record() };
+        one_group(&logs, || {
+            for _ in 0..2 * WAITING_BYTES_MAX / MESSAGE_BYTES_MAX {
+                logs.append(long.clone());
+            }
+            assert!(lock(&logs.waiting).bytes <= WAITING_BYTES_MAX);
+            assert!(lock(&logs.waiting).lost[&Level::Warn] >= 1024);
+        });
+    }
 }
