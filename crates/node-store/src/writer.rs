@@ -206,6 +206,9 @@ struct Shared {
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     checkpoint: Condvar,
+    /// Held while a checkpoint runs: SQLite answers busy at once where another one is under way, and the
+    /// log would grow past its limit meanwhile.
+    copying: Mutex<()>,
 }
 
 impl Shared {
@@ -265,6 +268,7 @@ impl Writer {
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             checkpoint: Condvar::new(),
+            copying: Mutex::default(),
         });
         let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -554,6 +558,7 @@ impl Loop {
     }
 
     fn checkpoint(&self, pragma: &str) -> Result<bool, Arc<str>> {
+        let _alone = self.shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
         checkpoint(&self.connection, pragma)
     }
 }
@@ -582,6 +587,7 @@ fn copy_back(shared: &Shared, connection: &Connection) {
         }
         inbox.checkpoint_due = false;
         drop(inbox);
+        let _alone = shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(cause) = checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)") {
             shared.inbox().stopped.get_or_insert(cause);
             shared.arrived.notify_all();
