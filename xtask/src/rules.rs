@@ -20,6 +20,7 @@ const ROOMS: &[&str] = &[
     "disk",
     "private",
     "format",
+    "reader",
     "writer",
     "clock",
     "keys",
@@ -29,6 +30,7 @@ const ROOMS: &[&str] = &[
     "snapshot",
     "binding",
     "rotation",
+    "view",
     "volume",
     "store",
 ];

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     clock::Mark,
+    reader::{ReadError, Reader},
     writer::{Effect, Ticket, Writer},
 };
 
@@ -91,20 +92,45 @@ impl AccountLink {
     }
 }
 
+/// What can be asked about the binding, beside a running Agent too.
+#[derive(Clone, Debug)]
+pub struct BindingView {
+    reader: Arc<Reader>,
+}
+
+#[expect(clippy::missing_errors_doc, reason = "each fails with ReadError where the database cannot be read")]
+impl BindingView {
+    pub(crate) const fn new(reader: Arc<Reader>) -> Self {
+        Self { reader }
+    }
+
+    /// The account link, if there is one.
+    pub fn account(&self) -> Result<Option<AccountLink>, ReadError> {
+        self.reader.read(|tx| read(tx, "SELECT link FROM account"))
+    }
+
+    /// The clock's mark as it was persisted last.
+    pub fn clock_mark(&self) -> Result<Option<Mark>, ReadError> {
+        self.reader.read(|tx| read(tx, "SELECT mark FROM clock"))
+    }
+}
+
 /// The binding of a volume.
 #[derive(Debug)]
 pub struct Binding {
     writer: Arc<Writer>,
+    view: BindingView,
 }
 
 impl Binding {
-    pub(crate) const fn new(writer: Arc<Writer>) -> Self {
-        Self { writer }
+    pub(crate) const fn new(writer: Arc<Writer>, view: BindingView) -> Self {
+        Self { writer, view }
     }
 
-    /// The account link, if there is one.
-    pub fn account(&self) -> Ticket<Option<AccountLink>> {
-        self.writer.submit(Effect::Keeps, |tx| read(tx, "SELECT link FROM account"))
+    /// What can be asked about it.
+    #[must_use]
+    pub const fn view(&self) -> &BindingView {
+        &self.view
     }
 
     /// Links the node to an account, in place of any earlier one.
@@ -136,11 +162,6 @@ impl Binding {
                 .query_row([count], |row| row.get(0))?;
             Ok(end - u64::from(count)..end)
         })
-    }
-
-    /// The clock's mark as it was persisted last.
-    pub fn clock_mark(&self) -> Ticket<Option<Mark>> {
-        self.writer.submit(Effect::Keeps, |tx| read(tx, "SELECT mark FROM clock"))
     }
 
     /// Persists the clock's mark. One that lies before the mark held is not kept.

@@ -17,7 +17,10 @@ use node_types::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
-use crate::writer::{Effect, Ticket, Writer};
+use crate::{
+    reader::{ReadError, Reader},
+    writer::{Effect, Ticket, Writer},
+};
 
 /// Changes of state that are kept.
 pub const HISTORY_MAX: u64 = 10_000;
@@ -77,15 +80,75 @@ pub struct Change {
     pub facts: Facts,
 }
 
+/// What can be asked about the inventory, beside a running Agent too.
+#[derive(Clone, Debug)]
+pub struct InventoryView {
+    reader: Arc<Reader>,
+}
+
+#[expect(clippy::missing_errors_doc, reason = "each fails with ReadError where the database cannot be read")]
+impl InventoryView {
+    pub(crate) const fn new(reader: Arc<Reader>) -> Self {
+        Self { reader }
+    }
+
+    /// All artifacts, by kind and name.
+    pub fn list(&self) -> Result<Vec<Artifact>, ReadError> {
+        self.reader.read(|tx| {
+            tx.prepare_cached(
+                "SELECT kind, name, expected, recorded, measured, measured_at, state FROM artifacts",
+            )?
+            .query_map((), |row| {
+                Ok(Artifact {
+                    id: id_of(row, 0)?,
+                    facts: facts_of(row, 2)?,
+                    measured_at: row.get::<_, Option<u64>>(5)?.map(Timestamp::from_ms),
+                    state: state_of(6, &row.get::<_, String>(6)?)?,
+                })
+            })?
+            .collect()
+        })
+    }
+
+    /// The changes of one artifact, or of all, oldest first; at most [`HISTORY_MAX`].
+    pub fn history(&self, id: Option<&ArtifactId>) -> Result<Vec<Change>, ReadError> {
+        self.reader.read(|tx| {
+            let (kind, name) = id.map(|id| (id.kind.name(), id.name.as_str())).unzip();
+            tx.prepare_cached(
+                "SELECT kind, name, expected, recorded, measured, at, was, became FROM artifact_history
+                 WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR name = ?2) ORDER BY seq",
+            )?
+            .query_map((kind, name), |row| {
+                let was: Option<String> = row.get(6)?;
+                Ok(Change {
+                    id: id_of(row, 0)?,
+                    facts: facts_of(row, 2)?,
+                    at: Timestamp::from_ms(row.get(5)?),
+                    was: was.map(|text| state_of(6, &text)).transpose()?,
+                    became: state_of(7, &row.get::<_, String>(7)?)?,
+                })
+            })?
+            .collect()
+        })
+    }
+}
+
 /// The inventory of a volume.
 #[derive(Debug)]
 pub struct Inventory {
     writer: Arc<Writer>,
+    view: InventoryView,
 }
 
 impl Inventory {
-    pub(crate) const fn new(writer: Arc<Writer>) -> Self {
-        Self { writer }
+    pub(crate) const fn new(writer: Arc<Writer>, view: InventoryView) -> Self {
+        Self { writer, view }
+    }
+
+    /// What can be asked about it.
+    #[must_use]
+    pub const fn view(&self) -> &InventoryView {
+        &self.view
     }
 
     /// Notes what was installed. Returns the artifact's state.
@@ -118,46 +181,6 @@ impl Inventory {
                 facts.measured = Some(Measured::Absent);
             })?;
             drop_unknown(tx)
-        })
-    }
-
-    /// All artifacts, by kind and name.
-    pub fn list(&self) -> Ticket<Vec<Artifact>> {
-        self.writer.submit(Effect::Keeps, |tx| {
-            tx.prepare_cached(
-                "SELECT kind, name, expected, recorded, measured, measured_at, state FROM artifacts",
-            )?
-            .query_map((), |row| {
-                Ok(Artifact {
-                    id: id_of(row, 0)?,
-                    facts: facts_of(row, 2)?,
-                    measured_at: row.get::<_, Option<u64>>(5)?.map(Timestamp::from_ms),
-                    state: state_of(6, &row.get::<_, String>(6)?)?,
-                })
-            })?
-            .collect()
-        })
-    }
-
-    /// The changes of one artifact, or of all, oldest first; at most [`HISTORY_MAX`].
-    pub fn history(&self, id: Option<ArtifactId>) -> Ticket<Vec<Change>> {
-        self.writer.submit(Effect::Keeps, move |tx| {
-            let (kind, name) = id.as_ref().map(|id| (id.kind.name(), id.name.as_str())).unzip();
-            tx.prepare_cached(
-                "SELECT kind, name, expected, recorded, measured, at, was, became FROM artifact_history
-                 WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR name = ?2) ORDER BY seq",
-            )?
-            .query_map((kind, name), |row| {
-                let was: Option<String> = row.get(6)?;
-                Ok(Change {
-                    id: id_of(row, 0)?,
-                    facts: facts_of(row, 2)?,
-                    at: Timestamp::from_ms(row.get(5)?),
-                    was: was.map(|text| state_of(6, &text)).transpose()?,
-                    became: state_of(7, &row.get::<_, String>(7)?)?,
-                })
-            })?
-            .collect()
         })
     }
 }

@@ -14,9 +14,11 @@ pub mod jobs;
 pub mod keys;
 pub mod logs;
 pub mod private;
+pub mod reader;
 pub mod rotation;
 pub mod snapshot;
 pub mod store;
+pub mod view;
 pub mod volume;
 pub mod writer;
 

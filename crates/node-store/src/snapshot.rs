@@ -20,6 +20,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     inventory,
+    reader::{ReadError, Reader},
     writer::{Effect, WriteError, Writer},
 };
 
@@ -48,6 +49,9 @@ pub enum SnapshotError {
     /// The database did not take it.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The database cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// What became of a verified snapshot.
@@ -81,30 +85,19 @@ pub struct InForce {
     pub good: bool,
 }
 
-#[derive(Debug, Default)]
-struct Held {
+/// What is stored of snapshots, as one look found it: every digest and signature verified again.
+#[derive(Debug)]
+pub struct SnapshotView {
     keysets: Vec<VerifiedKeyset>,
     current: Option<Arc<InForce>>,
     previous: Option<Arc<InForce>>,
-    floor: Option<Floor>,
-}
-
-/// The snapshots of a volume. Calls block until they are on disk: they are rare.
-#[derive(Debug)]
-pub struct Snapshots {
-    writer: Arc<Writer>,
-    network: Network,
-    held: RwLock<Held>,
+    floor: Floor,
     unverifiable: Vec<Unverifiable>,
 }
 
-const CURRENT: u8 = 0;
-const PREVIOUS: u8 = 1;
-
-impl Snapshots {
-    /// Reads what is stored and verifies it again.
-    pub(crate) fn load(writer: Arc<Writer>, network: Network) -> Result<Self, SnapshotError> {
-        let rows = writer.submit(Effect::Keeps, read_rows).wait()?;
+impl SnapshotView {
+    pub(crate) fn load(reader: &Reader, network: Network) -> Result<Self, SnapshotError> {
+        let rows = reader.read(read_rows)?;
         let mut unverifiable = Vec::new();
         let mut documents = rows.keysets.iter();
         let keysets = match documents.next() {
@@ -127,46 +120,87 @@ impl Snapshots {
         let [current, previous] = verified;
         // A damaged current one: the last good one is in force, the floor stays.
         let (current, previous) = if current.is_none() { (previous, None) } else { (current, previous) };
-        let held = RwLock::new(Held { keysets, current, previous, floor: Some(rows.floor) });
-        Ok(Self { writer, network, held, unverifiable })
+        Ok(Self { keysets, current, previous, floor: rows.floor, unverifiable })
     }
 
-    fn read<T>(&self, look: impl FnOnce(&Held) -> T) -> T {
-        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    /// The snapshot in force.
+    #[must_use]
+    pub const fn current(&self) -> Option<&Arc<InForce>> {
+        self.current.as_ref()
     }
 
-    fn change(&self, edit: impl FnOnce(&mut Held)) {
-        edit(&mut self.held.write().unwrap_or_else(PoisonError::into_inner));
+    /// The last good one before it.
+    #[must_use]
+    pub const fn previous(&self) -> Option<&Arc<InForce>> {
+        self.previous.as_ref()
+    }
+
+    /// The highest version ever applied.
+    #[must_use]
+    pub const fn floor(&self) -> Floor {
+        self.floor
+    }
+
+    /// The keyset in force.
+    #[must_use]
+    pub fn keyset(&self) -> Option<&VerifiedKeyset> {
+        self.keysets.last()
+    }
+
+    /// Stored snapshots that did not verify, to be reported.
+    #[must_use]
+    pub fn unverifiable(&self) -> &[Unverifiable] {
+        &self.unverifiable
+    }
+}
+
+/// The snapshots of a volume. Calls block until they are on disk: they are rare.
+#[derive(Debug)]
+pub struct Snapshots {
+    writer: Arc<Writer>,
+    network: Network,
+    view: RwLock<SnapshotView>,
+}
+
+const CURRENT: u8 = 0;
+const PREVIOUS: u8 = 1;
+
+impl Snapshots {
+    pub(crate) const fn new(writer: Arc<Writer>, network: Network, view: SnapshotView) -> Self {
+        Self { writer, network, view: RwLock::new(view) }
+    }
+
+    /// Looks at what is in force now.
+    pub fn look<T>(&self, look: impl FnOnce(&SnapshotView) -> T) -> T {
+        look(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut SnapshotView)) {
+        edit(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The snapshot in force.
     #[must_use]
     pub fn current(&self) -> Option<Arc<InForce>> {
-        self.read(|held| held.current.clone())
+        self.look(|view| view.current.clone())
     }
 
     /// The last good one before it.
     #[must_use]
     pub fn previous(&self) -> Option<Arc<InForce>> {
-        self.read(|held| held.previous.clone())
+        self.look(|view| view.previous.clone())
     }
 
     /// The highest version ever applied.
     #[must_use]
     pub fn floor(&self) -> Floor {
-        self.read(|held| held.floor).unwrap_or(Floor::NONE)
+        self.look(SnapshotView::floor)
     }
 
     /// The keyset in force.
     #[must_use]
     pub fn keyset(&self) -> Option<VerifiedKeyset> {
-        self.read(|held| held.keysets.last().cloned())
-    }
-
-    /// Stored snapshots that did not verify when the volume was opened, to be reported.
-    #[must_use]
-    pub fn unverifiable(&self) -> &[Unverifiable] {
-        &self.unverifiable
+        self.look(|view| view.keysets.last().cloned())
     }
 
     /// Pins the network's first keyset. Pinning the same one again changes nothing.
@@ -174,12 +208,12 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
     pub fn pin(&self, keyset: VerifiedKeyset) -> Result<(), SnapshotError> {
-        if let Some(held) = self.read(|held| held.keysets.first().map(VerifiedKeyset::digest)) {
+        if let Some(held) = self.look(|view| view.keysets.first().map(VerifiedKeyset::digest)) {
             let offered = keyset.digest();
             return if held == offered { Ok(()) } else { Err(SnapshotError::OtherPin { held, offered }) };
         }
         self.keep_keyset(keyset.document().version, keyset.payload().to_vec())?;
-        self.change(|held| held.keysets = vec![keyset]);
+        self.change(|view| view.keysets = vec![keyset]);
         Ok(())
     }
 
@@ -190,7 +224,7 @@ impl Snapshots {
     pub fn rotate_keyset(&self, envelope: &[u8]) -> Result<(), SnapshotError> {
         let next = self.keyset().ok_or(SnapshotError::NoKeyset)?.rotate(envelope)?;
         self.keep_keyset(next.document().version, envelope.to_vec())?;
-        self.change(|held| held.keysets.push(next));
+        self.change(|view| view.keysets.push(next));
         Ok(())
     }
 
@@ -228,11 +262,11 @@ impl Snapshots {
             .wait()??;
         if answer == Applied::New {
             let applied = Arc::new(InForce { config, applied_at: now, good: false });
-            self.change(|held| {
-                if let Some(last) = held.current.replace(applied).filter(|last| last.good) {
-                    held.previous = Some(last);
+            self.change(|view| {
+                if let Some(last) = view.current.replace(applied).filter(|last| last.good) {
+                    view.previous = Some(last);
                 }
-                held.floor = Some(floor);
+                view.floor = floor;
             });
         }
         Ok(answer)
@@ -250,15 +284,15 @@ impl Snapshots {
                     .map(|_| ())
             })
             .wait()?;
-        self.change(|held| {
-            let current = held.current.take().map(|current| {
+        self.change(|view| {
+            let current = view.current.take().map(|current| {
                 if current.config.digest() != digest || current.good {
                     return current;
                 }
                 let (config, applied_at) = (current.config.clone(), current.applied_at);
                 Arc::new(InForce { config, applied_at, good: true })
             });
-            held.current = current;
+            view.current = current;
         });
         Ok(())
     }
@@ -279,7 +313,7 @@ impl Snapshots {
                 inventory::expect_in(tx, &expected, now)
             })
             .wait()?;
-        self.change(|held| held.current = held.previous.take());
+        self.change(|view| view.current = view.previous.take());
         Ok(last_good)
     }
 }

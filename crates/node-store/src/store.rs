@@ -21,6 +21,7 @@ use crate::{
     keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::Logs,
     snapshot::{Applied, SnapshotError, Snapshots},
+    view::View,
     volume::{self, KEYS, RESERVE_BYTES, Volume, VolumeError},
     writer::WriteError,
 };
@@ -241,6 +242,21 @@ impl Store {
     pub fn roll_back_snapshot(&self, now: Timestamp) -> Result<(), SnapshotError> {
         self.snapshots.roll_back(now)?;
         Ok(self.follow_snapshot(now)?)
+    }
+
+    /// Everything that can be asked of a volume, beside a running Agent or without one: it needs no key, takes
+    /// no lock and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Volume`].
+    pub fn view_only(options: &Options) -> Result<View, StoreError> {
+        Ok(Volume::view_only(&options.disk, &options.folder(), options.network)?)
+    }
+
+    /// Everything that can be asked, without waiting for a writer.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        self.volume.view()
     }
 
     /// The node's ID.

@@ -17,10 +17,13 @@ use std::{
     sync::Arc,
 };
 
+use node_types::Network;
+
 use crate::{
     disk::{Disk, Lock, Locked},
     format::{self, Access, Database, FormatError, Stamp},
     private::{NotPrivate, Private, private_if_there},
+    view::View,
     writer::{Reserve, Writer},
 };
 
@@ -43,10 +46,10 @@ pub enum VolumeError {
         /// What the lock file says: a pid.
         holder: String,
     },
-    /// There is no volume.
-    #[error("there is no volume at {path}: create one, or choose the right --home and network")]
+    /// There is no volume, or not all of it.
+    #[error("there is no {path}: create a volume, or choose the right --home and network")]
     Missing {
-        /// The folder.
+        /// The folder or database.
         path: PathBuf,
     },
     /// There is one already.
@@ -85,6 +88,7 @@ pub struct Volume {
     jobs: Arc<Writer>,
     logs: Arc<Writer>,
     state: Arc<Writer>,
+    view: View,
 }
 
 impl Volume {
@@ -130,6 +134,31 @@ impl Volume {
         Self::start(disk, folder, stamp, reserve_bytes)
     }
 
+    /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
+    /// lock and changes nothing.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder or a database is not there.
+    pub fn view_only(disk: &Arc<dyn Disk>, folder: &Path, network: Network) -> Result<View, VolumeError> {
+        if !private_if_there(&**disk, folder, Private::Folder)? {
+            return Err(VolumeError::Missing { path: folder.to_owned() });
+        }
+        check_private(&**disk, folder)?;
+        let mut first: Option<Stamp> = None;
+        for database in Database::ALL {
+            let path = folder.join(database.file());
+            if disk.entry(&path).map_err(failed(&path))?.is_none() {
+                return Err(VolumeError::Missing { path });
+            }
+            let connection = format::connect(&**disk, &path, database, Access::Read)?;
+            let found = format::identify(&connection, &path, database)?;
+            // Without a key nobody can say whose volume it is; that its files belong together can be said.
+            let wanted = *first.get_or_insert(Stamp { network, ..found });
+            format::check_stamp(&connection, &path, &wanted)?;
+        }
+        Ok(View::new(disk, folder, network))
+    }
+
     fn start(
         disk: &Arc<dyn Disk>,
         folder: &Path,
@@ -137,12 +166,7 @@ impl Volume {
         reserve_bytes: u64,
     ) -> Result<Self, VolumeError> {
         let lock: Arc<dyn Lock> = Arc::from(take_lock(&**disk, folder)?);
-        for database in Database::ALL {
-            for suffix in ["", "-wal", "-shm"] {
-                let file = folder.join(format!("{}{suffix}", database.file()));
-                private_if_there(&**disk, &file, Private::File)?;
-            }
-        }
+        check_private(&**disk, folder)?;
         // All are judged before any writer starts: one stranger leaves the others untouched.
         let mut open = Vec::with_capacity(Database::ALL.len());
         for database in Database::ALL {
@@ -161,7 +185,8 @@ impl Volume {
         let Ok([state, jobs, logs]) = <[_; 3]>::try_from(writers) else {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         };
-        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state })
+        let view = View::new(disk, folder, stamp.network);
+        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state, view })
     }
 
     /// The folder.
@@ -180,7 +205,8 @@ impl Volume {
     /// accepted.
     #[must_use]
     pub fn jobs(&self, volume_key: &[u8; 32]) -> crate::jobs::Jobs {
-        crate::jobs::Jobs::new(Arc::clone(&self.jobs), volume_key, self.stamp.network, self.stamp.node)
+        let (writer, view) = (Arc::clone(&self.jobs), self.view.jobs().clone());
+        crate::jobs::Jobs::new(writer, view, volume_key, self.stamp.network, self.stamp.node)
     }
 
     /// The snapshots kept here; digest and signatures are verified again.
@@ -189,25 +215,32 @@ impl Volume {
     /// [`SnapshotError`](crate::snapshot::SnapshotError) where what is stored cannot be read, or the keysets do
     /// not follow from the pinned one.
     pub fn snapshots(&self) -> Result<crate::snapshot::Snapshots, crate::snapshot::SnapshotError> {
-        crate::snapshot::Snapshots::load(Arc::clone(&self.state), self.stamp.network)
+        let view = self.view.snapshots()?;
+        Ok(crate::snapshot::Snapshots::new(Arc::clone(&self.state), self.stamp.network, view))
     }
 
     /// The inventory kept here.
     #[must_use]
     pub fn inventory(&self) -> crate::inventory::Inventory {
-        crate::inventory::Inventory::new(Arc::clone(&self.state))
+        crate::inventory::Inventory::new(Arc::clone(&self.state), self.view.inventory().clone())
     }
 
     /// The account link, the message sequence and the clock's mark kept here.
     #[must_use]
     pub fn binding(&self) -> crate::binding::Binding {
-        crate::binding::Binding::new(Arc::clone(&self.state))
+        crate::binding::Binding::new(Arc::clone(&self.state), self.view.binding().clone())
     }
 
     /// The logs kept here, in at most `bytes_max` bytes.
     #[must_use]
     pub fn logs(&self, bytes_max: u64) -> crate::logs::Logs {
-        crate::logs::Logs::new(Arc::clone(&self.logs), bytes_max)
+        crate::logs::Logs::new(Arc::clone(&self.logs), self.view.logs().clone(), bytes_max)
+    }
+
+    /// Everything that can be asked, without waiting for a writer.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
     }
 
     /// What stopped a database's writer, if anything did; the others go on.
@@ -219,6 +252,16 @@ impl Volume {
             Database::Logs => self.logs.stopped(),
         }
     }
+}
+
+fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
+    for database in Database::ALL {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = folder.join(format!("{}{suffix}", database.file()));
+            private_if_there(disk, &file, Private::File)?;
+        }
+    }
+    Ok(())
 }
 
 fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<Box<dyn Lock>, VolumeError> {
@@ -312,6 +355,6 @@ impl Reserve for KeptBack {
 
 /// Where the volume of a network stands under a home folder.
 #[must_use]
-pub fn folder(home: &Path, network: node_types::Network) -> PathBuf {
+pub fn folder(home: &Path, network: Network) -> PathBuf {
     home.join(network.name())
 }

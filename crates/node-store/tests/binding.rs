@@ -29,8 +29,8 @@ fn the_binding_survives_the_loss_of_jobs_and_logs() {
         assert!(left.success());
     }
     let binding = open(&folder).binding();
-    assert_eq!(binding.account().wait().unwrap(), Some(link("owner@example.org").unwrap()));
-    assert_eq!(binding.clock_mark().wait().unwrap(), Some(mark));
+    assert_eq!(binding.view().account().unwrap(), Some(link("owner@example.org").unwrap()));
+    assert_eq!(binding.view().clock_mark().unwrap(), Some(mark));
     assert_eq!(binding.reserve_sequence(1).wait().unwrap(), 11..12);
 }
 
@@ -38,11 +38,11 @@ fn the_binding_survives_the_loss_of_jobs_and_logs() {
 fn an_account_is_linked_in_place_of_the_earlier_one_and_unlinked() {
     let home = tempfile::tempdir().unwrap();
     let binding = create(&volume_folder(&home)).binding();
-    assert_eq!(binding.account().wait().unwrap(), None);
+    assert_eq!(binding.view().account().unwrap(), None);
     binding.link(link("a@example.org").unwrap()).wait().unwrap();
     binding.link(link("b@example.org").unwrap()).wait().unwrap();
     assert_eq!(binding.unlink().wait().unwrap(), Some(link("b@example.org").unwrap()));
-    assert_eq!(binding.account().wait().unwrap(), None);
+    assert_eq!(binding.view().account().unwrap(), None);
 }
 
 #[test]
@@ -65,5 +65,5 @@ fn the_clocks_mark_never_goes_back() {
     let mark = |now| Mark { now, since_boot_ms: 5, boot: "a".into(), trust: Trust::Trusted };
     binding.keep_clock_mark(mark(NOW.plus_ms(1))).wait().unwrap();
     binding.keep_clock_mark(mark(NOW)).wait().unwrap();
-    assert_eq!(binding.clock_mark().wait().unwrap(), Some(mark(NOW.plus_ms(1))));
+    assert_eq!(binding.view().clock_mark().unwrap(), Some(mark(NOW.plus_ms(1))));
 }

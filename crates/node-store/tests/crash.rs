@@ -106,7 +106,7 @@ fn what_was_answered_before_kill_9_is_there_after_it() {
         let jobs = jobs(&volume);
         jobs.restart(NOW).wait().unwrap();
         for (number, rank) in answered.range(round * JOBS_A_ROUND..) {
-            let story = jobs.explain(id(*number)).wait().unwrap();
+            let story = jobs.view().explain(id(*number)).unwrap();
             let now = story.unwrap_or_else(|| panic!("job {number} was answered and is lost")).now;
             let ended = matches!(now, Err(Outcome::Answered));
             let stands = match rank {

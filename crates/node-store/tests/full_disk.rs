@@ -78,12 +78,12 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
         assert_eq!(held.cancel(id(number), NOW).wait().unwrap(), Moved::Done);
         assert_eq!(held.acknowledge(id(number), NOW).wait().unwrap(), Moved::Done);
     }
-    assert_eq!(held.tally().wait().unwrap().jobs, full_at - 5);
+    assert_eq!(held.view().tally().unwrap().jobs, full_at - 5);
     drop((held, volume));
 
     let volume = Volume::open(&real_disk(), &folder, stamp, 256 << 10).unwrap();
     let jobs = jobs(&volume);
-    assert_eq!(jobs.tally().wait().unwrap().jobs, full_at - 5);
+    assert_eq!(jobs.view().tally().unwrap().jobs, full_at - 5);
     assert!(volume.stopped(node_store::format::Database::Jobs).is_none());
     for number in 0..5 {
         let again = jobs.accept(&job_saying(number, &"x".repeat(4000)), NOW).wait().unwrap();
@@ -92,6 +92,6 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
     // Room again: jobs are taken again.
     Command::new("rm").arg(disk.0.join("other")).status().unwrap();
     while !jobs.expire(job(0).expires_at).wait().unwrap().is_empty() {}
-    assert_eq!(jobs.tally().wait().unwrap().jobs, 0);
+    assert_eq!(jobs.view().tally().unwrap().jobs, 0);
     assert_eq!(jobs.accept(&job(full_at), NOW).wait().unwrap(), Accepted::New);
 }

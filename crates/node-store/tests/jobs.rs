@@ -45,9 +45,9 @@ fn a_job_is_accepted_run_answered_and_acknowledged() {
     assert_eq!(jobs.acknowledge(id(1), NOW.plus_ms(40)).wait().unwrap(), Moved::Done);
 
     assert!(jobs.outbox(0, NOW).wait().unwrap().is_empty());
-    let tally = jobs.tally().wait().unwrap();
+    let tally = jobs.view().tally().unwrap();
     assert_eq!((tally.jobs, tally.bytes), (0, 0));
-    let story = jobs.explain(id(1)).wait().unwrap().unwrap();
+    let story = jobs.view().explain(id(1)).unwrap().unwrap();
     assert_eq!(story.now, Err(Outcome::Answered));
     let events = story.trace.unwrap();
     assert!(matches!(events[0].step, Step::Accepted));
@@ -68,7 +68,7 @@ fn an_offer_is_answered_by_what_is_held_already() {
     // The snapshot may have changed since: a job that is held stays a duplicate.
     jobs.set_rules(None);
     assert_eq!(accept(&jobs, 1), Accepted::Duplicate);
-    assert_eq!(jobs.tally().wait().unwrap().jobs, 1);
+    assert_eq!(jobs.view().tally().unwrap().jobs, 1);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn limits_of_count_and_bytes_answer_full_at_the_first_job_too_many() {
     assert_eq!([accept(&jobs, 1), accept(&jobs, 2)], [Accepted::New, Accepted::New]);
     assert_eq!(accept(&jobs, 3), Accepted::Full);
     let mut small = rules();
-    small.bytes_max = jobs.tally().wait().unwrap().bytes;
+    small.bytes_max = jobs.view().tally().unwrap().bytes;
     jobs.set_rules(Some(small));
     assert_eq!(accept(&jobs, 3), Accepted::Full);
 }
@@ -156,13 +156,13 @@ fn a_job_whose_time_ended_is_not_run_not_sent_and_is_reported_until_told() {
         ended.iter().map(|end| end.state).collect::<Vec<_>>(),
         [Standing::Finished, Standing::Running, Standing::Queued]
     );
-    assert_eq!(jobs.unreported().wait().unwrap().len(), 3);
+    assert_eq!(jobs.view().unreported().unwrap().len(), 3);
     jobs.reported(vec![id(1), id(2)]).wait().unwrap();
-    let left = jobs.unreported().wait().unwrap();
+    let left = jobs.view().unreported().unwrap();
     assert_eq!((left.len(), left[0].job), (1, id(3)));
     // What was not reported is not forgotten.
     assert_eq!(jobs.forget(Timestamp::MAX).wait().unwrap(), 2);
-    assert_eq!(jobs.tally().wait().unwrap().expired, 3);
+    assert_eq!(jobs.view().tally().unwrap().expired, 3);
 }
 
 #[test]

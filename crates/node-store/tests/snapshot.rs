@@ -173,7 +173,7 @@ fn a_snapshot_changed_on_disk_is_not_used_after_a_restart() {
     drop(raw);
     node.restart();
     assert_eq!(node.version(), Some(1));
-    assert_eq!(node.snapshots().unverifiable().len(), 1);
+    assert_eq!(node.snapshots().look(|view| view.unverifiable().len()), 1);
     assert_eq!(node.snapshots().floor().version, 2);
 }
 
@@ -186,10 +186,10 @@ fn the_inventory_follows_the_snapshot_and_keeps_every_change_of_state() {
     let file = ArtifactId { kind: ArtifactKind::ModelFile, name };
     let wanted = Digest::of(b"tokenizer");
     let state = |inventory: &Inventory| {
-        let list = inventory.list().wait().unwrap();
+        let list = inventory.view().list().unwrap();
         list.into_iter().find(|artifact| artifact.id == file).map(|artifact| artifact.state)
     };
-    assert_eq!(inventory.list().wait().unwrap().len(), 4);
+    assert_eq!(inventory.view().list().unwrap().len(), 4);
     assert_eq!(state(&inventory), Some(ArtifactState::Unverified));
     inventory.record(file.clone(), wanted, NOW).wait().unwrap();
     let measure = |digest| {
@@ -208,8 +208,8 @@ fn the_inventory_follows_the_snapshot_and_keeps_every_change_of_state() {
     inventory.remove(file.clone(), NOW).wait().unwrap();
     assert_eq!(state(&inventory), None);
     let history: Vec<_> = inventory
-        .history(Some(file))
-        .wait()
+        .view()
+        .history(Some(&file))
         .unwrap()
         .into_iter()
         .map(|change| change.became.name())

@@ -61,6 +61,30 @@ fn offered(number: u64) -> Job {
 }
 
 #[test]
+fn a_view_beside_a_running_agent_sees_what_was_answered_and_can_change_nothing() {
+    let home = Home::new();
+    let store = home.create();
+    let view = Store::view_only(&home.options()).unwrap();
+    for number in 1..=3 {
+        assert_eq!(store.jobs().accept(&offered(number), NOW).wait().unwrap(), Accepted::New);
+        assert_eq!(view.jobs().tally().unwrap().jobs, number);
+    }
+    assert_eq!(view.snapshots().unwrap().current().unwrap().config.document().version, 1);
+    assert_eq!(view.inventory().list().unwrap(), store.view().inventory().list().unwrap());
+    assert!(matches!(Store::open(&home.options(), NOW), Err(StoreError::Volume(VolumeError::InUse { .. }))));
+    drop(store);
+    assert_eq!(view.jobs().tally().unwrap().jobs, 3, "and after the Agent has gone");
+    assert_eq!(Store::view_only(&home.options()).unwrap().jobs().tally().unwrap().jobs, 3);
+    let mainnet = Options::new(home.0.path(), Network::Mainnet);
+    assert!(matches!(Store::view_only(&mainnet), Err(StoreError::Volume(VolumeError::Missing { .. }))));
+    home.remove("logs.db");
+    assert!(matches!(
+        Store::view_only(&home.options()),
+        Err(StoreError::Volume(VolumeError::Missing { path })) if path.ends_with("logs.db")
+    ));
+}
+
+#[test]
 fn a_store_keeps_its_identity_its_snapshot_and_its_jobs_over_a_restart() {
     let home = Home::new();
     let store = home.create();

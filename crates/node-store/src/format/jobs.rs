@@ -9,15 +9,37 @@ CREATE TABLE stamp (
     network TEXT NOT NULL, node TEXT NOT NULL, volume TEXT NOT NULL
 ) STRICT;
 
+-- Damage and loss of this file: what was found, and what became of it. moved_to: NULL where the file was
+-- missing. lost: NULL where nobody can tell.
+CREATE TABLE incidents (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    moved_to TEXT,
+    saved INTEGER NOT NULL,
+    lost INTEGER,
+    reported INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
 -- One row: what is counted in the same commit as what it counts.
 CREATE TABLE tally (
     one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
     jobs INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
     expired INTEGER NOT NULL DEFAULT 0,
-    high_water_ms INTEGER NOT NULL DEFAULT 0
+    high_water_ms INTEGER NOT NULL DEFAULT 0,
+    trace_bytes INTEGER NOT NULL DEFAULT 0,
+    traces_lost INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO tally DEFAULT VALUES;
+
+-- The highest snapshot that this node ever went to apply: what the floor is when state.db is lost.
+CREATE TABLE floor (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    version INTEGER NOT NULL DEFAULT 0,
+    digest BLOB
+) STRICT;
+INSERT INTO floor DEFAULT VALUES;
 
 -- state: 0 queued, 1 running, 2 finished, 3 failed
 CREATE TABLE jobs (
@@ -66,14 +88,17 @@ CREATE TABLE settled (
 CREATE INDEX settled_unreported ON settled (settled_at) WHERE reported = 0;
 CREATE INDEX settled_forget ON settled (forget_at);
 
+-- upload: 0 not tried, 1 tried, 2 the network has it
 CREATE TABLE traces (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL CHECK (length(id) = 16),
     config BLOB NOT NULL,
     ended_at INTEGER NOT NULL,
-    uploaded INTEGER NOT NULL DEFAULT 0,
+    upload INTEGER NOT NULL DEFAULT 0 CHECK (upload BETWEEN 0 AND 2),
     trace TEXT NOT NULL
 ) STRICT;
 CREATE INDEX traces_id ON traces (id);
 CREATE INDEX traces_ended ON traces (ended_at);
+CREATE INDEX traces_config ON traces (config);
+CREATE INDEX traces_drop ON traces (upload DESC, seq);
 ";

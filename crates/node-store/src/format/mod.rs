@@ -117,6 +117,18 @@ pub enum FormatError {
         /// The newest that can be read.
         newest: u32,
     },
+    /// Written by an older release; reading alone cannot bring it up to date.
+    #[error(
+        "{path} has format {found}, this release reads {newest}: start the Agent once, it migrates the file"
+    )]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The one that is read.
+        newest: u32,
+    },
     /// Another program's database, or another of ours.
     #[error("{path} is not a {wanted} of resultity-node: put the right file back, or restore a backup")]
     NotOurs {
@@ -306,18 +318,9 @@ pub(crate) fn prepare(
     before_migration: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
-    let pragma = |connection: &Connection, name: &str| {
-        connection.query_row(&format!("PRAGMA {name}"), (), |row| row.get::<_, i64>(0)).map_err(failed)
-    };
-    let found = u32::try_from(pragma(connection, "user_version")?).unwrap_or(u32::MAX);
     let newest = database.newest();
-    let empty = found == 0 && pragma(connection, "schema_version")? == 0;
-    if !empty && pragma(connection, "application_id")? != i64::from(database.application_id()) {
-        return Err(FormatError::NotOurs { path: path.to_owned(), wanted: database });
-    }
-    if found > newest {
-        return Err(FormatError::TooNew { path: path.to_owned(), found, newest });
-    }
+    let version = version(connection, path, database)?;
+    let (found, empty) = (version.unwrap_or(0), version.is_none());
     if !empty {
         // Before anything is changed: a stranger's database is left as it is.
         check_stamp(connection, path, stamp)?;
@@ -345,18 +348,62 @@ pub(crate) fn prepare(
     check_stamp(connection, path, stamp)
 }
 
-/// Refuses a database of another network, node or volume, naming both sides.
-pub(crate) fn check_stamp(connection: &Connection, path: &Path, ours: &Stamp) -> Result<(), FormatError> {
-    let found: Option<(String, String, String)> = connection
+/// A database's format; `None` for an empty file.
+fn version(connection: &Connection, path: &Path, database: Database) -> Result<Option<u32>, FormatError> {
+    let pragma = |name: &str| {
+        connection
+            .query_row(&format!("PRAGMA {name}"), (), |row| row.get::<_, i64>(0))
+            .map_err(|error| FormatError::of(path, error))
+    };
+    let found = u32::try_from(pragma("user_version")?).unwrap_or(u32::MAX);
+    if found == 0 && pragma("schema_version")? == 0 {
+        return Ok(None);
+    }
+    if pragma("application_id")? != i64::from(database.application_id()) {
+        return Err(FormatError::NotOurs { path: path.to_owned(), wanted: database });
+    }
+    let newest = database.newest();
+    if found > newest {
+        return Err(FormatError::TooNew { path: path.to_owned(), found, newest });
+    }
+    Ok(Some(found))
+}
+
+/// Whose a database is that is only read: it has the newest format, and a stamp.
+pub(crate) fn identify(
+    connection: &Connection,
+    path: &Path,
+    database: Database,
+) -> Result<Stamp, FormatError> {
+    let (found, newest) = (version(connection, path, database)?.unwrap_or(0), database.newest());
+    if found < newest {
+        return Err(FormatError::TooOld { path: path.to_owned(), found, newest });
+    }
+    let (network, node, volume) = read_stamp(connection, path)?;
+    let damaged = |cause: &dyn fmt::Display| FormatError::Damaged {
+        path: path.to_owned(),
+        cause: format!("its stamp cannot be read: {cause}"),
+    };
+    Ok(Stamp {
+        network: network.parse().map_err(|error| damaged(&error))?,
+        node: node.parse().map_err(|error| damaged(&error))?,
+        volume: volume.parse().map_err(|error| damaged(&error))?,
+    })
+}
+
+fn read_stamp(connection: &Connection, path: &Path) -> Result<(String, String, String), FormatError> {
+    connection
         .query_row("SELECT network, node, volume FROM stamp", (), |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()
-        .map_err(|error| FormatError::of(path, error))?;
-    let Some(found) = found else {
-        return Err(FormatError::Damaged { path: path.to_owned(), cause: "it has no stamp".to_owned() });
-    };
-    let (network, node, volume) = found;
+        .map_err(|error| FormatError::of(path, error))?
+        .ok_or_else(|| FormatError::Damaged { path: path.to_owned(), cause: "it has no stamp".to_owned() })
+}
+
+/// Refuses a database of another network, node or volume, naming both sides.
+pub(crate) fn check_stamp(connection: &Connection, path: &Path, ours: &Stamp) -> Result<(), FormatError> {
+    let (network, node, volume) = read_stamp(connection, path)?;
     let path = path.to_owned();
     if network != ours.network.name() {
         return Err(FormatError::OtherNetwork { path, found: network, wanted: ours.network });

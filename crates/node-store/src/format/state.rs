@@ -9,6 +9,18 @@ CREATE TABLE stamp (
     network TEXT NOT NULL, node TEXT NOT NULL, volume TEXT NOT NULL
 ) STRICT;
 
+-- Damage and loss of this file: what was found, and what became of it. moved_to: NULL where the file was
+-- missing. lost: NULL where nobody can tell.
+CREATE TABLE incidents (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    moved_to TEXT,
+    saved INTEGER NOT NULL,
+    lost INTEGER,
+    reported INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
 -- The lowest version is the pinned document itself, the others are envelopes.
 CREATE TABLE keysets (
     version INTEGER PRIMARY KEY,

@@ -33,7 +33,10 @@ pub use rule::{Accepted, JobRules, Rejection};
 pub use seal::{Field, Tampered};
 pub use table::{Expired, Leased, Outgoing, Story, Tally};
 
-use crate::writer::{Effect, Ticket, WriteError, Writer};
+use crate::{
+    reader::{ReadError, Reader},
+    writer::{Effect, Ticket, WriteError, Writer},
+};
 use seal::Sealer;
 
 /// How long after its deadline an ended job is remembered: one day in milliseconds.
@@ -69,10 +72,45 @@ pub enum Lease {
     Unreadable(Tampered),
 }
 
+/// What can be asked about jobs, beside a running Agent too. Prompts and answers stay sealed.
+#[derive(Clone, Debug)]
+pub struct JobsView {
+    reader: Arc<Reader>,
+}
+
+#[expect(clippy::missing_errors_doc, reason = "each fails with ReadError where the database cannot be read")]
+impl JobsView {
+    pub(crate) const fn new(reader: Arc<Reader>) -> Self {
+        Self { reader }
+    }
+
+    /// Everything known of a job, in order; `None` if nothing is.
+    pub fn explain(&self, id: JobId) -> Result<Option<Story>, ReadError> {
+        self.reader.read(|tx| table::story(tx, id))
+    }
+
+    /// Counts and bytes of the jobs held.
+    pub fn tally(&self) -> Result<Tally, ReadError> {
+        self.reader.read(table::tally)
+    }
+
+    /// Expired jobs that the network has not been told of, oldest first, at most [`BATCH_MAX`].
+    pub fn unreported(&self) -> Result<Vec<Expired>, ReadError> {
+        self.reader.read(table::unreported)
+    }
+
+    /// Traces of ended jobs with their sequence numbers, oldest first, at most [`BATCH_MAX`], after the
+    /// sequence number `after` (0 for the first).
+    pub fn traces(&self, after: u64) -> Result<Vec<(u64, Trace)>, ReadError> {
+        self.reader.read(|tx| table::traces(tx, after))
+    }
+}
+
 /// The jobs of a volume.
 #[derive(Debug)]
 pub struct Jobs {
     writer: Arc<Writer>,
+    view: JobsView,
     sealer: Arc<Sealer>,
     network: Network,
     rules: RwLock<Option<Arc<JobRules>>>,
@@ -80,9 +118,21 @@ pub struct Jobs {
 
 impl Jobs {
     /// The jobs behind `writer`, sealed under `volume_key`.
-    pub(crate) fn new(writer: Arc<Writer>, volume_key: &[u8; 32], network: Network, node: NodeId) -> Self {
+    pub(crate) fn new(
+        writer: Arc<Writer>,
+        view: JobsView,
+        volume_key: &[u8; 32],
+        network: Network,
+        node: NodeId,
+    ) -> Self {
         let sealer = Arc::new(Sealer::new(volume_key, network, node));
-        Self { writer, sealer, network, rules: RwLock::default() }
+        Self { writer, view, sealer, network, rules: RwLock::default() }
+    }
+
+    /// What can be asked about them.
+    #[must_use]
+    pub const fn view(&self) -> &JobsView {
+        &self.view
     }
 
     /// Fails the queued jobs that the rules in force forbid, at most [`BATCH_MAX`] of each model; call again
@@ -292,11 +342,6 @@ impl Jobs {
         })
     }
 
-    /// Expired jobs that the network has not been told of, oldest first, at most [`BATCH_MAX`].
-    pub fn unreported(&self) -> Ticket<Vec<Expired>> {
-        self.writer.submit(Effect::Keeps, table::unreported)
-    }
-
     /// Notes that the network has been told that these jobs expired.
     pub fn reported(&self, jobs: Vec<JobId>) -> Ticket<()> {
         self.writer.submit(Effect::Keeps, move |tx| table::mark_reported(tx, &jobs))
@@ -305,22 +350,6 @@ impl Jobs {
     /// Forgets ended jobs whose remembrance is over and that were reported. Returns how many.
     pub fn forget(&self, now: Timestamp) -> Ticket<u64> {
         self.writer.submit(Effect::Shrinks, move |tx| table::forget(tx, now))
-    }
-
-    /// Everything known of a job, in order; `None` if nothing is.
-    pub fn explain(&self, id: JobId) -> Ticket<Option<Story>> {
-        self.writer.submit(Effect::Keeps, move |tx| table::story(tx, id))
-    }
-
-    /// Counts and bytes of the jobs held.
-    pub fn tally(&self) -> Ticket<Tally> {
-        self.writer.submit(Effect::Keeps, table::tally)
-    }
-
-    /// Traces of ended jobs with their sequence numbers, oldest first, at most [`BATCH_MAX`], after the
-    /// sequence number `after` (0 for the first).
-    pub fn traces(&self, after: u64) -> Ticket<Vec<(u64, Trace)>> {
-        self.writer.submit(Effect::Keeps, move |tx| table::traces(tx, after))
     }
 }
 

@@ -31,7 +31,10 @@ use serde::{Deserialize, Serialize};
 
 mod table;
 
-use crate::writer::{Effect, Ticket, WriteError, Writer};
+use crate::{
+    reader::{ReadError, Reader},
+    writer::{Effect, Ticket, WriteError, Writer},
+};
 
 /// Records that may wait in memory; more are lost, and counted.
 pub const WAITING_MAX: usize = 65_536;
@@ -226,10 +229,40 @@ fn fields_bytes(record: &Record) -> usize {
     serde_json::to_vec(&record.fields).map_or(usize::MAX, |json| json.len())
 }
 
+/// What can be asked about logs, beside a running Agent too: what is committed. What still waits in memory
+/// comes with [`Logs::flush`].
+#[derive(Clone, Debug)]
+pub struct LogsView {
+    reader: Arc<Reader>,
+}
+
+#[expect(clippy::missing_errors_doc, reason = "each fails with ReadError where the database cannot be read")]
+impl LogsView {
+    pub(crate) const fn new(reader: Arc<Reader>) -> Self {
+        Self { reader }
+    }
+
+    /// Records, oldest first.
+    pub fn query(&self, query: &Query) -> Result<Vec<Entry>, ReadError> {
+        self.reader.read(|tx| table::query(tx, query))
+    }
+
+    /// Batches that are not acknowledged, oldest first, at most `limit`.
+    pub fn batches(&self, limit: u32) -> Result<Vec<Batch>, ReadError> {
+        self.reader.read(|tx| table::batches(tx, limit))
+    }
+
+    /// Records ever lost in this file, by level.
+    pub fn losses(&self) -> Result<BTreeMap<Level, u64>, ReadError> {
+        self.reader.read(|tx| table::losses(tx, table::Count::Ever))
+    }
+}
+
 /// The logs of a volume.
 #[derive(Debug)]
 pub struct Logs {
     writer: Arc<Writer>,
+    view: LogsView,
     waiting: Arc<Mutex<Waiting>>,
     bytes_max: Arc<Mutex<u64>>,
 }
@@ -240,10 +273,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Logs {
-    pub(crate) fn new(writer: Arc<Writer>, bytes_max: u64) -> Self {
-        let this = Self { writer, waiting: Arc::default(), bytes_max: Arc::default() };
+    pub(crate) fn new(writer: Arc<Writer>, view: LogsView, bytes_max: u64) -> Self {
+        let this = Self { writer, view, waiting: Arc::default(), bytes_max: Arc::default() };
         this.set_bytes_max(bytes_max);
         this
+    }
+
+    /// What can be asked about them.
+    #[must_use]
+    pub const fn view(&self) -> &LogsView {
+        &self.view
     }
 
     /// Sets the limit in bytes of `logs.db`, at least [`BYTES_MAX_LOWEST`]. It is enforced with the next
@@ -288,11 +327,6 @@ impl Logs {
         })
     }
 
-    /// Shows records, oldest first.
-    pub fn query(&self, query: Query) -> Ticket<Vec<Entry>> {
-        self.writer.submit(Effect::Keeps, move |tx| table::query(tx, &query))
-    }
-
     /// Seals the oldest records that are in no batch yet, and the losses not told of, into a batch; `None`
     /// if there are neither, or if the headers of batches that wait for their acknowledgement take an eighth
     /// of the limit.
@@ -304,11 +338,6 @@ impl Logs {
         })
     }
 
-    /// Batches that are not acknowledged, oldest first, at most `limit`.
-    pub fn batches(&self, limit: u32) -> Ticket<Vec<Batch>> {
-        self.writer.submit(Effect::Keeps, move |tx| table::batches(tx, limit))
-    }
-
     /// The network has all batches up to `seq`: they and their records are deleted. Returns how many records.
     pub fn acknowledge(&self, seq: u64) -> Ticket<u64> {
         self.writer.submit(Effect::Shrinks, move |tx| table::acknowledge(tx, seq))
@@ -318,11 +347,6 @@ impl Logs {
     /// many were deleted.
     pub fn expire(&self, before: Timestamp) -> Ticket<u64> {
         self.writer.submit(Effect::Shrinks, move |tx| table::expire(tx, before))
-    }
-
-    /// Records ever lost in this file, by level.
-    pub fn losses(&self) -> Ticket<BTreeMap<Level, u64>> {
-        self.writer.submit(Effect::Keeps, |tx| table::losses(tx, table::Count::Ever))
     }
 
     /// Writes what waits and says whether it is written: for a stop in good order.
@@ -397,6 +421,12 @@ mod tests {
         Record::new(Timestamp::EPOCH, Level::Warn, Kind::Agent, "something")
     }
 
+    /// What is committed when everything queued so far has run.
+    fn shown(logs: &Logs) -> Result<Vec<Entry>, ReadError> {
+        logs.writer.submit(Effect::Keeps, |_| Ok(())).wait().unwrap();
+        logs.view().query(&Query::default())
+    }
+
     fn disk_full() -> rusqlite::Result<()> {
         Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None))
     }
@@ -429,10 +459,10 @@ mod tests {
         assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
         logs.append(record());
         logs.flush().wait().unwrap();
-        assert_eq!(logs.query(Query::default()).wait().unwrap().len(), 1);
-        assert_eq!(logs.losses().wait().unwrap(), BTreeMap::from([(Level::Warn, 2)]));
+        assert_eq!(shown(&logs).unwrap().len(), 1);
+        assert_eq!(logs.view().losses().unwrap(), BTreeMap::from([(Level::Warn, 2)]));
         logs.flush().wait().unwrap();
-        assert_eq!(logs.losses().wait().unwrap(), BTreeMap::from([(Level::Warn, 2)]), "counted once");
+        assert_eq!(logs.view().losses().unwrap(), BTreeMap::from([(Level::Warn, 2)]), "counted once");
     }
 
     /// A drain that is refused before it runs leaves its records in memory. The one that the next record
@@ -448,10 +478,10 @@ mod tests {
         });
         assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
         // Behind the refused group: its drain has been dropped when this is answered.
-        assert!(logs.query(Query::default()).wait().unwrap().is_empty());
+        assert!(shown(&logs).unwrap().is_empty());
         logs.append(record());
-        assert_eq!(logs.query(Query::default()).wait().unwrap().len(), 2);
-        assert!(logs.losses().wait().unwrap().is_empty());
+        assert_eq!(shown(&logs).unwrap().len(), 2);
+        assert!(logs.view().losses().unwrap().is_empty());
     }
 
     #[test]
@@ -465,9 +495,9 @@ mod tests {
             }
         });
         logs.flush().wait().unwrap();
-        let last = logs.query(Query { limit: Some(1), ..Query::default() }).wait().unwrap()[0].seq;
+        let last = shown(&logs).unwrap().last().unwrap().seq;
         assert_eq!(last, WAITING_MAX as u64);
-        let lost: u64 = logs.losses().wait().unwrap().values().sum();
+        let lost: u64 = logs.view().losses().unwrap().values().sum();
         let left = logs.writer.submit(Effect::Keeps, |tx| {
             tx.query_row("SELECT count(*) FROM records", (), |row| row.get::<_, u64>(0))
         });
