@@ -30,6 +30,8 @@ const ROOMS: &[&str] = &[
     "snapshot",
     "binding",
     "rotation",
+    "salvage",
+    "check",
     "view",
     "volume",
     "store",

@@ -164,6 +164,28 @@ impl Binding {
         })
     }
 
+    /// After damage to or loss of `state.db` the numbers that were reserved may be forgotten: goes on far above
+    /// any of them, once for each incident. `known` is the latest moment known; a thousand numbers a
+    /// millisecond since 1970 were never reserved.
+    pub(crate) fn skip_sequence(&self, known: Timestamp) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| {
+            let incidents: u64 =
+                tx.query_row("SELECT ifnull(max(seq), 0) FROM incidents", (), |row| row.get(0))?;
+            let skipped: Option<u64> = tx
+                .query_row("SELECT value FROM counters WHERE name = 'sequence_skipped'", (), |row| row.get(0))
+                .optional()?;
+            if skipped.unwrap_or(0) >= incidents {
+                return Ok(());
+            }
+            let mut set = tx.prepare_cached(
+                "INSERT INTO counters (name, value) VALUES (?1, ?2)
+                 ON CONFLICT DO UPDATE SET value = max(value, ?2)",
+            )?;
+            set.execute(("message_seq", known.ms().saturating_mul(1000)))?;
+            set.execute(("sequence_skipped", incidents)).map(|_| ())
+        })
+    }
+
     /// Persists the clock's mark. One that lies before the mark held is not kept.
     pub fn keep_clock_mark(&self, mark: Mark) -> Ticket<()> {
         self.writer.submit(Effect::Keeps, move |tx| {

@@ -46,13 +46,24 @@ pub enum EntryKind {
 }
 
 /// A lock that ends when this is dropped, or with the process.
-pub trait Lock: Send + Sync + fmt::Debug {}
+pub trait Lock: Send + Sync + fmt::Debug {
+    /// Empties the lock file: says to the next holder that this one ended in good order.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn clear(&self) -> io::Result<()>;
+}
 
 /// What [`Disk::lock`] found.
 #[derive(Debug)]
 pub enum Locked {
     /// The lock is ours.
-    Ours(Box<dyn Lock>),
+    Ours {
+        /// It.
+        lock: Box<dyn Lock>,
+        /// What the file said: the last holder, where that one did not end in good order; else nothing.
+        last: String,
+    },
     /// Another process holds it; what the file says (its pid).
     Theirs(String),
 }
@@ -162,10 +173,21 @@ pub struct RealDisk;
 
 #[derive(Debug)]
 struct FileLock {
-    _held: File,
+    held: File,
 }
 
-impl Lock for FileLock {}
+impl Lock for FileLock {
+    fn clear(&self) -> io::Result<()> {
+        self.held.set_len(0)
+    }
+}
+
+/// What a lock file says.
+fn holder_in(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(64).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
+}
 
 fn no_follow() -> i32 {
     i32::try_from((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits()).unwrap_or(0)
@@ -293,16 +315,15 @@ impl Disk for RealDisk {
             .open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0)?;
+                // Whatever is in it that is not text, somebody did not end in good order.
+                let last = holder_in(&mut file).unwrap_or_else(|_| "?".to_owned());
+                // Never empty in between: a power cut must not make a bad end look like one in good order.
                 file.rewind()?;
                 file.write_all(holder.as_bytes())?;
-                Ok(Locked::Ours(Box::new(FileLock { _held: file })))
+                file.set_len(holder.len() as u64)?;
+                Ok(Locked::Ours { lock: Box::new(FileLock { held: file }), last })
             }
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                file.take(64).read_to_string(&mut text)?;
-                Ok(Locked::Theirs(text.trim().to_owned()))
-            }
+            Err(TryLockError::WouldBlock) => Ok(Locked::Theirs(holder_in(&mut file)?)),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }

@@ -6,6 +6,7 @@
 //! Time is an argument; [`clock`] is the one room that reads it.
 
 pub mod binding;
+mod check;
 pub mod clock;
 pub mod disk;
 pub mod format;
@@ -16,6 +17,7 @@ pub mod logs;
 pub mod private;
 pub mod reader;
 pub mod rotation;
+pub mod salvage;
 pub mod snapshot;
 pub mod store;
 pub mod view;

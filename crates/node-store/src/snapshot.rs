@@ -65,7 +65,7 @@ pub enum Applied {
     FailedBefore,
 }
 
-/// A snapshot on disk that does not verify any more, found at open.
+/// A snapshot or chain of keysets on disk that does not verify any more, found at open.
 #[derive(Debug)]
 pub struct Unverifiable {
     /// Its digest, as recorded.
@@ -85,6 +85,10 @@ pub struct InForce {
     pub good: bool,
 }
 
+fn higher(one: Floor, other: Floor) -> Floor {
+    if other.version > one.version { other } else { one }
+}
+
 /// What is stored of snapshots, as one look found it: every digest and signature verified again.
 #[derive(Debug)]
 pub struct SnapshotView {
@@ -100,13 +104,16 @@ impl SnapshotView {
         let rows = reader.read(read_rows)?;
         let mut unverifiable = Vec::new();
         let mut documents = rows.keysets.iter();
-        let keysets = match documents.next() {
-            Some(pinned) => {
-                let pinned = VerifiedKeyset::trust(pinned, network)?;
-                VerifiedKeyset::replay(pinned, documents.map(Vec::as_slice))?
-            }
-            None => Vec::new(),
-        };
+        let keysets = documents.next().map_or(Ok(Vec::new()), |pinned| {
+            let pinned = VerifiedKeyset::trust(pinned, network)?;
+            VerifiedKeyset::replay(pinned, documents.map(Vec::as_slice))
+        });
+        // A chain that does not hold pins nothing: the network's keyset is to be pinned again.
+        let keysets = keysets.unwrap_or_else(|why| {
+            let digest = rows.keysets.first().map_or(Digest::of(b""), |pinned| Digest::of(pinned));
+            unverifiable.push(Unverifiable { digest, why });
+            Vec::new()
+        });
         let mut verified = [None, None];
         for row in rows.snapshots {
             match reverify_stored(&row.envelope, row.digest, &keysets, network) {
@@ -120,7 +127,8 @@ impl SnapshotView {
         let [current, previous] = verified;
         // A damaged current one: the last good one is in force, the floor stays.
         let (current, previous) = if current.is_none() { (previous, None) } else { (current, previous) };
-        Ok(Self { keysets, current, previous, floor: rows.floor, unverifiable })
+        let floor = current.iter().map(|current| Floor::at(&current.config)).fold(rows.floor, higher);
+        Ok(Self { keysets, current, previous, floor, unverifiable })
     }
 
     /// The snapshot in force.
@@ -229,13 +237,35 @@ impl Snapshots {
     }
 
     fn keep_keyset(&self, version: u64, document: Vec<u8>) -> Result<(), WriteError> {
+        // What is stored and does not hold is replaced.
+        let first = self.look(|view| view.keysets.is_empty());
         self.writer
             .submit(Effect::Grows, move |tx| {
+                if first {
+                    tx.execute("DELETE FROM keysets", ())?;
+                }
                 tx.prepare_cached("INSERT INTO keysets (version, document) VALUES (?1, ?2)")?
                     .execute((version, &document))
                     .map(|_| ())
             })
             .wait()
+    }
+
+    /// Raises the floor to its second copy, after the loss of `state.db`.
+    pub(crate) fn raise_floor(&self, floor: Floor) -> Result<(), WriteError> {
+        if floor.version <= self.floor().version {
+            return Ok(());
+        }
+        let digest = floor.digest.map(|digest| digest.as_bytes().to_vec());
+        self.writer
+            .submit(Effect::Keeps, move |tx| {
+                tx.prepare_cached("UPDATE floor SET version = ?1, digest = ?2 WHERE version < ?1")?
+                    .execute((floor.version, &digest))
+                    .map(|_| ())
+            })
+            .wait()?;
+        self.change(|view| view.floor = floor);
+        Ok(())
     }
 
     /// Judges an offered snapshot by the keyset and the floor in force. Changes nothing.

@@ -10,7 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use node_types::{Address, Network, NodeId, Timestamp, VolumeId, config::NodeConfig, verify::Verified};
+use node_types::{
+    Address, Network, NodeId, Timestamp, VolumeId,
+    config::NodeConfig,
+    verify::{Floor, Verified},
+};
 
 use crate::{
     binding::Binding,
@@ -20,6 +24,7 @@ use crate::{
     jobs::{JobRules, Jobs},
     keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::Logs,
+    reader::ReadError,
     snapshot::{Applied, SnapshotError, Snapshots},
     view::View,
     volume::{self, KEYS, RESERVE_BYTES, Volume, VolumeError},
@@ -95,6 +100,9 @@ pub enum StoreError {
     /// A database stopped while it was being opened.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A database cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The system gave no randomness.
     #[error("the system gave no randomness: {0}")]
     Randomness(String),
@@ -107,6 +115,23 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+}
+
+impl StoreError {
+    /// The failed look behind it, if that is what it is.
+    const fn read(&self) -> Option<&ReadError> {
+        match self {
+            Self::Read(error) | Self::Snapshot(SnapshotError::Read(error)) => Some(error),
+            Self::Key(_)
+            | Self::MissingKey { .. }
+            | Self::OtherKey { .. }
+            | Self::Volume(_)
+            | Self::Snapshot(_)
+            | Self::Write(_)
+            | Self::Randomness(_)
+            | Self::Io { .. } => None,
+        }
+    }
 }
 
 /// An open store: everything a node keeps.
@@ -166,13 +191,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(options: &Options, now: Timestamp) -> Result<Self, StoreError> {
-        Self::start(options, now, Volume::open)
+        match Self::start(options, now, Volume::open) {
+            // Damage that only the first use of a large database met: the volume checks it in full now.
+            Err(error) if volume::note_damage(&*options.disk, &options.folder(), error.read()) => {
+                Self::start(options, now, Volume::open)
+            }
+            other => other,
+        }
     }
 
     fn start(
         options: &Options,
         now: Timestamp,
-        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, u64) -> Result<Volume, VolumeError>,
+        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, u64, Timestamp) -> Result<Volume, VolumeError>,
     ) -> Result<Self, StoreError> {
         let (disk, folder, network) = (&*options.disk, options.folder(), options.network);
         let keys_folder = folder.join(KEYS);
@@ -192,7 +223,7 @@ impl Store {
         let opened = keys::open_volume_key(disk, &keys_folder, network, address, volume_id, &options.kek)?;
         let Some(volume_key) = opened else { return Err(absent()) };
         let stamp = Stamp { network, node: NodeId::derive(network, &address), volume: volume_id };
-        let volume = open(&options.disk, &folder, stamp, options.reserve_bytes)?;
+        let volume = open(&options.disk, &folder, stamp, options.reserve_bytes, now)?;
         let store = Self {
             jobs: volume.jobs(volume_key.key.secret_bytes()),
             snapshots: volume.snapshots()?,
@@ -203,9 +234,19 @@ impl Store {
             signer: Signer::new(node.key),
             protection: node.protection,
         };
+        store.keep_what_must_not_fall_back(now)?;
         store.jobs.restart(now).wait()?;
         store.follow_snapshot(now)?;
         Ok(store)
+    }
+
+    /// The floor lies in two files, so that the loss of one does not lower it; message numbers that a lost file
+    /// had given are passed over.
+    fn keep_what_must_not_fall_back(&self, now: Timestamp) -> Result<(), StoreError> {
+        let jobs = self.view().jobs();
+        self.snapshots.raise_floor(jobs.floor()?)?;
+        self.jobs.keep_floor(self.snapshots.floor()).wait()?;
+        Ok(self.binding.skip_sequence(now.max(jobs.high_water()?)).wait()?)
     }
 
     /// Puts the rules of the snapshot in force. Done at every open too: that repairs a crash between
@@ -230,6 +271,7 @@ impl Store {
         config: Verified<NodeConfig>,
         now: Timestamp,
     ) -> Result<Applied, SnapshotError> {
+        self.jobs.keep_floor(Floor::at(&config)).wait()?;
         let answer = self.snapshots.apply(config, now)?;
         self.follow_snapshot(now)?;
         Ok(answer)

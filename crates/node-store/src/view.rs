@@ -11,7 +11,8 @@ use crate::{
     inventory::InventoryView,
     jobs::JobsView,
     logs::LogsView,
-    reader::Reader,
+    reader::{ReadError, Reader},
+    salvage::{self, Incident},
     snapshot::{SnapshotError, SnapshotView},
 };
 
@@ -19,25 +20,28 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct View {
     network: Network,
-    state: Arc<Reader>,
+    readers: [(Database, Arc<Reader>); 3],
     jobs: JobsView,
     logs: LogsView,
     inventory: InventoryView,
     binding: BindingView,
+    snapshots: Arc<Reader>,
 }
 
 impl View {
     /// Connections are opened with the first look.
     pub(crate) fn new(disk: &Arc<dyn Disk>, folder: &Path, network: Network) -> Self {
-        let reader = |database| Arc::new(Reader::new(Arc::clone(disk), folder, database));
-        let state = reader(Database::State);
+        let readers = Database::ALL
+            .map(|database| (database, Arc::new(Reader::new(Arc::clone(disk), folder, database))));
+        let [state, jobs, logs] = readers.each_ref().map(|(_, reader)| Arc::clone(reader));
         Self {
             network,
-            jobs: JobsView::new(reader(Database::Jobs)),
-            logs: LogsView::new(reader(Database::Logs)),
+            jobs: JobsView::new(jobs),
+            logs: LogsView::new(logs),
             inventory: InventoryView::new(Arc::clone(&state)),
             binding: BindingView::new(Arc::clone(&state)),
-            state,
+            snapshots: state,
+            readers,
         }
     }
 
@@ -65,11 +69,23 @@ impl View {
         &self.binding
     }
 
+    /// What was found damaged or missing and has not been reported to the network.
+    ///
+    /// # Errors
+    /// [`ReadError`] where a database cannot be read.
+    pub fn incidents(&self) -> Result<Vec<Incident>, ReadError> {
+        let mut all = Vec::new();
+        for (database, reader) in &self.readers {
+            all.extend(reader.read(|tx| salvage::unreported(tx, *database))?);
+        }
+        Ok(all)
+    }
+
     /// The snapshots, each verified again.
     ///
     /// # Errors
     /// [`SnapshotError`] where what is stored cannot be read, or the keysets do not follow from the pinned one.
     pub fn snapshots(&self) -> Result<SnapshotView, SnapshotError> {
-        SnapshotView::load(&self.state, self.network)
+        SnapshotView::load(&self.snapshots, self.network)
     }
 }

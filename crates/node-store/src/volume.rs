@@ -2,10 +2,16 @@
 //!
 //! ```text
 //! <home>/<network>/   0700
-//!   LOCK              flock(2), names the holder's pid
+//!   LOCK              flock(2), names the holder's pid; empty after an end in good order
 //!   state.db jobs.db logs.db    0600, each with -wal and -shm while open
-//!   RESERVE           bytes kept back so that ending jobs works on a full disk
+//!   RESERVE.*         bytes kept back so that ending jobs works on a full disk
+//!   *.damaged-<date>  damaged databases, moved aside: see [`salvage`]
 //! ```
+//!
+//! `state.db` is made last: where it is, the others were, and one that is missing is a loss, not a beginning.
+//! After an end that was not in good order each database is checked: all of it at once up to
+//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background ([`check`](crate::check)). What is damaged is
+//! saved as far as it can be read, the node starts, and the loss is kept until it is reported.
 //!
 //! What is not ours, or is not as private as it must be, is refused with both sides named; nothing is
 //! changed then. Everything is checked before SQLite opens a file: closing a file that SQLite has open
@@ -14,22 +20,34 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use node_types::Network;
+use node_types::{Network, Timestamp};
+use rusqlite::Connection;
 
 use crate::{
+    check::Check,
     disk::{Disk, Lock, Locked},
     format::{self, Access, Database, FormatError, Stamp},
+    jobs,
     private::{NotPrivate, Private, private_if_there},
+    reader::{ReadError, Reader},
+    salvage,
     view::View,
-    writer::{Reserve, Writer},
+    writer::{Effect, Holder, Reserve, Ticket, Writer},
 };
 
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
 /// of it for `jobs.db` and half for `state.db`, each twice the largest write-ahead log.
 pub const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Bytes of `jobs.db` or `logs.db` that are checked before the volume opens, 2 MiB: a few milliseconds. A larger one
+/// is checked in the background. `state.db` is small by its own limits and always checked.
+pub const CHECK_AT_ONCE_BYTES: u64 = 2 << 20;
 
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
@@ -89,6 +107,7 @@ pub struct Volume {
     logs: Arc<Writer>,
     state: Arc<Writer>,
     view: View,
+    _checks: Vec<Check>,
 }
 
 impl Volume {
@@ -96,17 +115,17 @@ impl Volume {
     /// unfinished is finished.
     ///
     /// # Errors
-    /// [`VolumeError`]; [`VolumeError::Exists`] where all databases are there.
+    /// [`VolumeError`]; [`VolumeError::Exists`] where the last of the databases is there.
     pub fn create(
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
         reserve_bytes: u64,
+        now: Timestamp,
     ) -> Result<Self, VolumeError> {
         if private_if_there(&**disk, folder, Private::Folder)? {
-            let made = Database::ALL.iter().map(|database| disk.entry(&folder.join(database.file())));
-            let made = made.collect::<io::Result<Vec<_>>>().map_err(failed(folder))?;
-            if made.iter().all(Option::is_some) {
+            let last = folder.join(Database::State.file());
+            if disk.entry(&last).map_err(failed(&last))?.is_some_and(|file| file.bytes > 0) {
                 return Err(VolumeError::Exists { path: folder.to_owned() });
             }
         } else {
@@ -115,10 +134,11 @@ impl Volume {
                 disk.sync_dir(parent).map_err(failed(parent))?;
             }
         }
-        Self::start(disk, folder, stamp, reserve_bytes)
+        Self::start(disk, folder, stamp, reserve_bytes, now)
     }
 
-    /// Opens a volume that is there.
+    /// Opens a volume that is there. What is damaged is moved aside and saved as far as it can be read, what is
+    /// missing is made anew; [`View::incidents`] tells.
     ///
     /// # Errors
     /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder.
@@ -127,11 +147,12 @@ impl Volume {
         folder: &Path,
         stamp: Stamp,
         reserve_bytes: u64,
+        now: Timestamp,
     ) -> Result<Self, VolumeError> {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         }
-        Self::start(disk, folder, stamp, reserve_bytes)
+        Self::start(disk, folder, stamp, reserve_bytes, now)
     }
 
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
@@ -164,29 +185,66 @@ impl Volume {
         folder: &Path,
         stamp: Stamp,
         reserve_bytes: u64,
+        now: Timestamp,
     ) -> Result<Self, VolumeError> {
-        let lock: Arc<dyn Lock> = Arc::from(take_lock(&**disk, folder)?);
+        let (lock, in_order) = take_lock(&**disk, folder)?;
+        let held = Arc::new(Held { disk: Arc::clone(disk), lock, badly: AtomicBool::new(false) });
         check_private(&**disk, folder)?;
-        // All are judged before any writer starts: one stranger leaves the others untouched.
-        let mut open = Vec::with_capacity(Database::ALL.len());
+        let mut files = Vec::with_capacity(Database::ALL.len());
         for database in Database::ALL {
-            open.push(open_database(&**disk, folder, database, &stamp)?);
+            files.push(DatabaseFile::find(&**disk, folder, database, in_order)?);
+        }
+        // All are judged before anything is saved or made: one stranger leaves the others untouched.
+        let mut damage = Vec::new();
+        for file in files.iter_mut().filter(|file| file.bytes > 0) {
+            match file.judge(&**disk, &stamp) {
+                Ok(Some(connection)) => file.judged = Some(connection),
+                // Nothing was ever committed to it.
+                Ok(None) => file.bytes = 0,
+                Err(FormatError::Damaged { cause, .. }) => damage.push((file, cause)),
+                Err(other) => return Err(other.into()),
+            }
+        }
+        for (file, cause) in damage {
+            let reserve = KeptBack::file(folder, file.database);
+            disk.remove(&reserve).map_err(failed(&reserve))?;
+            salvage::rescue(&**disk, &file.path, file.database, &stamp, &cause, now)?;
+        }
+        let missed_at = was_complete(&files).map_err(failed(folder))?.then_some(now);
+        let mut open = Vec::with_capacity(files.len());
+        for file in files.iter_mut().rev() {
+            if file.database == Database::State {
+                // It says that the others were there: its name is synced after theirs.
+                disk.sync_dir(folder).map_err(failed(folder))?;
+            }
+            open.push(file.open(disk, &stamp, missed_at)?);
         }
         disk.sync_dir(folder).map_err(failed(folder))?;
         let mut writers = Vec::with_capacity(open.len());
-        for (database, (connection, checkpointer)) in Database::ALL.into_iter().zip(open) {
-            let path = folder.join(database.file());
-            let reserve = KeptBack::new(Arc::clone(disk), folder, database, reserve_bytes);
-            let writer =
-                Writer::start(path.clone(), connection, checkpointer, Box::new(reserve), Arc::clone(&lock))
-                    .map_err(|error| VolumeError::Io { path, source: io::Error::other(error) })?;
-            writers.push(Arc::new(writer));
+        let mut checks = Vec::new();
+        for (file, (connection, checkpointer)) in files.iter().zip(open.into_iter().rev()) {
+            let reserve = KeptBack::new(Arc::clone(disk), folder, file.database, reserve_bytes);
+            let (path, holder) = (file.path.clone(), Arc::clone(&held) as Arc<dyn Holder>);
+            let writer = Writer::start(path, connection, checkpointer, Box::new(reserve), holder)
+                .map_err(|error| failed(&file.path)(io::Error::other(error)))?;
+            let writer = Arc::new(writer);
+            if file.depth == Depth::Background {
+                let (reader, checked) =
+                    (Reader::new(Arc::clone(disk), folder, file.database), Arc::downgrade(&writer));
+                let stop = move |cause: &str| {
+                    if let Some(writer) = checked.upgrade() {
+                        writer.found_damaged(cause);
+                    }
+                };
+                checks.push(Check::start(reader, file.database, stop).map_err(failed(&file.path))?);
+            }
+            writers.push(writer);
         }
         let Ok([state, jobs, logs]) = <[_; 3]>::try_from(writers) else {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         };
         let view = View::new(disk, folder, stamp.network);
-        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state, view })
+        Ok(Self { folder: folder.to_owned(), stamp, _checks: checks, jobs, logs, state, view })
     }
 
     /// The folder.
@@ -204,9 +262,9 @@ impl Volume {
     /// The jobs kept here, sealed under `volume_key`. Without [`JobRules`](crate::jobs::JobRules) none is
     /// accepted.
     #[must_use]
-    pub fn jobs(&self, volume_key: &[u8; 32]) -> crate::jobs::Jobs {
+    pub fn jobs(&self, volume_key: &[u8; 32]) -> jobs::Jobs {
         let (writer, view) = (Arc::clone(&self.jobs), self.view.jobs().clone());
-        crate::jobs::Jobs::new(writer, view, volume_key, self.stamp.network, self.stamp.node)
+        jobs::Jobs::new(writer, view, volume_key, self.stamp.network, self.stamp.node)
     }
 
     /// The snapshots kept here; digest and signatures are verified again.
@@ -243,6 +301,17 @@ impl Volume {
         &self.view
     }
 
+    /// Notes that the network was told of a database's incidents up to the number `seq`
+    /// ([`View::incidents`]).
+    pub fn incidents_reported(&self, database: Database, seq: u64) -> Ticket<()> {
+        let writer = match database {
+            Database::State => &self.state,
+            Database::Jobs => &self.jobs,
+            Database::Logs => &self.logs,
+        };
+        writer.submit(Effect::Keeps, move |tx| salvage::mark_reported(tx, seq))
+    }
+
     /// What stopped a database's writer, if anything did; the others go on.
     #[must_use]
     pub fn stopped(&self, database: Database) -> Option<Arc<str>> {
@@ -264,30 +333,163 @@ fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
     Ok(())
 }
 
-fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<Box<dyn Lock>, VolumeError> {
+/// Whether an opening failed because of damage, found by a look or by a writer; it is noted for the next one
+/// to check.
+pub(crate) fn note_damage(disk: &dyn Disk, folder: &Path, look: Option<&ReadError>) -> bool {
+    if let Some(ReadError::Look { database, cause }) = look
+        && format::is_damage(cause)
+    {
+        return salvage::suspect(disk, database, &cause.to_string()).is_ok();
+    }
+    let noted = |database: Database| disk.entry(&salvage::suspect_file(&folder.join(database.file())));
+    Database::ALL.into_iter().any(|database| matches!(noted(database), Ok(Some(_))))
+}
+
+/// The lock, and whether its last holder ended in good order.
+fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<(Box<dyn Lock>, bool), VolumeError> {
     let path = folder.join(LOCK);
     private_if_there(disk, &path, Private::File)?;
     match disk.lock(&path, &std::process::id().to_string()).map_err(failed(&path))? {
-        Locked::Ours(lock) => Ok(lock),
+        Locked::Ours { lock, last } => {
+            // On disk before anything is changed: a power cut is no end in good order.
+            disk.sync_file(&path).map_err(failed(&path))?;
+            Ok((lock, last.is_empty()))
+        }
         Locked::Theirs(holder) => Err(VolumeError::InUse { path: folder.to_owned(), holder }),
     }
 }
 
-fn open_database(
-    disk: &dyn Disk,
-    folder: &Path,
-    database: Database,
-    stamp: &Stamp,
-) -> Result<(rusqlite::Connection, rusqlite::Connection), VolumeError> {
-    let path = folder.join(database.file());
-    if disk.entry(&path).map_err(failed(&path))?.is_none() {
-        // Made here and not by SQLite, whose files take the mode of the process's umask.
-        disk.create_file(&path, &[]).map_err(failed(&path))?;
+/// The volume's lock, held by its writers.
+#[derive(Debug)]
+struct Held {
+    disk: Arc<dyn Disk>,
+    lock: Box<dyn Lock>,
+    /// A writer stopped.
+    badly: AtomicBool,
+}
+
+impl Holder for Held {
+    fn stopped(&self, database: &Path, cause: &str, damaged: bool) {
+        self.badly.store(true, Ordering::Relaxed);
+        if damaged {
+            // Where it cannot be noted, the next opening checks what it can: the end was not in good order.
+            let _ = salvage::suspect(&*self.disk, database, cause);
+        }
     }
-    let mut connection = format::connect(disk, &path, database, Access::Write)?;
-    format::prepare(&mut connection, &path, database, stamp, |found| back_up(disk, &path, found))?;
-    let checkpointer = format::connect(disk, &path, database, Access::Write)?;
-    Ok((connection, checkpointer))
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.badly.load(Ordering::Relaxed) {
+            // Where it fails, the next opening checks what it need not.
+            let _ = self.lock.clear();
+        }
+    }
+}
+
+/// How much of a database is checked when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// What opening it reads.
+    Opening,
+    /// What opening it reads; the rest while the node works.
+    Background,
+    /// All of it.
+    Full,
+}
+
+/// A database's file, as it was found.
+struct DatabaseFile {
+    database: Database,
+    path: PathBuf,
+    /// 0 if it is not there.
+    bytes: u64,
+    depth: Depth,
+    /// Open, once it was found to be ours and whole.
+    judged: Option<Connection>,
+}
+
+/// Whether all databases were there once: `state.db`, which is made last, is there, or a job was ever taken.
+fn was_complete(files: &[DatabaseFile]) -> io::Result<bool> {
+    if files.iter().any(|file| file.database == Database::State && file.bytes > 0) {
+        return Ok(true);
+    }
+    let jobs =
+        files.iter().find(|file| file.database == Database::Jobs).and_then(|jobs| jobs.judged.as_ref());
+    jobs.map_or(Ok(false), |jobs| jobs::was_used(jobs).map_err(io::Error::other))
+}
+
+impl DatabaseFile {
+    fn find(disk: &dyn Disk, folder: &Path, database: Database, in_order: bool) -> Result<Self, VolumeError> {
+        let path = folder.join(database.file());
+        salvage::finish(disk, &path).map_err(failed(&path))?;
+        let bytes = disk.entry(&path).map_err(failed(&path))?.map_or(0, |entry| entry.bytes);
+        let suspect = salvage::suspect_file(&path);
+        let depth = if disk.entry(&suspect).map_err(failed(&suspect))?.is_some() {
+            Depth::Full
+        } else if in_order {
+            Depth::Opening
+        } else if database == Database::State || bytes <= CHECK_AT_ONCE_BYTES {
+            Depth::Full
+        } else {
+            Depth::Background
+        };
+        Ok(Self { database, path, bytes, depth, judged: None })
+    }
+
+    /// Whose it is, and whether it can be used; nothing for a blank one.
+    fn judge(&self, disk: &dyn Disk, stamp: &Stamp) -> Result<Option<Connection>, FormatError> {
+        let mut connection = format::connect(disk, &self.path, self.database, Access::Write)?;
+        if format::version(&connection, &self.path, self.database)?.is_none() {
+            return Ok(None);
+        }
+        format::prepare(&mut connection, &self.path, self.database, stamp, |found| {
+            back_up(disk, &self.path, found)
+        })?;
+        if self.depth == Depth::Full {
+            let found = salvage::examine(&connection, self.database);
+            let found = found.map_err(|error| FormatError::of(&self.path, error))?;
+            if let Some(cause) = found {
+                return Err(FormatError::Damaged { path: self.path.clone(), cause });
+            }
+            disk.remove(&salvage::suspect_file(&self.path))
+                .map_err(|source| FormatError::Io { path: self.path.clone(), source })?;
+        }
+        Ok(Some(connection))
+    }
+
+    /// Opens it for its writer and its checkpointer; makes it if it is not there. `missed_at`: that is a loss,
+    /// found at this moment.
+    fn open(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        stamp: &Stamp,
+        missed_at: Option<Timestamp>,
+    ) -> Result<(Connection, Connection), VolumeError> {
+        let path = &self.path;
+        let checkpointer = || format::connect(&**disk, path, self.database, Access::Write);
+        if let Some(connection) = self.judged.take() {
+            return Ok((connection, checkpointer()?));
+        }
+        let mut moved_to = None;
+        if let Some(now) = missed_at.filter(|_| self.bytes == 0) {
+            moved_to = salvage::move_aside(&**disk, path, now).map_err(failed(path))?;
+        }
+        if disk.entry(path).map_err(failed(path))?.is_none() {
+            // Made here and not by SQLite, whose files take the mode of the process's umask.
+            disk.create_file(path, &[]).map_err(failed(path))?;
+        }
+        let mut connection = format::connect(&**disk, path, self.database, Access::Write)?;
+        format::prepare(&mut connection, path, self.database, stamp, |_| Ok(()))?;
+        if self.bytes == 0 {
+            let made =
+                missed_at.map_or(Ok(()), |now| salvage::note_missing(&connection, now, moved_to.as_deref()));
+            // Whatever a commit of this database syncs, that it was made is on disk before it is used.
+            made.and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())))
+                .map_err(|error| FormatError::of(path, error))?;
+        }
+        Ok((connection, checkpointer()?))
+    }
 }
 
 /// Copies a database beside itself before its first migration: `jobs.db.format-1`.
@@ -323,8 +525,12 @@ struct KeptBack {
 }
 
 impl KeptBack {
+    fn file(folder: &Path, database: Database) -> PathBuf {
+        folder.join(format!("{RESERVE}.{}", database.file()))
+    }
+
     fn new(disk: Arc<dyn Disk>, folder: &Path, database: Database, bytes: u64) -> Self {
-        let path = folder.join(format!("{RESERVE}.{}", database.file()));
+        let path = Self::file(folder, database);
         // Logs are dropped when the disk is full; only jobs and state must go on.
         let bytes = if database == Database::Logs { 0 } else { bytes / 2 };
         let mut this = Self { disk, path, bytes, held: false };

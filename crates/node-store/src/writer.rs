@@ -36,7 +36,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, hooks::Wal};
 
-use crate::{disk::Lock, format::PAGE_BYTES};
+use crate::format::{PAGE_BYTES, is_damage};
 
 /// Requests that share one commit at the most: bounds how long the first of them waits.
 pub const GROUP_MAX: usize = 512;
@@ -193,6 +193,12 @@ pub(crate) trait Reserve: Send {
     fn log_bytes_max(&self) -> Option<u64>;
 }
 
+/// Whoever holds the volume; a writer keeps it as long as it lives.
+pub(crate) trait Holder: Send + Sync + fmt::Debug {
+    /// A writer stopped because of `cause`; `damaged` says that what it read is not what was written.
+    fn stopped(&self, database: &Path, cause: &str, damaged: bool);
+}
+
 #[derive(Default)]
 struct Inbox {
     waiting: VecDeque<Box<dyn Request>>,
@@ -203,6 +209,7 @@ struct Inbox {
 
 struct Shared {
     database: PathBuf,
+    holder: Arc<dyn Holder>,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     checkpoint: Condvar,
@@ -220,6 +227,22 @@ impl Shared {
     fn closed(&self, cause: &Arc<str>) -> WriteError {
         WriteError::Closed { database: self.database.clone(), cause: Arc::clone(cause) }
     }
+
+    /// Nothing is written any more.
+    fn stop(&self, broken: &Broken) {
+        self.inbox().stopped.get_or_insert_with(|| Arc::clone(&broken.cause));
+        self.holder.stopped(&self.database, &broken.cause, broken.damaged);
+        self.arrived.notify_all();
+        self.checkpoint.notify_all();
+    }
+}
+
+/// What stops a writer.
+#[derive(Clone, Debug)]
+struct Broken {
+    cause: Arc<str>,
+    /// What was read is not what was written.
+    damaged: bool,
 }
 
 /// Why a writer cannot start.
@@ -238,7 +261,6 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     wal_bytes_max: u64,
-    _lock: Arc<dyn Lock>,
 }
 
 impl fmt::Debug for Writer {
@@ -254,7 +276,7 @@ impl Writer {
         mut connection: Connection,
         checkpointer: Connection,
         reserve: Box<dyn Reserve>,
-        lock: Arc<dyn Lock>,
+        holder: Arc<dyn Holder>,
     ) -> Result<Self, StartError> {
         let wal_pages = Arc::new(AtomicU32::new(0));
         let noted = Arc::clone(&wal_pages);
@@ -265,6 +287,7 @@ impl Writer {
         }))?;
         let shared = Arc::new(Shared {
             database,
+            holder,
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             checkpoint: Condvar::new(),
@@ -276,7 +299,7 @@ impl Writer {
             Loop { shared: commits, connection, reserve, erase_due: None, wal_pages, wal_bytes_max }.run();
         })?;
         // Made before the second thread: if that one cannot start, dropping this ends the first.
-        let mut this = Self { shared, threads: vec![writer], wal_bytes_max, _lock: lock };
+        let mut this = Self { shared, threads: vec![writer], wal_bytes_max };
         let copier = thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || copy_back(&copies, &checkpointer))?;
@@ -320,6 +343,11 @@ impl Writer {
         &self.shared.database
     }
 
+    /// Stops the writer because damage was found beside it.
+    pub(crate) fn found_damaged(&self, cause: &str) {
+        self.shared.stop(&Broken { cause: cause.into(), damaged: true });
+    }
+
     /// What stopped the writer, if anything did.
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
         self.shared.inbox().stopped.clone()
@@ -340,16 +368,17 @@ impl Drop for Writer {
 
 enum Fault {
     DiskFull,
-    Broken(Arc<str>),
+    Broken(Broken),
 }
 
 /// What an SQLite error means for the writer: `None` is the request's own fault.
 fn fault(error: &rusqlite::Error) -> Option<Fault> {
+    if is_damage(error) {
+        return Some(Fault::Broken(Broken { cause: error.to_string().into(), damaged: true }));
+    }
     let code = error.sqlite_error_code()?;
     let broken = [
         ErrorCode::SystemIoFailure,
-        ErrorCode::DatabaseCorrupt,
-        ErrorCode::NotADatabase,
         ErrorCode::CannotOpen,
         ErrorCode::OutOfMemory,
         ErrorCode::FileLockingProtocolFailed,
@@ -360,7 +389,8 @@ fn fault(error: &rusqlite::Error) -> Option<Fault> {
     if code == ErrorCode::DiskFull {
         Some(Fault::DiskFull)
     } else {
-        broken.contains(&code).then(|| Fault::Broken(error.to_string().into()))
+        let cause = || Broken { cause: error.to_string().into(), damaged: false };
+        broken.contains(&code).then(|| Fault::Broken(cause()))
     }
 }
 
@@ -396,7 +426,7 @@ impl Loop {
             }
         };
         let mut inbox = self.shared.inbox();
-        let cause = ended.err().unwrap_or_else(|| "it was closed".into());
+        let cause = ended.map_or_else(|broken| broken.cause, |()| "it was closed".into());
         inbox.stopped.get_or_insert_with(|| Arc::clone(&cause));
         let late: Vec<_> = inbox.waiting.drain(..).collect();
         drop(inbox);
@@ -431,7 +461,7 @@ impl Loop {
         }
     }
 
-    fn commit(&mut self, mut group: Vec<Box<dyn Request>>) -> Result<(), Arc<str>> {
+    fn commit(&mut self, mut group: Vec<Box<dyn Request>>) -> Result<(), Broken> {
         let database = self.shared.database.clone();
         let mut attempt = self.attempt(&mut group);
         if let Err(Fault::DiskFull) = attempt {
@@ -448,12 +478,11 @@ impl Loop {
             // own space serves the requests that follow.
             self.reserve.release();
             let emptied = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
-            if let Err(cause) = emptied {
-                self.shared.inbox().stopped = Some(Arc::clone(&cause));
+            if let Err(broken) = emptied {
                 for request in group {
-                    request.answer(Err(self.shared.closed(&cause)));
+                    request.answer(Err(self.shared.closed(&broken.cause)));
                 }
-                return Err(cause);
+                return Err(broken);
             }
             attempt = self.attempt(&mut group);
         }
@@ -473,16 +502,16 @@ impl Loop {
                 }
                 Ok(())
             }
-            Err(Fault::Broken(cause)) => {
+            Err(Fault::Broken(broken)) => {
                 // Stop before answering: whoever hears of it must find the writer closed.
-                self.shared.inbox().stopped = Some(Arc::clone(&cause));
+                self.shared.stop(&broken);
                 for request in group {
                     request.answer(Err(WriteError::Unknown {
                         database: database.clone(),
-                        cause: Arc::clone(&cause),
+                        cause: Arc::clone(&broken.cause),
                     }));
                 }
-                Err(cause)
+                Err(broken)
             }
         }
     }
@@ -533,7 +562,7 @@ impl Loop {
         Ok(outcomes)
     }
 
-    fn keep_wal_small(&mut self) -> Result<(), Arc<str>> {
+    fn keep_wal_small(&mut self) -> Result<(), Broken> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if u64::from(pages) * PAGE_BYTES > self.wal_bytes_max {
             return self.checkpoint("PRAGMA wal_checkpoint(RESTART)").map(|_| ());
@@ -547,7 +576,7 @@ impl Loop {
 
     /// Takes the pages of deleted rows out of the write-ahead log, and what they held with them.
     #[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
-    fn erase(&mut self) -> Result<(), Arc<str>> {
+    fn erase(&mut self) -> Result<(), Broken> {
         let done = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")?;
         // A reader that holds an old snapshot, or a full disk, delays it: again in a moment.
         self.erase_due = (!done).then(|| Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
@@ -557,18 +586,22 @@ impl Loop {
         Ok(())
     }
 
-    fn checkpoint(&self, pragma: &str) -> Result<bool, Arc<str>> {
+    fn checkpoint(&self, pragma: &str) -> Result<bool, Broken> {
         let _alone = self.shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
-        checkpoint(&self.connection, pragma)
+        checkpoint(&self.shared, &self.connection, pragma)
     }
 }
 
-/// Runs a checkpoint; false if a reader, another checkpoint or a full disk was in its way.
-fn checkpoint(connection: &Connection, pragma: &str) -> Result<bool, Arc<str>> {
+/// Runs a checkpoint; false if a reader, another checkpoint or a full disk was in its way. One that fails
+/// stops the writer.
+fn checkpoint(shared: &Shared, connection: &Connection, pragma: &str) -> Result<bool, Broken> {
     match connection.query_row(pragma, (), |row| row.get::<_, i64>(0)) {
         Ok(busy) => Ok(busy == 0),
         Err(error) => match fault(&error) {
-            Some(Fault::Broken(cause)) => Err(cause),
+            Some(Fault::Broken(broken)) => {
+                shared.stop(&broken);
+                Err(broken)
+            }
             // Everything is in the log still; the next one tries again.
             Some(Fault::DiskFull) | None => Ok(false),
         },
@@ -588,9 +621,7 @@ fn copy_back(shared: &Shared, connection: &Connection) {
         inbox.checkpoint_due = false;
         drop(inbox);
         let _alone = shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(cause) = checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)") {
-            shared.inbox().stopped.get_or_insert(cause);
-            shared.arrived.notify_all();
+        if checkpoint(shared, connection, "PRAGMA wal_checkpoint(PASSIVE)").is_err() {
             return;
         }
     }

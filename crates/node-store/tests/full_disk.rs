@@ -60,7 +60,7 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
     let disk = SmallDisk::mount(&home.path().join("disk"));
     let folder = disk.0.join("volume");
     let stamp = stamp(node_types::Network::Testnet);
-    let volume = Volume::create(&real_disk(), &folder, stamp, 256 << 10).unwrap();
+    let volume = Volume::create(&real_disk(), &folder, stamp, 256 << 10, NOW).unwrap();
     let held = jobs(&volume);
 
     let full_at = accept_until_full(&held, 0);
@@ -81,7 +81,7 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
     assert_eq!(held.view().tally().unwrap().jobs, full_at - 5);
     drop((held, volume));
 
-    let volume = Volume::open(&real_disk(), &folder, stamp, 256 << 10).unwrap();
+    let volume = Volume::open(&real_disk(), &folder, stamp, 256 << 10, NOW).unwrap();
     let jobs = jobs(&volume);
     assert_eq!(jobs.view().tally().unwrap().jobs, full_at - 5);
     assert!(volume.stopped(node_store::format::Database::Jobs).is_none());

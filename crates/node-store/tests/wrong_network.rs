@@ -49,7 +49,7 @@ fn a_volume_of_one_network_does_not_open_as_the_other() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("volume");
         let reserve = node_store::volume::RESERVE_BYTES;
-        drop(Volume::create(&common::real_disk(), &folder, stamp(made), reserve).unwrap());
+        drop(Volume::create(&common::real_disk(), &folder, stamp(made), reserve, common::NOW).unwrap());
         refused(&folder, stamp(asked), &["state.db", made.name(), asked.name(), "--network"]);
     }
 }
@@ -69,7 +69,7 @@ fn a_database_of_another_node_or_volume_is_refused_whichever_it_is() {
             let (_other_home, other) = {
                 let home = tempfile::tempdir().unwrap();
                 let folder = home.path().join("volume");
-                drop(Volume::create(&common::real_disk(), &folder, theirs, 1 << 20).unwrap());
+                drop(Volume::create(&common::real_disk(), &folder, theirs, 1 << 20, common::NOW).unwrap());
                 (home, folder)
             };
             fs::copy(other.join(name), folder.join(name)).unwrap();

@@ -577,7 +577,12 @@ impl fmt::Debug for SimLock {
     }
 }
 
-impl Lock for SimLock {}
+impl Lock for SimLock {
+    fn clear(&self) -> io::Result<()> {
+        self.inner.state().truncate(self.inode, 0);
+        Ok(())
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
@@ -704,10 +709,12 @@ impl Disk for SimDisk {
             return Ok(Locked::Theirs(String::from_utf8_lossy(&text).trim().to_owned()));
         }
         state.gate(Call::Write, path)?;
-        state.truncate(file, 0);
+        let last = state.live.file(file).map(|data| data.all()).unwrap_or_default();
+        let last = String::from_utf8(last).map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned());
         state.write(file, 0, holder.as_bytes())?;
+        state.truncate(file, holder.len() as u64);
         state.held.insert(file);
-        Ok(Locked::Ours(Box::new(SimLock { inner: Arc::clone(&self.inner), inode: file })))
+        Ok(Locked::Ours { lock: Box::new(SimLock { inner: Arc::clone(&self.inner), inode: file }), last })
     }
 }
 

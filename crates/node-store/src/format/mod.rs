@@ -216,14 +216,31 @@ pub enum FormatError {
 }
 
 impl FormatError {
-    fn of(path: &Path, source: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    pub(crate) fn of(path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
-        match source.sqlite_error_code() {
-            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged { path, cause: source.to_string() },
-            Some(_) | None => Self::Sqlite { path, source },
+        if is_damage(&source) {
+            Self::Damaged { path, cause: source.to_string() }
+        } else {
+            Self::Sqlite { path, source }
         }
     }
+}
+
+/// Whether what was read is not what was written: pages that do not fit together, or a value that no row of
+/// ours holds.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::{
+        Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error},
+        ErrorCode::{DatabaseCorrupt, NotADatabase},
+    };
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+        || matches!(
+            error,
+            FromSqlConversionFailure(..)
+                | IntegralValueOutOfRange(..)
+                | InvalidColumnType(..)
+                | Utf8Error(..)
+        )
 }
 
 /// How a connection is used.
@@ -348,8 +365,12 @@ pub(crate) fn prepare(
     check_stamp(connection, path, stamp)
 }
 
-/// A database's format; `None` for an empty file.
-fn version(connection: &Connection, path: &Path, database: Database) -> Result<Option<u32>, FormatError> {
+/// A database's format; `None` for a file that holds nothing.
+pub(crate) fn version(
+    connection: &Connection,
+    path: &Path,
+    database: Database,
+) -> Result<Option<u32>, FormatError> {
     let pragma = |name: &str| {
         connection
             .query_row(&format!("PRAGMA {name}"), (), |row| row.get::<_, i64>(0))

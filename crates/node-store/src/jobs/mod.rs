@@ -22,8 +22,9 @@ use node_types::{
     Digest, JobId, Network, NodeId, Timestamp,
     job::{Failure, FailureKind, Job, OUTPUT_BYTES_MAX, Output},
     trace::{Outcome, ReleaseReason, Standing, Step, Trace},
+    verify::Floor,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, types::Value};
 
 pub mod rule;
 pub mod seal;
@@ -92,6 +93,16 @@ impl JobsView {
     /// Counts and bytes of the jobs held.
     pub fn tally(&self) -> Result<Tally, ReadError> {
         self.reader.read(table::tally)
+    }
+
+    /// The second copy of the version floor; see [`Jobs::keep_floor`].
+    pub fn floor(&self) -> Result<Floor, ReadError> {
+        self.reader.read(table::floor)
+    }
+
+    /// The latest moment at which a job was taken; the epoch if there was none.
+    pub fn high_water(&self) -> Result<Timestamp, ReadError> {
+        self.reader.read(table::high_water)
     }
 
     /// Expired jobs that the network has not been told of, oldest first, at most [`BATCH_MAX`].
@@ -166,6 +177,11 @@ impl Jobs {
         let database = self.writer.database();
         let error = WriteError::Refused { database: database.to_owned(), cause: cause.to_string().into() };
         Ticket::ready(database, Err(error))
+    }
+
+    /// Keeps a second copy of the version floor, against the loss of `state.db`. A lower one changes nothing.
+    pub fn keep_floor(&self, floor: Floor) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| table::raise_floor(tx, floor))
     }
 
     /// Takes a job in. `New` and `Duplicate` are answered after the sync, and only they may be
@@ -351,6 +367,34 @@ impl Jobs {
     pub fn forget(&self, now: Timestamp) -> Ticket<u64> {
         self.writer.submit(Effect::Shrinks, move |tx| table::forget(tx, now))
     }
+}
+
+/// Whether a job was ever taken or a snapshot ever applied here.
+pub(crate) fn was_used(tx: &Connection) -> rusqlite::Result<bool> {
+    tx.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'jobs' AND seq > 0) OR version > 0 FROM floor",
+        (),
+        |row| row.get(0),
+    )
+}
+
+/// The name of the table of jobs.
+pub(crate) const TABLE: &str = "jobs";
+
+/// Looks whether the jobs after `after` up to `last` are in every index: one that is not would never be
+/// leased, or never expire.
+pub(crate) fn check_indexes(tx: &Connection, after: &Value, last: &Value) -> rusqlite::Result<()> {
+    table::check_indexes(tx, after, last)
+}
+
+/// Rows that can be read but make no sense: the statement that deletes one, and its key.
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+    table::nonsense(tx)
+}
+
+/// Makes what was saved of a damaged database agree with itself.
+pub(crate) fn mend(tx: &Connection) -> rusqlite::Result<()> {
+    table::mend(tx)
 }
 
 fn same(held: &[u8; 32], offered: &[u8; 32]) -> Accepted {

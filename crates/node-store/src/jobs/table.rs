@@ -4,8 +4,12 @@ use node_types::{
     Digest, JobId, Network, Timestamp,
     job::{Failure, FailureKind, Job, Mode, ModelRef, Output, Request},
     trace::{Event, Outcome, ReleaseReason, Standing, Step, Trace},
+    verify::Floor,
 };
-use rusqlite::{Connection, OptionalExtension, Row, types::Type};
+use rusqlite::{
+    Connection, OptionalExtension, Row,
+    types::{Type, Value},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{BATCH_MAX, Field, SETTLED_MARGIN_MS, Tampered, seal::Sealed, seal::Sealer};
@@ -319,6 +323,86 @@ pub(super) fn known(tx: &Connection, id: JobId) -> rusqlite::Result<Option<[u8; 
 pub(super) fn tally(tx: &Connection) -> rusqlite::Result<Tally> {
     tx.prepare_cached("SELECT jobs, bytes, expired FROM tally")?
         .query_row((), |row| Ok(Tally { jobs: row.get(0)?, bytes: row.get(1)?, expired: row.get(2)? }))
+}
+
+pub(super) fn floor(tx: &Connection) -> rusqlite::Result<Floor> {
+    tx.query_row("SELECT version, digest FROM floor", (), |row| {
+        let digest = row.get::<_, Option<[u8; 32]>>(1)?.map(Digest::from_bytes);
+        Ok(Floor { version: row.get(0)?, digest })
+    })
+}
+
+pub(super) fn raise_floor(tx: &Connection, floor: Floor) -> rusqlite::Result<()> {
+    let digest = floor.digest.map(|digest| digest.as_bytes().to_vec());
+    tx.prepare_cached("UPDATE floor SET version = ?1, digest = ?2 WHERE version < ?1")?
+        .execute((floor.version, digest))
+        .map(|_| ())
+}
+
+pub(super) fn high_water(tx: &Connection) -> rusqlite::Result<Timestamp> {
+    tx.query_row("SELECT high_water_ms FROM tally", (), |row| time(row, 0))
+}
+
+pub(super) fn check_indexes(tx: &Connection, after: &Value, last: &Value) -> rusqlite::Result<()> {
+    let unlisted: u64 = tx
+        .prepare_cached(
+            "SELECT count(*) FROM jobs AS job WHERE seq > ifnull(?1, 0) AND seq <= ?2 AND NOT (
+                 EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_queue
+                         WHERE state = job.state AND priority = job.priority AND seq = job.seq)
+                 AND EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_deadline
+                             WHERE expires_at = job.expires_at AND seq = job.seq)
+                 AND EXISTS (SELECT 1 FROM jobs INDEXED BY sqlite_autoindex_jobs_1
+                             WHERE id = job.id AND seq = job.seq))",
+        )?
+        .query_row((after, last), |row| row.get(0))?;
+    if unlisted == 0 {
+        return Ok(());
+    }
+    let why = format!("{unlisted} jobs are missing in an index").into();
+    Err(rusqlite::Error::FromSqlConversionFailure(0, Type::Null, why))
+}
+
+/// Rows that can be read but make no sense: the statement that deletes one, and its key.
+pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+    let job = |row: &Row<'_>| Held::read(row).and_then(|held| events(19, &held.events)).map(|_| ());
+    let trace = |row: &Row<'_>| unword::<Trace>(1, &row.get::<_, String>(1)?).map(|_| ());
+    let settled = |row: &Row<'_>| {
+        unword::<Outcome>(1, &row.get::<_, String>(1)?)?;
+        unword::<Standing>(2, &row.get::<_, String>(2)?).map(|_| ())
+    };
+    let mut found =
+        bad_rows(tx, &format!("SELECT {COLUMNS} FROM jobs"), "DELETE FROM jobs WHERE seq = ?1", job)?;
+    found.extend(bad_rows(tx, "SELECT seq, trace FROM traces", "DELETE FROM traces WHERE seq = ?1", trace)?);
+    let select = "SELECT id, outcome, standing FROM settled";
+    found.extend(bad_rows(tx, select, "DELETE FROM settled WHERE id = ?1", settled)?);
+    Ok(found)
+}
+
+/// The rows of `select` that `judge` cannot read; the first column is the key that `delete` takes.
+fn bad_rows(
+    tx: &Connection,
+    select: &str,
+    delete: &'static str,
+    judge: impl Fn(&Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+    let mut statement = tx.prepare(select)?;
+    let mut rows = statement.query(())?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if judge(row).is_err() {
+            found.push((delete, row.get(0)?));
+        }
+    }
+    Ok(found)
+}
+
+/// Makes what was saved of a damaged database agree with itself.
+pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
+    // What has ended is never run again.
+    tx.execute("DELETE FROM jobs WHERE id IN (SELECT id FROM settled)", ())?;
+    tx.execute("DELETE FROM payloads WHERE field / 2 NOT IN (SELECT seq FROM jobs)", ())?;
+    tx.execute("UPDATE tally SET (jobs, bytes) = (SELECT count(*), ifnull(sum(bytes), 0) FROM jobs)", ())?;
+    Ok(())
 }
 
 fn open_field(

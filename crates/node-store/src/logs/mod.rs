@@ -26,7 +26,7 @@ use node_types::{
     Digest, JobId, Timestamp,
     log::{FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, types::Value};
 use serde::{Deserialize, Serialize};
 
 mod table;
@@ -358,6 +358,16 @@ impl Logs {
     }
 }
 
+/// Rows that can be read but make no sense: the statement that deletes one, and its key.
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+    table::nonsense(tx)
+}
+
+/// Makes what was saved of a damaged database agree with itself.
+pub(crate) fn mend(tx: &Connection) -> rusqlite::Result<()> {
+    table::mend(tx)
+}
+
 fn trimmed(mut record: Record) -> Record {
     record.message.truncate(record.message.floor_char_boundary(MESSAGE_BYTES_MAX));
     let bytes = fields_bytes(&record);
@@ -414,7 +424,7 @@ mod tests {
         let node = NodeId::derive(network, &Address::from_bytes([1; 20]));
         let stamp = Stamp { network, node, volume: VolumeId::from_bytes([2; 16]) };
         let disk: Arc<dyn crate::disk::Disk> = Arc::new(RealDisk);
-        Volume::create(&disk, &folder.join("testnet"), stamp, 0).unwrap().logs(1 << 20)
+        Volume::create(&disk, &folder.join("testnet"), stamp, 0, Timestamp::EPOCH).unwrap().logs(1 << 20)
     }
 
     fn record() -> Record {

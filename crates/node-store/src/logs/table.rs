@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use node_types::{
     Digest, JobId, Timestamp,
-    id::hex_encode,
+    id::{hex_decode, hex_encode},
     log::{Level, Record},
 };
-use rusqlite::{Connection, OptionalExtension, Row, types::Type};
+use rusqlite::{
+    Connection, OptionalExtension, Row,
+    types::{Type, Value},
+};
 
 use super::{BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query};
 use crate::format::PAGE_BYTES;
@@ -217,6 +220,46 @@ pub(super) fn expire(tx: &Connection, before: Timestamp) -> rusqlite::Result<u64
     }
     give_back(tx)?;
     Ok(deleted)
+}
+
+/// Rows that can be read but make no sense: the statement that deletes one, and its key.
+pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+    let mut found = Vec::new();
+    let mut statement = tx.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
+    let mut rows = statement.query(())?;
+    while let Some(row) = rows.next()? {
+        if entry(row).is_err() {
+            found.push(("DELETE FROM records WHERE seq = ?1", row.get(0)?));
+        }
+    }
+    let mut statement = tx.prepare("SELECT seq, header FROM batches")?;
+    let mut rows = statement.query(())?;
+    while let Some(row) = rows.next()? {
+        let header: String = row.get(1)?;
+        if serde_json::from_str::<super::Header>(&header).is_err() {
+            found.push(("DELETE FROM batches WHERE seq = ?1", row.get(0)?));
+        }
+    }
+    Ok(found)
+}
+
+/// Makes what was saved of a damaged database agree with itself: the chain goes on after the last batch.
+pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
+    let last: Option<(String, u64, u64)> = tx
+        .query_row("SELECT header, seq, last FROM batches ORDER BY seq DESC LIMIT 1", (), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    let Some((header, seq, sealed)) = last else { return Ok(()) };
+    if chain(tx)?.next <= seq {
+        let id = serde_json::from_str::<super::Header>(&header).map_err(foreign)?.chain;
+        let id = hex_decode::<16>(&id).ok_or(rusqlite::Error::InvalidQuery)?;
+        tx.execute(
+            "UPDATE chain SET id = ?1, next = ?2, prev = ?3, sealed = max(sealed, ?4)",
+            (id, seq + 1, Digest::of(header.as_bytes()).as_bytes(), sealed),
+        )?;
+    }
+    Ok(())
 }
 
 /// Deletes the records that `select` names; those in no batch (after `sealed`) are counted as lost.

@@ -38,11 +38,11 @@ pub fn real_disk() -> Arc<dyn Disk> {
 }
 
 pub fn create(folder: &Path) -> Volume {
-    Volume::create(&real_disk(), folder, stamp(Network::Testnet), RESERVE_BYTES).unwrap()
+    Volume::create(&real_disk(), folder, stamp(Network::Testnet), RESERVE_BYTES, NOW).unwrap()
 }
 
 pub fn open_as(folder: &Path, stamp: Stamp) -> Result<Volume, VolumeError> {
-    Volume::open(&real_disk(), folder, stamp, RESERVE_BYTES)
+    Volume::open(&real_disk(), folder, stamp, RESERVE_BYTES, NOW)
 }
 
 pub fn open(folder: &Path) -> Volume {
