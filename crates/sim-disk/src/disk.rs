@@ -21,6 +21,8 @@ use crate::{
 
 /// How much a disk holds unless told otherwise: 1 TiB.
 const CAPACITY_BYTES: u64 = 1 << 40;
+/// How much of a lock file is read to tell who holds it, as on a real disk.
+const HOLDER_BYTES_MAX: usize = 64;
 
 /// Everything about a mounted disk.
 pub(crate) struct State {
@@ -262,18 +264,25 @@ impl State {
         Ok(true)
     }
 
+    /// Renames; the checks come in the kernel's order, which decides what a call that is wrong in
+    /// two ways answers.
     fn rename(&mut self, from: &Path, to: &Path, replace: bool) -> Result<(), Errno> {
-        let (from_folder, from_name) = self.place(from)?;
+        let ((from_folder, from_name), (to_folder, to_name)) = (self.place(from)?, self.place(to)?);
         let inode = *self.live.names(from_folder)?.get(from_name).ok_or(Errno::NOT_FOUND)?;
-        let (to_folder, to_name) = self.place(to)?;
         let replaced = self.live.names(to_folder)?.get(to_name).copied();
+        if replaced.is_some() && !replace {
+            return Err(Errno::EXISTS);
+        }
+        if replaced == Some(inode) {
+            return Ok(());
+        }
+        if to.starts_with(from) {
+            return Err(Errno::INVALID);
+        }
+        if from.starts_with(to) {
+            return Err(Errno::NOT_EMPTY);
+        }
         if let Some(replaced) = replaced {
-            if !replace {
-                return Err(Errno::EXISTS);
-            }
-            if replaced == inode {
-                return Ok(());
-            }
             let is_folder = |inode| self.live.names(inode).is_ok();
             match (is_folder(inode), is_folder(replaced)) {
                 (false, false) => {}
@@ -282,9 +291,6 @@ impl State {
                 (true, true) if self.live.names(replaced)?.is_empty() => {}
                 (true, true) => return Err(Errno::NOT_EMPTY),
             }
-        }
-        if to.starts_with(from) && to != from {
-            return Err(Errno::INVALID);
         }
         let op = Op::Rename {
             from: (from_folder, from_name.to_owned()),
@@ -705,8 +711,11 @@ impl Disk for SimDisk {
             None => state.create(path, 0o600)?,
         };
         if state.held.contains(&file) {
-            let text = state.live.file(file).map(|data| data.all()).unwrap_or_default();
-            return Ok(Locked::Theirs(String::from_utf8_lossy(&text).trim().to_owned()));
+            let mut text = state.live.file(file).map(|data| data.all()).unwrap_or_default();
+            text.truncate(HOLDER_BYTES_MAX);
+            let text =
+                String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            return Ok(Locked::Theirs(text.trim().to_owned()));
         }
         state.gate(Call::Write, path)?;
         let last = state.live.file(file).map(|data| data.all()).unwrap_or_default();

@@ -228,7 +228,7 @@ enum Fate {
     Durable,
 }
 
-/// A name operation and the folders whose sync it waits for.
+/// A name operation and the folders whose sync it waits for; none, and it is durable.
 #[derive(Clone, Debug)]
 struct Waiting {
     index: usize,
@@ -242,6 +242,8 @@ pub(crate) struct Cursor {
     live: Tree,
     durable: Tree,
     bytes: BTreeMap<Inode, Vec<(usize, Fate)>>,
+    /// The first of them is not durable. Those that are, behind it, are kept as well: what they do
+    /// to the tree depends on the operations before them.
     names: Vec<Waiting>,
 }
 
@@ -279,11 +281,11 @@ impl Cursor {
             Op::SyncDir { folder } => {
                 for waiting in &mut self.names {
                     waiting.folders.retain(|waits| waits != folder);
-                    if waiting.folders.is_empty() {
-                        log[waiting.index].apply(&mut self.durable);
-                    }
                 }
-                self.names.retain(|waiting| !waiting.folders.is_empty());
+                let durable = self.names.iter().take_while(|waiting| waiting.folders.is_empty()).count();
+                for waiting in self.names.drain(..durable) {
+                    log[waiting.index].apply(&mut self.durable);
+                }
             }
             Op::Create { folder, .. } | Op::Mkdir { folder, .. } | Op::Symlink { folder, .. } => {
                 // The inode is there from now on; whether its name is, the folder's sync says.
@@ -319,8 +321,9 @@ impl Cursor {
 
     /// The operations that a power cut here may take, names first.
     pub(crate) fn pending(&self) -> Vec<usize> {
+        let names = self.names.iter().filter(|waiting| !waiting.folders.is_empty());
         let bytes = self.bytes.values().flatten().filter(|(_, fate)| *fate != Fate::Durable);
-        self.names.iter().map(|waiting| waiting.index).chain(bytes.map(|(index, _)| *index)).collect()
+        names.map(|waiting| waiting.index).chain(bytes.map(|(index, _)| *index)).collect()
     }
 
     pub(crate) fn image(&self, log: &[Op], loss: &Loss) -> Image {
@@ -343,7 +346,7 @@ impl Cursor {
         };
         let rate = draw.rate();
         for waiting in &self.names {
-            if kept(&mut draw, rate) {
+            if waiting.folders.is_empty() || kept(&mut draw, rate) {
                 log[waiting.index].apply(&mut tree);
             }
         }

@@ -274,7 +274,8 @@ impl Tree {
         match &self.nodes.get(&folder).ok_or(Errno::NOT_FOUND)?.body {
             Body::Folder(names) => Ok(names),
             Body::File(_) => Err(Errno::NOT_FOLDER),
-            Body::Link => Err(Errno::LOOP),
+            // Links lead nowhere.
+            Body::Link => Err(Errno::NOT_FOUND),
         }
     }
 
@@ -287,18 +288,24 @@ impl Tree {
 
     /// The inode at a path; nothing if a name on the way is missing.
     pub(crate) fn find(&self, path: &Path) -> Result<Option<Inode>, Errno> {
+        match self.walk(path) {
+            Err(Errno::NOT_FOUND) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn walk(&self, path: &Path) -> Result<Inode, Errno> {
         let mut inode = ROOT;
         for part in path.components() {
             match part {
                 Component::RootDir | Component::CurDir => {}
-                Component::Normal(name) => match self.names(inode)?.get(name) {
-                    Some(next) => inode = *next,
-                    None => return Ok(None),
-                },
+                Component::Normal(name) => {
+                    inode = *self.names(inode)?.get(name).ok_or(Errno::NOT_FOUND)?;
+                }
                 Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVALID),
             }
         }
-        Ok(Some(inode))
+        Ok(inode)
     }
 
     /// The folder that holds the last name of a path, and that name.

@@ -26,7 +26,7 @@ use std::{
 use rusqlite::ffi;
 
 use crate::{
-    disk::{Inner, folder_of},
+    disk::{Inner, State, folder_of},
     faults::Call,
     sites::Caller,
     tree::{Errno, Inode},
@@ -226,13 +226,13 @@ fn code(error: Errno, otherwise: c_int) -> c_int {
 
 /// The mode of a file that SQLite makes: journals have their database's, temporary files are ours
 /// alone, all others 0644.
-fn mode_for(disk: &Inner, path: &Path, flags: c_int) -> u32 {
+fn mode_for(state: &State, path: &Path, flags: c_int) -> u32 {
     if flags & ffi::SQLITE_OPEN_DELETEONCLOSE != 0 {
         return 0o600;
     }
     if flags & (ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL) != 0
         && let Some((database, _)) = path.to_string_lossy().rsplit_once('-')
-        && let Ok(Some((_, node))) = disk.state().found(Path::new(database))
+        && let Ok(Some((_, node))) = state.found(Path::new(database))
     {
         return node.mode;
     }
@@ -252,8 +252,8 @@ unsafe extern "C" fn x_open(
     let Some((disk, slot)) = (unsafe { disk_of(vfs) }) else { return ffi::SQLITE_CANTOPEN };
     let has = |flag: c_int| flags & flag != 0;
     let mut read_only = has(ffi::SQLITE_OPEN_READONLY);
+    let mut state = disk.state();
     let (inode, path) = if name.is_null() {
-        let mut state = disk.state();
         if state.gate(Call::Open, Path::new("")).is_err() {
             return ffi::SQLITE_CANTOPEN;
         }
@@ -261,8 +261,7 @@ unsafe extern "C" fn x_open(
     } else {
         // SAFETY: SQLite's file names end with zero and outlive the call.
         let path = unsafe { path_of(name) };
-        let mode = mode_for(&disk, path, flags);
-        let mut state = disk.state();
+        let mode = mode_for(&state, path, flags);
         if state.gate(Call::Open, path).is_err() {
             return ffi::SQLITE_CANTOPEN;
         }
@@ -287,7 +286,6 @@ unsafe extern "C" fn x_open(
         };
         (inode, path.to_owned())
     };
-    let mut state = disk.state();
     state.opened(inode);
     if has(ffi::SQLITE_OPEN_DELETEONCLOSE) && !name.is_null() {
         // It was found or made just now, so the one way to fail is a folder that is read-only.
