@@ -710,16 +710,15 @@ impl Disk for SimDisk {
             Some(file) => file,
             None => state.create(path, 0o600)?,
         };
+        let mut text = state.live.file(file).map(|data| data.all()).unwrap_or_default();
+        text.truncate(HOLDER_BYTES_MAX);
+        let text = String::from_utf8(text).map(|text| text.trim().to_owned());
         if state.held.contains(&file) {
-            let mut text = state.live.file(file).map(|data| data.all()).unwrap_or_default();
-            text.truncate(HOLDER_BYTES_MAX);
-            let text =
-                String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            return Ok(Locked::Theirs(text.trim().to_owned()));
+            let holder = text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            return Ok(Locked::Theirs(holder));
         }
         state.gate(Call::Write, path)?;
-        let last = state.live.file(file).map(|data| data.all()).unwrap_or_default();
-        let last = String::from_utf8(last).map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned());
+        let last = text.unwrap_or_else(|_| "?".to_owned());
         state.write(file, 0, holder.as_bytes())?;
         state.truncate(file, holder.len() as u64);
         state.held.insert(file);

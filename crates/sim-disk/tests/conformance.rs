@@ -63,9 +63,9 @@ impl Side<'_> {
             Step::Link(path) => answer((self.link)(&at(path))),
             Step::List(path) => answer(self.disk.list(&at(path))),
             Step::Lock(path, holder) => match self.disk.lock(&at(path), holder) {
-                Ok(Locked::Ours(lock)) => {
+                Ok(Locked::Ours { lock, last }) => {
                     self.locks.push(lock);
-                    "ours".to_owned()
+                    format!("ours after {last:?}")
                 }
                 Ok(Locked::Theirs(holder)) => format!("theirs: {holder:?}"),
                 Err(error) => answer::<()>(Err(error)),
@@ -78,10 +78,10 @@ impl Side<'_> {
             Step::Reserve(path, length) => answer(self.disk.reserve(&at(path), *length)),
             Step::SyncFile(path) => answer(self.disk.sync_file(&at(path))),
             Step::Unlock => {
-                if !self.locks.is_empty() {
-                    drop(self.locks.remove(0));
+                if self.locks.is_empty() {
+                    return String::new();
                 }
-                String::new()
+                answer(self.locks.remove(0).clear())
             }
             Step::WriteNew(path, length) => answer(write_new(self.disk, &at(path), &bytes(*length))),
         }
@@ -390,7 +390,7 @@ fn a_lock_has_one_holder() {
         Unlock,
         Lock("lock", "ninth"),
     ]);
-    assert_eq!(answers[..2], ["ours", r#"theirs: "first""#]);
+    assert_eq!(answers[..2], [r#"ours after """#, r#"theirs: "first""#]);
 }
 
 #[test]

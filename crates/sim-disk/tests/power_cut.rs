@@ -295,7 +295,9 @@ fn what_a_cut_left_is_a_disk_again() {
     disk.create_file(at("/file"), &[1; 5000]).unwrap();
     disk.put_link(at("/link")).unwrap();
     disk.chmod(at("/file"), 0o644, 7).unwrap();
-    let Locked::Ours(_held) = disk.lock(at("/lock"), "me").unwrap() else { unreachable!("a new disk") };
+    let Locked::Ours { lock: _held, .. } = disk.lock(at("/lock"), "me").unwrap() else {
+        unreachable!("a new disk")
+    };
     let image = disk.image(disk.ops(), &Loss::Nothing);
 
     let again = SimDisk::from_image(image.clone());
@@ -305,7 +307,7 @@ fn what_a_cut_left_is_a_disk_again() {
     let entry = again.entry(at("/file")).unwrap().unwrap();
     assert_eq!((entry.mode, entry.uid, entry.bytes), (0o644, 7, 5000));
     assert_eq!(again.entry(at("/link")).unwrap().unwrap().kind, EntryKind::Link);
-    assert!(matches!(again.lock(at("/lock"), "another").unwrap(), Locked::Ours(_)), "the lock went");
+    assert!(matches!(again.lock(at("/lock"), "another").unwrap(), Locked::Ours { .. }), "the lock went");
     again.create_file(at("/new"), b"x").unwrap();
     assert!(disk.entry(at("/new")).unwrap().is_none(), "the disks share nothing");
     assert!(image.read(at("/new")).is_none());
