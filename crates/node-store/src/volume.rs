@@ -28,7 +28,9 @@ use crate::{
 };
 
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
-/// of it for `jobs.db` and half for `state.db`, each twice the largest write-ahead log.
+/// of it for `jobs.db` and half for `state.db`, each twice the largest write-ahead log. Where less than
+/// one half is free beside it, no new job is taken: the disk may still fill up with other things, but not
+/// with jobs.
 pub const RESERVE_BYTES: u64 = 64 << 20;
 
 const LOCK: &str = "LOCK";
@@ -334,6 +336,14 @@ impl KeptBack {
 }
 
 impl Reserve for KeptBack {
+    fn low(&self) -> bool {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        // Where the reserve was given up, what it needs to come back is kept free too.
+        let wanted = if self.held { self.bytes } else { self.bytes.saturating_mul(2) };
+        // A disk that does not say is asked by writing.
+        self.disk.free_bytes(folder).is_ok_and(|free| free < wanted)
+    }
+
     fn release(&mut self) -> bool {
         let released = self.held && self.disk.remove(&self.path).is_ok();
         self.held &= !released;
