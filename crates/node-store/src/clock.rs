@@ -55,13 +55,53 @@ pub enum Trust {
     },
 }
 
+/// A moment up to which things may be ended: only a trusted mark gives one, so a clock in doubt ends
+/// nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cutoff(Timestamp);
+
+impl Cutoff {
+    /// The moment.
+    #[must_use]
+    pub const fn at(self) -> Timestamp {
+        self.0
+    }
+}
+
+impl Mark {
+    /// The moment `age_ms` milliseconds ago, for ending what is older; `None` while time is held.
+    #[must_use]
+    pub const fn cutoff(&self, age_ms: u64) -> Option<Cutoff> {
+        match self.trust {
+            Trust::Trusted => Some(Cutoff(Timestamp::from_ms(self.now.ms().saturating_sub(age_ms)))),
+            Trust::Held { .. } => None,
+        }
+    }
+}
+
+/// Tells what time it is at open, from the last mark and a moment that another file has known
+/// ([`Timestamp::EPOCH`] for none): the mark may be lost, or older than that.
+#[must_use]
+pub fn known(mark: Option<Mark>, high_water: Timestamp, reading: &Reading) -> Mark {
+    let mark = mark.or_else(|| {
+        // No boot is named so: the wall clock is judged by the moment.
+        let lost = Mark { now: high_water, since_boot_ms: 0, boot: String::new(), trust: Trust::Trusted };
+        (high_water > Timestamp::EPOCH).then_some(lost)
+    });
+    let judged = judge(mark.as_ref(), reading);
+    Mark { now: judged.now.max(high_water), ..judged }
+}
+
 /// Tells what time it is from the last mark and a new reading. The result never lies before the mark.
 #[must_use]
 pub fn judge(mark: Option<&Mark>, reading: &Reading) -> Mark {
     let (now, trust) = match mark {
         None => (reading.wall, Trust::Trusted),
         Some(mark) if mark.boot == reading.boot => {
-            (mark.now.plus_ms(reading.since_boot_ms.saturating_sub(mark.since_boot_ms)), mark.trust)
+            // Of two readings the later one may be judged first.
+            let since_boot_ms = reading.since_boot_ms.max(mark.since_boot_ms);
+            let now = mark.now.plus_ms(since_boot_ms - mark.since_boot_ms);
+            return Mark { now, since_boot_ms, ..mark.clone() };
         }
         Some(mark) => {
             let ahead_ms = reading.wall.since_ms(mark.now);
@@ -119,6 +159,22 @@ mod tests {
             let later = judge(Some(&mark()), &reading("a", 1500, wall));
             assert_eq!((later.now, later.trust), (NOON.plus_ms(500), Trust::Trusted));
         }
+    }
+
+    #[test]
+    fn readings_judged_out_of_order_do_not_count_time_twice() {
+        let later = judge(Some(&mark()), &reading("a", 2000, NOON));
+        let earlier = judge(Some(&later), &reading("a", 1500, NOON));
+        assert_eq!(earlier, later);
+        assert_eq!(judge(Some(&earlier), &reading("a", 2000, NOON)).now, NOON.plus_ms(1000));
+    }
+
+    #[test]
+    fn only_a_trusted_mark_gives_a_moment_to_end_things_by() {
+        let week_ms = 7 * DAY_MS;
+        assert_eq!(mark().cutoff(week_ms).unwrap().at().plus_ms(week_ms), NOON);
+        assert_eq!(mark().cutoff(u64::MAX).unwrap().at(), Timestamp::EPOCH);
+        assert_eq!(Mark { trust: Trust::Held { ahead_ms: 1 }, ..mark() }.cutoff(0), None);
     }
 
     #[test]

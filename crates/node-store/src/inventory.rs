@@ -18,12 +18,16 @@ use node_types::{
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use crate::{
+    clock::Cutoff,
     reader::{ReadError, Reader},
     writer::{Effect, Ticket, Writer},
 };
 
 /// Changes of state that are kept.
 pub const HISTORY_MAX: u64 = 10_000;
+
+/// The configuration's name as an artifact.
+const CONFIGURATION: &str = "node_config";
 
 /// What a snapshot expects.
 pub(crate) type Expected = BTreeMap<ArtifactId, Digest>;
@@ -47,7 +51,7 @@ pub(crate) fn expected_by(config: &Verified<NodeConfig>) -> Expected {
         };
         expected.insert(ArtifactId { kind, name: document.runtime.engine().to_owned() }, digest);
     }
-    let itself = ArtifactId { kind: ArtifactKind::Configuration, name: "node_config".to_owned() };
+    let itself = ArtifactId { kind: ArtifactKind::Configuration, name: CONFIGURATION.to_owned() };
     expected.insert(itself, config.digest());
     expected
 }
@@ -80,6 +84,20 @@ pub struct Change {
     pub facts: Facts,
 }
 
+/// What rotation decides by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HashFacts {
+    /// Artifacts that are expected.
+    pub expected: u64,
+    /// The snapshot that expects them.
+    pub expected_by: Option<Digest>,
+    /// Expected ones that were not measured for long or never, longest first, at most 256; none while time
+    /// is held.
+    pub due: Vec<ArtifactId>,
+    /// The expected container images.
+    pub containers: Vec<ArtifactId>,
+}
+
 /// What can be asked about the inventory, beside a running Agent too.
 #[derive(Clone, Debug)]
 pub struct InventoryView {
@@ -107,6 +125,41 @@ impl InventoryView {
                 })
             })?
             .collect()
+        })
+    }
+
+    /// What rotation decides by: artifacts not measured since `before`, none while time is held.
+    pub(crate) fn rotation_facts(&self, before: Option<Cutoff>) -> Result<HashFacts, ReadError> {
+        self.reader.read(|tx| {
+            let ids = |sql: &str, values: &dyn rusqlite::ToSql| {
+                tx.prepare_cached(sql)?
+                    .query_map([values], |row| id_of(row, 0))?
+                    .collect::<rusqlite::Result<Vec<_>>>()
+            };
+            let due = match before {
+                Some(before) => ids(
+                    "SELECT kind, name FROM artifacts
+                     WHERE expected NOT NULL AND (measured_at IS NULL OR measured_at <= ?1)
+                     ORDER BY measured_at, kind, name LIMIT 256",
+                    &before.at().ms(),
+                )?,
+                None => Vec::new(),
+            };
+            let configuration: Option<Option<[u8; 32]>> = tx
+                .prepare_cached("SELECT expected FROM artifacts WHERE kind = ?1 AND name = ?2")?
+                .query_row((ArtifactKind::Configuration.name(), CONFIGURATION), |row| row.get(0))
+                .optional()?;
+            Ok(HashFacts {
+                expected: tx
+                    .prepare_cached("SELECT count(*) FROM artifacts WHERE expected NOT NULL")?
+                    .query_row((), |row| row.get(0))?,
+                expected_by: configuration.flatten().map(Digest::from_bytes),
+                due,
+                containers: ids(
+                    "SELECT kind, name FROM artifacts WHERE expected NOT NULL AND kind = ?1",
+                    &ArtifactKind::RuntimeImage.name(),
+                )?,
+            })
         })
     }
 
@@ -171,6 +224,13 @@ impl Inventory {
                 .execute((id.kind.name(), &id.name, now.ms()))?;
             Ok(answer)
         })
+    }
+
+    /// Expects again what a snapshot names, and drops what it does not list: for a snapshot that came into
+    /// force without being applied. Applying does this in its own transaction.
+    pub(crate) fn expect(&self, config: &Verified<NodeConfig>, now: Timestamp) -> Ticket<()> {
+        let expected = expected_by(config);
+        self.writer.submit(Effect::Keeps, move |tx| expect_in(tx, &expected, now))
     }
 
     /// Notes that an artifact was removed on purpose: it counts as not installed and not there.

@@ -7,7 +7,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use node_types::{
@@ -18,21 +18,23 @@ use node_types::{
 
 use crate::{
     binding::Binding,
+    clock::{self, Mark, Reading},
     disk::{Disk, RealDisk},
     format::{Database, Stamp},
     inventory::Inventory,
     jobs::{JobRules, Jobs},
     keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
-    logs::Logs,
+    logs::{self, Logs},
     reader::ReadError,
+    rotation::{
+        self, Class, Rules, Step, StoreStep, Trigger,
+        apply::{Rooms, Views},
+    },
     snapshot::{Applied, SnapshotError, Snapshots},
     view::View,
     volume::{self, KEYS, RESERVE_BYTES, Volume, VolumeError},
     writer::WriteError,
 };
-
-/// Bytes that `logs.db` may take until a snapshot says otherwise: 64 MiB.
-pub const LOGS_BYTES: u64 = 64 << 20;
 
 /// Where a store is and how it is opened.
 #[derive(Debug)]
@@ -145,6 +147,7 @@ pub struct Store {
     inventory: Inventory,
     binding: Binding,
     logs: Logs,
+    time: Mutex<Mark>,
 }
 
 impl Store {
@@ -152,7 +155,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; [`VolumeError::Exists`] where there is a volume.
-    pub fn create(options: &Options, node_key: Option<NodeKey>, now: Timestamp) -> Result<Self, StoreError> {
+    pub fn create(
+        options: &Options,
+        node_key: Option<NodeKey>,
+        reading: &Reading,
+    ) -> Result<Self, StoreError> {
         let (disk, folder) = (&*options.disk, options.folder());
         let keys_folder = folder.join(KEYS);
         for missing in [&options.home, &folder] {
@@ -166,7 +173,7 @@ impl Store {
                 let key = node_key.map_or_else(NodeKey::generate, Ok)?;
                 let kek = options.kek.kek_for_new(disk)?;
                 keys::create_node_key(disk, &keys_folder, options.network, &key, &kek)?;
-                return Self::create(options, Some(key), now);
+                return Self::create(options, Some(key), reading);
             }
         };
         if let Some(offered) = node_key.map(|key| key.address()).filter(|it| *it != held.address()) {
@@ -182,19 +189,20 @@ impl Store {
             let address = held.address();
             keys::create_volume_key(disk, &keys_folder, options.network, address, volume, &key, &kek)?;
         }
-        Self::start(options, now, Volume::create)
+        Self::start(options, reading, Volume::create)
     }
 
     /// Opens a volume that is there: jobs that were running are queued again, the rules of the snapshot in
-    /// force are put in force.
+    /// force are put in force, and what a crash left undone is done. `reading` is judged against what this
+    /// volume has known of time, so time does not go back.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(options: &Options, now: Timestamp) -> Result<Self, StoreError> {
-        match Self::start(options, now, Volume::open) {
+    pub fn open(options: &Options, reading: &Reading) -> Result<Self, StoreError> {
+        match Self::start(options, reading, Volume::open) {
             // Damage that only the first use of a large database met: the volume checks it in full now.
             Err(error) if volume::note_damage(&*options.disk, &options.folder(), error.read()) => {
-                Self::start(options, now, Volume::open)
+                Self::start(options, reading, Volume::open)
             }
             other => other,
         }
@@ -202,7 +210,7 @@ impl Store {
 
     fn start(
         options: &Options,
-        now: Timestamp,
+        reading: &Reading,
         open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, u64, Timestamp) -> Result<Volume, VolumeError>,
     ) -> Result<Self, StoreError> {
         let (disk, folder, network) = (&*options.disk, options.folder(), options.network);
@@ -223,20 +231,21 @@ impl Store {
         let opened = keys::open_volume_key(disk, &keys_folder, network, address, volume_id, &options.kek)?;
         let Some(volume_key) = opened else { return Err(absent()) };
         let stamp = Stamp { network, node: NodeId::derive(network, &address), volume: volume_id };
-        let volume = open(&options.disk, &folder, stamp, options.reserve_bytes, now)?;
+        let volume = open(&options.disk, &folder, stamp, options.reserve_bytes, reading.wall)?;
         let store = Self {
             jobs: volume.jobs(volume_key.key.secret_bytes()),
             snapshots: volume.snapshots()?,
             inventory: volume.inventory(),
             binding: volume.binding(),
-            logs: volume.logs(LOGS_BYTES),
+            logs: volume.logs(logs::BYTES_MAX),
+            time: Mutex::new(known_time(volume.view(), reading)?),
             volume,
             signer: Signer::new(node.key),
             protection: node.protection,
         };
+        let now = store.keep_time(reading)?.now;
         store.keep_what_must_not_fall_back(now)?;
-        store.jobs.restart(now).wait()?;
-        store.follow_snapshot(now)?;
+        store.follow_snapshot(&[Trigger::Restart], now)?;
         Ok(store)
     }
 
@@ -249,20 +258,29 @@ impl Store {
         Ok(self.binding.skip_sequence(now.max(jobs.high_water()?)).wait()?)
     }
 
-    /// Puts the rules of the snapshot in force. Done at every open too: that repairs a crash between
-    /// applying a snapshot and this.
-    fn follow_snapshot(&self, now: Timestamp) -> Result<(), WriteError> {
+    /// Puts the rules of the snapshot in force and does what they ask of jobs, traces and hashes. Done at every
+    /// open too: that repairs a crash between applying a snapshot and this. Logs wait for the next rotation,
+    /// so that damage to them stops no job.
+    fn follow_snapshot(&self, since: &[Trigger], now: Timestamp) -> Result<(), RotationError> {
         let current = self.snapshots.current();
         self.jobs.set_rules(current.as_ref().map(|current| JobRules::of(&current.config)));
         if let Some(current) = current {
             self.logs.set_bytes_max(current.config.document().limits.logs_bytes_max);
         }
-        while self.jobs.fail_forbidden(now).wait()? > 0 {}
+        // A job that was offered under the rules before is in the queue now, or was refused.
+        self.jobs.settled_down().wait()?;
+        let mark = self.marked().clone();
+        for step in self.plan_at(since, &mark)? {
+            match step {
+                Step::Store(step) if step.class() != Class::Logs => self.apply(&step, now)?,
+                Step::Store(_) | Step::Agent(_) => {}
+            }
+        }
         Ok(())
     }
 
-    /// Applies a verified snapshot: it is in force, and the queued jobs that it forbids have failed, when
-    /// this returns.
+    /// Applies a verified snapshot: when this returns it is in force, the queued jobs that it forbids have
+    /// failed, and the traces of earlier ones that were sent once are deleted.
     ///
     /// # Errors
     /// [`SnapshotError`]; after a [`SnapshotError::Write`] opening again finishes what was begun.
@@ -273,7 +291,7 @@ impl Store {
     ) -> Result<Applied, SnapshotError> {
         self.jobs.keep_floor(Floor::at(&config)).wait()?;
         let answer = self.snapshots.apply(config, now)?;
-        self.follow_snapshot(now)?;
+        self.follow_snapshot(&[], now)?;
         Ok(answer)
     }
 
@@ -283,7 +301,81 @@ impl Store {
     /// [`SnapshotError`].
     pub fn roll_back_snapshot(&self, now: Timestamp) -> Result<(), SnapshotError> {
         self.snapshots.roll_back(now)?;
-        Ok(self.follow_snapshot(now)?)
+        Ok(self.follow_snapshot(&[], now)?)
+    }
+
+    /// What time it is: `reading` judged against all that this volume has known. It never goes back.
+    #[must_use]
+    pub fn time(&self, reading: &Reading) -> Mark {
+        let mut mark = self.marked();
+        *mark = clock::judge(Some(&mark), reading);
+        mark.clone()
+    }
+
+    /// The same, and on disk when this returns: from time to time, so that a restart knows of it.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn keep_time(&self, reading: &Reading) -> Result<Mark, WriteError> {
+        let mark = self.time(reading);
+        self.binding.keep_clock_mark(mark.clone()).wait()?;
+        Ok(mark)
+    }
+
+    /// Takes the network's time: expiry that was held goes on. On disk when this returns.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn confirm_time(&self, reading: &Reading, network: Timestamp) -> Result<Mark, WriteError> {
+        let mark = {
+            let mut mark = self.marked();
+            *mark = clock::confirm(&clock::judge(Some(&mark), reading), network);
+            mark.clone()
+        };
+        self.binding.keep_clock_mark(mark.clone()).wait()?;
+        Ok(mark)
+    }
+
+    fn marked(&self) -> MutexGuard<'_, Mark> {
+        // It is replaced as a whole.
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What rotation would do now: printing it is the dry run. `since` names what happened since the last
+    /// plan: [`Trigger::Restart`] once, before the first lease, and [`Trigger::ContainerUpdate`] once after
+    /// one; the rest shows in the data.
+    ///
+    /// # Errors
+    /// [`ReadError`] where `state.db` or `jobs.db` cannot be read.
+    pub fn plan_rotation(&self, since: &[Trigger], reading: &Reading) -> Result<Vec<Step>, ReadError> {
+        self.plan_at(since, &self.time(reading))
+    }
+
+    fn plan_at(&self, since: &[Trigger], now: &Mark) -> Result<Vec<Step>, ReadError> {
+        let current = self.snapshots.current();
+        let traces_bytes_max = self.jobs.traces_bytes_max();
+        let rules = Rules { traces_bytes_max, ..Rules::of(current.as_deref()) };
+        let (jobs, logs, inventory) = (self.jobs.view(), self.logs.view(), self.inventory.view());
+        let facts = rotation::apply::gather(Views { jobs, logs, inventory }, &rules, since, now)?;
+        Ok(rotation::plan(&rules, &facts, now))
+    }
+
+    /// Does those of the steps that are the store's, in order, and keeps the time. The Agent's are left to it.
+    ///
+    /// # Errors
+    /// [`WriteError`] of the first step that failed; planning again finds what is left.
+    pub fn rotate(&self, steps: &[Step], reading: &Reading) -> Result<(), WriteError> {
+        let now = self.keep_time(reading)?.now;
+        steps.iter().try_for_each(|step| match step {
+            Step::Store(step) => self.apply(step, now),
+            Step::Agent(_) => Ok(()),
+        })
+    }
+
+    fn apply(&self, step: &StoreStep, now: Timestamp) -> Result<(), WriteError> {
+        let (jobs, logs) = (&self.jobs, &self.logs);
+        let (inventory, snapshots) = (&self.inventory, &self.snapshots);
+        rotation::apply::apply(Rooms { jobs, logs, inventory, snapshots }, step, now)
     }
 
     /// Everything that can be asked of a volume, beside a running Agent or without one: it needs no key, takes
@@ -353,6 +445,47 @@ impl Store {
     #[must_use]
     pub const fn binding(&self) -> &Binding {
         &self.binding
+    }
+}
+
+/// What time it is by what a volume knows: the mark in `state.db`, and the moment of the last job in `jobs.db`.
+fn known_time(view: &View, reading: &Reading) -> Result<Mark, ReadError> {
+    Ok(clock::known(view.binding().clock_mark()?, view.jobs().high_water()?, reading))
+}
+
+/// Why what a snapshot asks for was not done.
+enum RotationError {
+    Read(ReadError),
+    Write(WriteError),
+}
+
+impl From<ReadError> for RotationError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<WriteError> for RotationError {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl From<RotationError> for SnapshotError {
+    fn from(error: RotationError) -> Self {
+        match error {
+            RotationError::Read(error) => error.into(),
+            RotationError::Write(error) => error.into(),
+        }
+    }
+}
+
+impl From<RotationError> for StoreError {
+    fn from(error: RotationError) -> Self {
+        match error {
+            RotationError::Read(error) => error.into(),
+            RotationError::Write(error) => error.into(),
+        }
     }
 }
 

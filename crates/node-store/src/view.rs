@@ -6,12 +6,14 @@ use node_types::Network;
 
 use crate::{
     binding::BindingView,
+    clock::{self, Reading},
     disk::Disk,
     format::Database,
     inventory::InventoryView,
     jobs::JobsView,
     logs::LogsView,
     reader::{ReadError, Reader},
+    rotation::{self, Rules, Step, Trigger, apply::Views},
     salvage::{self, Incident},
     snapshot::{SnapshotError, SnapshotView},
 };
@@ -79,6 +81,19 @@ impl View {
             all.extend(reader.read(|tx| salvage::unreported(tx, *database))?);
         }
         Ok(all)
+    }
+
+    /// What rotation would do now, as [`Store::plan_rotation`](crate::store::Store::plan_rotation) says, beside a
+    /// running Agent too. Traces are judged by the default limit.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] where a database cannot be read or the snapshots cannot be verified.
+    pub fn plan_rotation(&self, since: &[Trigger], reading: &Reading) -> Result<Vec<Step>, SnapshotError> {
+        let now = clock::known(self.binding.clock_mark()?, self.jobs.high_water()?, reading);
+        let rules = Rules::of(self.snapshots()?.current().map(AsRef::as_ref));
+        let views = Views { jobs: &self.jobs, logs: &self.logs, inventory: &self.inventory };
+        let facts = rotation::apply::gather(views, &rules, since, &now)?;
+        Ok(rotation::plan(&rules, &facts, &now))
     }
 
     /// The snapshots, each verified again.

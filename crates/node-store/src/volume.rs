@@ -42,7 +42,9 @@ use crate::{
 };
 
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
-/// of it for `jobs.db` and half for `state.db`, each twice the largest write-ahead log.
+/// of it for `jobs.db` and half for `state.db`, each twice the largest write-ahead log. Where less than
+/// one half is free beside it, no new job is taken: the disk may still fill up with other things, but not
+/// with jobs.
 pub const RESERVE_BYTES: u64 = 64 << 20;
 
 /// Bytes of `jobs.db` or `logs.db` that are checked before the volume opens, 2 MiB: a few milliseconds. A larger one
@@ -540,6 +542,16 @@ impl KeptBack {
 }
 
 impl Reserve for KeptBack {
+    fn low(&self, within: u64) -> bool {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        // Where the reserve was given up, what it needs to come back is kept free too. Pages that the
+        // database has free count, but the write-ahead log needs room of its own.
+        let wanted = if self.held { self.bytes } else { self.bytes.saturating_mul(2) };
+        let low = |free: u64| free.saturating_add(within) < wanted || free < self.bytes / 2;
+        // A disk that does not say is asked by writing.
+        self.disk.free_bytes(folder).is_ok_and(low)
+    }
+
     fn release(&mut self) -> bool {
         let released = self.held && self.disk.remove(&self.path).is_ok();
         self.held &= !released;

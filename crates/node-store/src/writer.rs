@@ -10,7 +10,9 @@
 //!   or may not be on disk), everything later [`WriteError::Closed`]. A failed sync is never retried
 //!   (the kernel may have dropped the pages that it could not write); opening again verifies.
 //! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and it is run again
-//!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`].
+//!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`]. A request that
+//!   [`Effect::Yields`] is told that there is no room and answers for itself; so it is before the disk is
+//!   full, when free space is low.
 //!
 //! Checkpoints are not on the commit path. A second thread with a connection that never writes rows
 //! copies pages back while the writer goes on; only when the log of a busy
@@ -86,10 +88,19 @@ pub enum WriteError {
 pub enum Effect {
     /// It may need more: refused on a full disk.
     Grows,
+    /// It may need more, and where it is told that there is no room it writes nothing and says so itself.
+    Yields,
     /// It reads, or changes what is there in place: works on a full disk.
     Keeps,
     /// It ends something (acknowledge, expire, delete): works on a full disk, out of the reserve.
     Shrinks,
+}
+
+/// Whether the disk has room for what grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    Low,
 }
 
 /// An answer that comes after the sync. Wait for it with [`Ticket::wait`] or `.await` it: it needs no
@@ -154,7 +165,7 @@ impl<T> fmt::Debug for Ticket<T> {
 
 trait Request: Send {
     fn effect(&self) -> Effect;
-    fn run(&mut self, tx: &Connection) -> rusqlite::Result<()>;
+    fn run(&mut self, tx: &Connection, room: Room) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), WriteError>);
 }
 
@@ -165,13 +176,13 @@ struct Call<T, F> {
     reply: oneshot::Sender<Result<T, WriteError>>,
 }
 
-impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Request for Call<T, F> {
+impl<T: Send, F: FnMut(&Connection, Room) -> rusqlite::Result<T> + Send> Request for Call<T, F> {
     fn effect(&self) -> Effect {
         self.effect
     }
 
-    fn run(&mut self, tx: &Connection) -> rusqlite::Result<()> {
-        self.value = Some((self.work)(tx)?);
+    fn run(&mut self, tx: &Connection, room: Room) -> rusqlite::Result<()> {
+        self.value = Some((self.work)(tx, room)?);
         Ok(())
     }
 
@@ -185,6 +196,9 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Request for C
 
 /// What the writer needs of its surroundings when the disk is full.
 pub(crate) trait Reserve: Send {
+    /// Whether so little of the disk is free that nothing should grow that need not. `within` is what the
+    /// database itself has free.
+    fn low(&self, within: u64) -> bool;
     /// Gives up the reserved bytes; false if there are none left to give.
     fn release(&mut self) -> bool;
     /// Takes them again if the disk has room.
@@ -312,7 +326,24 @@ impl Writer {
     pub(crate) fn submit<T: Send + 'static>(
         &self,
         effect: Effect,
-        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        mut work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Ticket<T> {
+        self.queue(effect, move |tx: &Connection, _room| work(tx))
+    }
+
+    /// Queues `work` for the next commit as [`submit`](Self::submit) does. In [`Room::Low`] it must write
+    /// nothing: it only looks, and answers that there is no room.
+    pub(crate) fn submit_yielding<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection, Room) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Ticket<T> {
+        self.queue(Effect::Yields, work)
+    }
+
+    fn queue<T: Send + 'static>(
+        &self,
+        effect: Effect,
+        work: impl FnMut(&Connection, Room) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
         let (reply, answer) = oneshot::async_channel();
         let call: Box<dyn Request> = Box::new(Call { effect, work, value: None, reply });
@@ -463,28 +494,34 @@ impl Loop {
 
     fn commit(&mut self, mut group: Vec<Box<dyn Request>>) -> Result<(), Broken> {
         let database = self.shared.database.clone();
-        let mut attempt = self.attempt(&mut group);
+        let any = |group: &[Box<dyn Request>], wanted| group.iter().any(|it| it.effect() == wanted);
+        // Free space is asked for only where somebody needs to know, and once.
+        let low = any(&group, Effect::Yields) && self.reserve.low(self.free_within());
+        let mut attempt = self.attempt(&mut group, if low { Room::Low } else { Room::Enough });
         if let Err(Fault::DiskFull) = attempt {
-            let (growing, shrinking): (Vec<_>, Vec<_>) =
+            let (growing, others): (Vec<_>, Vec<_>) =
                 group.into_iter().partition(|request| request.effect() == Effect::Grows);
             for request in growing {
                 request.answer(Err(WriteError::Full { database: database.clone() }));
             }
-            group = shrinking;
+            group = others;
             if group.is_empty() {
                 return Ok(());
             }
-            // The reserve has room for every page that waits in the log, so the log can be emptied, and its
-            // own space serves the requests that follow.
-            self.reserve.release();
-            let emptied = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
-            if let Err(broken) = emptied {
-                for request in group {
-                    request.answer(Err(self.shared.closed(&broken.cause)));
+            // What only looks now needs no reserve.
+            if any(&group, Effect::Keeps) || any(&group, Effect::Shrinks) {
+                // The reserve has room for every page that waits in the log, so the log can be emptied, and
+                // its own space serves the requests that follow.
+                self.reserve.release();
+                let emptied = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
+                if let Err(broken) = emptied {
+                    for request in group {
+                        request.answer(Err(self.shared.closed(&broken.cause)));
+                    }
+                    return Err(broken);
                 }
-                return Err(broken);
             }
-            attempt = self.attempt(&mut group);
+            attempt = self.attempt(&mut group, Room::Low);
         }
         match attempt {
             Ok(outcomes) => {
@@ -523,8 +560,8 @@ impl Loop {
         }
     }
 
-    fn attempt(&self, group: &mut [Box<dyn Request>]) -> Result<Outcomes, Fault> {
-        let done = self.transaction(group);
+    fn attempt(&self, group: &mut [Box<dyn Request>], room: Room) -> Result<Outcomes, Fault> {
+        let done = self.transaction(group, room);
         if done.is_err() && !self.connection.is_autocommit() {
             // Its error adds nothing: the transaction is not committed either way.
             let _ = self.execute("ROLLBACK");
@@ -538,16 +575,22 @@ impl Loop {
         }
     }
 
+    /// Bytes of pages that the database has and does not use; 0 where it does not say.
+    fn free_within(&self) -> u64 {
+        let asked = self.connection.prepare_cached("PRAGMA freelist_count");
+        asked.and_then(|mut pragma| pragma.query_row((), |row| row.get(0))).unwrap_or(0_u64) * PAGE_BYTES
+    }
+
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
         self.connection.prepare_cached(sql)?.execute(()).map(|_| ())
     }
 
-    fn transaction(&self, group: &mut [Box<dyn Request>]) -> rusqlite::Result<Outcomes> {
+    fn transaction(&self, group: &mut [Box<dyn Request>], room: Room) -> rusqlite::Result<Outcomes> {
         self.execute("BEGIN IMMEDIATE")?;
         let mut outcomes = Vec::with_capacity(group.len());
         for request in group {
             self.execute("SAVEPOINT request")?;
-            let outcome = match request.run(&self.connection) {
+            let outcome = match request.run(&self.connection, room) {
                 Ok(()) => None,
                 Err(error) if fault(&error).is_some() => return Err(error),
                 Err(error) => {

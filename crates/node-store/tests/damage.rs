@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use common::{id, job_saying, output};
+use common::{at, id, job_saying, output};
 use node_store::{
     binding::{Account, AccountLink},
     disk::Disk,
@@ -51,7 +51,7 @@ impl Home {
     }
 
     fn open(&self) -> Store {
-        Store::open(&self.options(), NOW).unwrap()
+        Store::open(&self.options(), &at(NOW)).unwrap()
     }
 
     /// As a power cut or a kill leaves it: the next opening checks.
@@ -108,7 +108,7 @@ fn fill(store: &Store, jobs: u64) {
 /// Sixty jobs, one of them finished, one acknowledged; closed in good order.
 fn filled() -> (Home, node_types::NodeId) {
     let home = Home::new();
-    let store = Store::create(&home.options(), None, NOW).unwrap();
+    let store = Store::create(&home.options(), None, &at(NOW)).unwrap();
     fill(&store, 60);
     (home, store.node())
 }
@@ -301,7 +301,7 @@ fn damage_found_while_the_node_works_stops_that_writer_and_the_next_opening_save
 #[test]
 fn a_large_database_is_checked_in_the_background_and_saved_at_the_next_opening() {
     let home = Home::new();
-    let store = Store::create(&home.options(), None, NOW).unwrap();
+    let store = Store::create(&home.options(), None, &at(NOW)).unwrap();
     fill(&store, 2500);
     drop(store);
     assert!(fs::metadata(home.path("jobs.db")).unwrap().len() > CHECK_AT_ONCE_BYTES);
@@ -325,7 +325,7 @@ fn a_large_database_is_checked_in_the_background_and_saved_at_the_next_opening()
 #[test]
 fn damage_that_opening_meets_is_saved_in_the_same_opening() {
     let home = Home::new();
-    let store = Store::create(&home.options(), None, NOW).unwrap();
+    let store = Store::create(&home.options(), None, &at(NOW)).unwrap();
     fill(&store, 2500);
     drop(store);
     let mut bytes = fs::read(home.path("jobs.db")).unwrap();
@@ -353,7 +353,7 @@ fn a_strangers_file_is_refused_even_beside_a_damaged_one_and_nothing_is_moved() 
     fs::copy(stranger.path("logs.db"), home.path("logs.db")).unwrap();
     fs::write(home.path("jobs.db"), noise(1)).unwrap();
     home.ended_badly();
-    let refused = Store::open(&home.options(), NOW);
+    let refused = Store::open(&home.options(), &at(NOW));
     assert!(matches!(refused, Err(StoreError::Volume(_))), "{refused:?}");
     assert_eq!(home.aside("jobs.db"), Vec::<String>::new());
     assert_eq!(fs::read(home.path("jobs.db")).unwrap(), noise(1));
@@ -365,7 +365,7 @@ fn damaged_files_do_not_pile_up() {
     for day in 0..2 * DAMAGED_MAX as u64 {
         fs::write(home.path("logs.db"), noise(1)).unwrap();
         home.ended_badly();
-        let store = Store::open(&home.options(), NOW.plus_ms(day * 86_400_000)).unwrap();
+        let store = Store::open(&home.options(), &at(NOW.plus_ms(day * 86_400_000))).unwrap();
         assert_eq!(
             store.view().incidents().unwrap().len(),
             1,
@@ -403,19 +403,19 @@ fn a_power_cut_while_saving_ends_with_the_same_jobs() {
         (1..=60).filter(|number| store.view().jobs().explain(id(*number)).unwrap().is_some()).count() as u64
             + tally.jobs
     };
-    let store = Store::open(&options(&disk), NOW).unwrap();
+    let store = Store::open(&options(&disk), &at(NOW)).unwrap();
     let (saved, incident) = (jobs_of(&store), store.view().incidents().unwrap().remove(0));
     let end = disk.ops();
     drop(store);
     let mut recording = disk.recording();
-    for at in start..end {
+    for point in start..end {
         let subsets = (0..4).map(|seed| Loss::Subset { seed });
         for loss in [Loss::Nothing, Loss::Unsynced].into_iter().chain(subsets) {
-            let disk = SimDisk::from_image(recording.image(at, &loss));
-            let store = Store::open(&options(&disk), NOW.plus_ms(1)).unwrap();
-            assert_eq!((store.node(), jobs_of(&store)), (node, saved), "at {at} with {loss:?}");
+            let disk = SimDisk::from_image(recording.image(point, &loss));
+            let store = Store::open(&options(&disk), &at(NOW.plus_ms(1))).unwrap();
+            assert_eq!((store.node(), jobs_of(&store)), (node, saved), "at {point} with {loss:?}");
             let again = store.view().incidents().unwrap();
-            assert_eq!((again.len(), again[0].saved), (1, incident.saved), "at {at} with {loss:?}");
+            assert_eq!((again.len(), again[0].saved), (1, incident.saved), "at {point} with {loss:?}");
         }
     }
 }

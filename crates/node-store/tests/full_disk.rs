@@ -12,7 +12,6 @@ use common::*;
 use node_store::{
     jobs::{Accepted, Jobs, Lease, Moved},
     volume::Volume,
-    writer::WriteError,
 };
 
 /// A tmpfs that is unmounted when this is dropped.
@@ -39,7 +38,7 @@ fn accept_until_full(jobs: &Jobs, from: u64) -> u64 {
     for number in from..from + 10_000 {
         match jobs.accept(&job_saying(number, &prompt), NOW).wait() {
             Ok(Accepted::New) => {}
-            Err(WriteError::Full { .. }) => return number,
+            Ok(Accepted::Full) => return number,
             other => unreachable!("{other:?}"),
         }
     }
@@ -65,13 +64,21 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
 
     let full_at = accept_until_full(&held, 0);
     assert!(full_at > 10, "{full_at}");
+    // Said before the disk is full: as much is free as is kept back for jobs, but for the last group's job.
+    let kept_back = (256 << 10) / 2;
+    let free = real_disk().free_bytes(&disk.0).unwrap();
+    assert!(free > kept_back / 2 && free < kept_back, "{free}");
     // Whatever else is on the disk grows into the last byte.
     let _ = Command::new("dd")
         .args(["if=/dev/zero", "bs=4096", "status=none"])
         .arg(format!("of={}", disk.0.join("other").display()))
         .stderr(Stdio::null())
         .status();
-    assert!(matches!(held.accept(&job(full_at), NOW).wait(), Err(WriteError::Full { .. })));
+    let offered = |number| held.accept(&job_saying(number, &"x".repeat(4000)), NOW).wait().unwrap();
+    assert_eq!(real_disk().free_bytes(&disk.0).unwrap(), 0);
+    assert_eq!(offered(full_at), Accepted::Full);
+    assert_eq!(offered(0), Accepted::Duplicate, "what is held is not refused");
+    assert_eq!(held.accept(&job(0), NOW).wait().unwrap(), Accepted::Conflict);
     for number in 0..5 {
         let Lease::Job(leased) = held.lease(None, None, NOW).wait().unwrap() else { unreachable!() };
         assert_eq!(leased.job.id, id(number));
@@ -91,7 +98,10 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
     }
     // Room again: jobs are taken again.
     Command::new("rm").arg(disk.0.join("other")).status().unwrap();
-    while !jobs.expire(job(0).expires_at).wait().unwrap().is_empty() {}
+    while !jobs.expire(cutoff(job(0).expires_at)).wait().unwrap().is_empty() {}
     assert_eq!(jobs.view().tally().unwrap().jobs, 0);
-    assert_eq!(jobs.accept(&job(full_at), NOW).wait().unwrap(), Accepted::New);
+    let mut next = job(full_at);
+    assert_eq!(jobs.accept(&next, NOW).wait().unwrap(), Accepted::Expired, "no job is revived");
+    next.expires_at = next.expires_at.plus_ms(1);
+    assert_eq!(jobs.accept(&next, NOW).wait().unwrap(), Accepted::New);
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use node_store::{
-    jobs::{Accepted, Jobs, Lease, Leased, Moved, SETTLED_MARGIN_MS},
+    jobs::{Accepted, Jobs, Lease, Leased, Moved, SETTLED_BYTES, SETTLED_MARGIN_MS},
     volume::Volume,
 };
 use node_types::{
@@ -46,7 +46,7 @@ fn a_job_is_accepted_run_answered_and_acknowledged() {
 
     assert!(jobs.outbox(0, NOW).wait().unwrap().is_empty());
     let tally = jobs.view().tally().unwrap();
-    assert_eq!((tally.jobs, tally.bytes), (0, 0));
+    assert_eq!((tally.jobs, tally.bytes), (0, SETTLED_BYTES));
     let story = jobs.view().explain(id(1)).unwrap().unwrap();
     assert_eq!(story.now, Err(Outcome::Answered));
     let events = story.trace.unwrap();
@@ -87,8 +87,8 @@ fn an_acknowledged_job_is_never_run_or_sent_again() {
     assert_eq!(jobs.finish(id(1), output("y"), NOW).wait().unwrap(), Moved::Already);
     // Its remembrance ends a day after its deadline, when an offer of it is answered Expired.
     let end = job(1).expires_at.plus_ms(SETTLED_MARGIN_MS);
-    assert_eq!(jobs.forget(Timestamp::from_ms(end.ms() - 1)).wait().unwrap(), 0);
-    assert_eq!(jobs.forget(end).wait().unwrap(), 1);
+    assert_eq!(jobs.forget(cutoff(Timestamp::from_ms(end.ms() - 1))).wait().unwrap(), 0);
+    assert_eq!(jobs.forget(cutoff(end)).wait().unwrap(), 1);
     assert_eq!(jobs.accept(&job(1), end).wait().unwrap(), Accepted::Expired);
 }
 
@@ -126,7 +126,7 @@ fn a_restart_queues_running_jobs_again_until_their_last_attempt() {
     drop((first, volume));
     let volume = open(&volume_folder(&home));
     let jobs = jobs(&volume);
-    assert_eq!(jobs.restart(NOW).wait().unwrap(), 1);
+    assert_eq!(jobs.release_all(ReleaseReason::Restart, NOW).wait().unwrap(), 1);
     assert_eq!(lease_at(&jobs, NOW).unwrap().attempt, 2);
     assert_eq!(jobs.release(id(1), ReleaseReason::RuntimeLost, NOW).wait().unwrap(), Moved::Done);
     assert!(lease_at(&jobs, NOW).is_none());
@@ -146,12 +146,12 @@ fn a_job_whose_time_ended_is_not_run_not_sent_and_is_reported_until_told() {
     lease_at(&jobs, before).unwrap();
     lease_at(&jobs, before).unwrap();
     jobs.finish(id(1), output("x"), before).wait().unwrap();
-    assert!(jobs.expire(before).wait().unwrap().is_empty());
+    assert!(jobs.expire(cutoff(before)).wait().unwrap().is_empty());
 
     assert!(lease_at(&jobs, deadline).is_none());
     assert_eq!(jobs.finish(id(2), output("x"), deadline).wait().unwrap(), Moved::Expired);
     assert!(jobs.outbox(0, deadline).wait().unwrap().is_empty());
-    let ended = jobs.expire(deadline).wait().unwrap();
+    let ended = jobs.expire(cutoff(deadline)).wait().unwrap();
     assert_eq!(
         ended.iter().map(|end| end.state).collect::<Vec<_>>(),
         [Standing::Finished, Standing::Running, Standing::Queued]
@@ -161,7 +161,7 @@ fn a_job_whose_time_ended_is_not_run_not_sent_and_is_reported_until_told() {
     let left = jobs.view().unreported().unwrap();
     assert_eq!((left.len(), left[0].job), (1, id(3)));
     // What was not reported is not forgotten.
-    assert_eq!(jobs.forget(Timestamp::MAX).wait().unwrap(), 2);
+    assert_eq!(jobs.forget(cutoff(Timestamp::MAX)).wait().unwrap(), 2);
     assert_eq!(jobs.view().tally().unwrap().expired, 3);
 }
 

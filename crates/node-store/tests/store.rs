@@ -6,7 +6,7 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
-use common::{id, job, output};
+use common::{at, id, job, output};
 use node_store::{
     jobs::{Accepted, Lease, Moved},
     keys::NodeKey,
@@ -32,14 +32,14 @@ impl Home {
     }
 
     fn create(&self) -> Store {
-        let store = Store::create(&self.options(), None, NOW).unwrap();
+        let store = Store::create(&self.options(), None, &at(NOW)).unwrap();
         store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
         apply(&store, 1, "gemma-3-270m");
         store
     }
 
     fn open(&self) -> Store {
-        Store::open(&self.options(), NOW).unwrap()
+        Store::open(&self.options(), &at(NOW)).unwrap()
     }
 
     fn remove(&self, name: &str) {
@@ -71,7 +71,10 @@ fn a_view_beside_a_running_agent_sees_what_was_answered_and_can_change_nothing()
     }
     assert_eq!(view.snapshots().unwrap().current().unwrap().config.document().version, 1);
     assert_eq!(view.inventory().list().unwrap(), store.view().inventory().list().unwrap());
-    assert!(matches!(Store::open(&home.options(), NOW), Err(StoreError::Volume(VolumeError::InUse { .. }))));
+    assert!(matches!(
+        Store::open(&home.options(), &at(NOW)),
+        Err(StoreError::Volume(VolumeError::InUse { .. }))
+    ));
     drop(store);
     assert_eq!(view.jobs().tally().unwrap().jobs, 3, "and after the Agent has gone");
     assert_eq!(Store::view_only(&home.options()).unwrap().jobs().tally().unwrap().jobs, 3);
@@ -133,7 +136,8 @@ fn a_missing_key_beside_databases_is_an_error_and_no_new_identity() {
         let home = Home::new();
         drop(home.create());
         home.remove(key);
-        for result in [Store::open(&home.options(), NOW), Store::create(&home.options(), None, NOW)] {
+        for result in [Store::open(&home.options(), &at(NOW)), Store::create(&home.options(), None, &at(NOW))]
+        {
             let error = result.unwrap_err();
             assert!(matches!(error, StoreError::MissingKey { .. }), "{key}: {error}");
             let text = error.to_string();
@@ -146,14 +150,14 @@ fn a_missing_key_beside_databases_is_an_error_and_no_new_identity() {
 #[test]
 fn an_interrupted_creation_is_finished_with_the_same_key() {
     let home = Home::new();
-    let node = Store::create(&home.options(), None, NOW).unwrap().node();
+    let node = Store::create(&home.options(), None, &at(NOW)).unwrap().node();
     for name in ["state.db", "jobs.db", "logs.db", "keys/volume.key"] {
         home.remove(name);
     }
-    assert_eq!(Store::create(&home.options(), None, NOW).unwrap().node(), node);
-    let again = Store::create(&home.options(), None, NOW).unwrap_err();
+    assert_eq!(Store::create(&home.options(), None, &at(NOW)).unwrap().node(), node);
+    let again = Store::create(&home.options(), None, &at(NOW)).unwrap_err();
     assert!(matches!(again, StoreError::Volume(VolumeError::Exists { .. })), "{again}");
-    let other = Store::create(&home.options(), Some(NodeKey::generate().unwrap()), NOW).unwrap_err();
+    let other = Store::create(&home.options(), Some(NodeKey::generate().unwrap()), &at(NOW)).unwrap_err();
     assert!(matches!(other, StoreError::OtherKey { .. }), "{other}");
 }
 
@@ -163,16 +167,16 @@ fn the_two_networks_share_nothing_and_a_testnet_volume_does_not_open_as_mainnet(
     let testnet = home.create();
     let options = Options::new(home.0.path(), Network::Mainnet);
     assert!(matches!(
-        Store::open(&options, NOW).unwrap_err(),
+        Store::open(&options, &at(NOW)).unwrap_err(),
         StoreError::Volume(VolumeError::Missing { .. })
     ));
-    let mainnet = Store::create(&options, None, NOW).unwrap();
+    let mainnet = Store::create(&options, None, &at(NOW)).unwrap();
     assert_ne!(testnet.node(), mainnet.node());
     drop((testnet, mainnet));
 
     let moved = Home::new();
     home.create_copy_as(&moved, "mainnet");
-    let error = Store::open(&Options::new(moved.0.path(), Network::Mainnet), NOW).unwrap_err();
+    let error = Store::open(&Options::new(moved.0.path(), Network::Mainnet), &at(NOW)).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("testnet") && text.contains("mainnet"), "{text}");
 }

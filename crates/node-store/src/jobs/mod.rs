@@ -12,15 +12,24 @@
 //! never run or sent again whoever offers it.
 //!
 //! Limits: one request, one answer and a failure's message have the sizes of [`node_types::job`]; the
-//! count and bytes of all jobs come from the snapshot ([`JobRules`]).
+//! count and bytes of all jobs come from the snapshot ([`JobRules`]), and an ended job counts with
+//! [`SETTLED_BYTES`] until it is forgotten. Beyond them, and where the disk is full or nearly so, an
+//! offer is answered [`Accepted::Full`]. Traces take [`TRACES_BYTES_MAX`] at the most.
+//!
+//! Time: what was taken or ended raises a high-water mark in the same commit, and no job is judged by an
+//! earlier moment: a clock that jumps back revives none. What ends jobs takes a
+//! [`Cutoff`], which a clock in doubt does not give.
 //!
 //! Left out on purpose: running anything, and talking to anyone.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use node_types::{
     Digest, JobId, Network, NodeId, Timestamp,
-    job::{Failure, FailureKind, Job, OUTPUT_BYTES_MAX, Output},
+    job::{Failure, FailureKind, Job, Mode, ModelRef, OUTPUT_BYTES_MAX, Output},
     trace::{Outcome, ReleaseReason, Standing, Step, Trace},
     verify::Floor,
 };
@@ -32,16 +41,24 @@ mod table;
 
 pub use rule::{Accepted, JobRules, Rejection};
 pub use seal::{Field, Tampered};
-pub use table::{Expired, Leased, Outgoing, Story, Tally};
+pub(crate) use table::Traces;
+pub use table::{Dropped, Expired, Leased, Outgoing, Queued, Story, Tally};
 
 use crate::{
+    clock::Cutoff,
     reader::{ReadError, Reader},
-    writer::{Effect, Ticket, WriteError, Writer},
+    writer::{Effect, Room, Ticket, WriteError, Writer},
 };
 use seal::Sealer;
 
 /// How long after its deadline an ended job is remembered: one day in milliseconds.
 pub const SETTLED_MARGIN_MS: u64 = 86_400_000;
+/// Bytes that an ended job takes until it is forgotten: its id, its digest and two index entries, rounded up.
+pub const SETTLED_BYTES: u64 = 192;
+/// Bytes that all traces of ended jobs may take, 64 MiB: some 80,000 of them.
+pub const TRACES_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that a trace takes beside its text: its row and index entries, rounded up.
+pub const TRACE_ROW_BYTES: u64 = 192;
 /// Jobs that one call expires, releases or lists at the most: bounds the commit it shares.
 pub const BATCH_MAX: u32 = 256;
 
@@ -100,11 +117,6 @@ impl JobsView {
         self.reader.read(table::floor)
     }
 
-    /// The latest moment at which a job was taken; the epoch if there was none.
-    pub fn high_water(&self) -> Result<Timestamp, ReadError> {
-        self.reader.read(table::high_water)
-    }
-
     /// Expired jobs that the network has not been told of, oldest first, at most [`BATCH_MAX`].
     pub fn unreported(&self) -> Result<Vec<Expired>, ReadError> {
         self.reader.read(table::unreported)
@@ -115,6 +127,81 @@ impl JobsView {
     pub fn traces(&self, after: u64) -> Result<Vec<(u64, Trace)>, ReadError> {
         self.reader.read(|tx| table::traces(tx, after))
     }
+
+    /// The same, of those that the network does not have.
+    pub fn traces_to_upload(&self, after: u64) -> Result<Vec<(u64, Trace)>, ReadError> {
+        self.reader.read(|tx| table::traces_to_upload(tx, after))
+    }
+
+    /// The latest moment that a job was taken or ended at.
+    pub fn high_water(&self) -> Result<Timestamp, ReadError> {
+        self.reader.read(table::high_water)
+    }
+
+    /// What rotation decides by, in one look.
+    pub(crate) fn rotation_facts(&self, asked: Asked) -> Result<JobFacts, ReadError> {
+        self.reader.read(|tx| {
+            let tally = table::tally(tx)?;
+            let past = |moment: Option<Cutoff>,
+                        count: fn(&Connection, Timestamp) -> rusqlite::Result<u64>| {
+                moment.map_or(Ok(0), |moment| count(tx, moment.at()))
+            };
+            let traces = |which: Option<Traces>| {
+                which.map_or(Ok(Dropped::default()), |which| table::count_traces(tx, which))
+            };
+            Ok(JobFacts {
+                tally,
+                past_deadline: past(asked.deadlines, table::count_past_deadline)?,
+                forgettable: past(asked.deadlines, table::count_forgettable)?,
+                unreported: table::count_unreported(tx)?,
+                running: table::count_standing(tx, Standing::Running)?,
+                unsent: table::count_standing(tx, Standing::Finished)?
+                    + table::count_standing(tx, Standing::Failed)?,
+                queued: table::queued_kinds(tx)?,
+                traces_past_ttl: traces(asked.traces.map(|moment| Traces::EndedBy(moment.at())))?,
+                traces_of_others: traces(asked.config.map(Traces::TriedOfOthers))?,
+                traces_untried_of_others: asked
+                    .config
+                    .map_or(Ok(0), |config| table::count_untried_of_others(tx, config))?,
+            })
+        })
+    }
+}
+
+/// What rotation asks about jobs and traces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// Which deadlines have passed; `None` while time is held.
+    pub(crate) deadlines: Option<Cutoff>,
+    /// Which traces are too old; `None` while time is held.
+    pub(crate) traces: Option<Cutoff>,
+    /// The snapshot in force, if there is one.
+    pub(crate) config: Option<Digest>,
+}
+
+/// What rotation decides by: counts of jobs and traces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFacts {
+    /// Counts and bytes of all.
+    pub tally: Tally,
+    /// Jobs past their deadline; 0 while time is held.
+    pub past_deadline: u64,
+    /// Ended jobs whose remembrance is over; 0 while time is held.
+    pub forgettable: u64,
+    /// Expired jobs that the network has not been told of.
+    pub unreported: u64,
+    /// Jobs with the runtime.
+    pub running: u64,
+    /// Answers and failures that the network has not acknowledged.
+    pub unsent: u64,
+    /// Jobs that wait, by what they ask for.
+    pub queued: Vec<Queued>,
+    /// Traces whose time to live has ended; none while time is held.
+    pub traces_past_ttl: Dropped,
+    /// Traces of other snapshots than the one in force that had their attempt to upload.
+    pub traces_of_others: Dropped,
+    /// Traces of other snapshots that had none.
+    pub traces_untried_of_others: u64,
 }
 
 /// The jobs of a volume.
@@ -125,6 +212,7 @@ pub struct Jobs {
     sealer: Arc<Sealer>,
     network: Network,
     rules: RwLock<Option<Arc<JobRules>>>,
+    traces_bytes_max: Arc<AtomicU64>,
 }
 
 impl Jobs {
@@ -137,7 +225,8 @@ impl Jobs {
         node: NodeId,
     ) -> Self {
         let sealer = Arc::new(Sealer::new(volume_key, network, node));
-        Self { writer, view, sealer, network, rules: RwLock::default() }
+        let traces_bytes_max = Arc::new(AtomicU64::new(TRACES_BYTES_MAX));
+        Self { writer, view, sealer, network, rules: RwLock::default(), traces_bytes_max }
     }
 
     /// What can be asked about them.
@@ -146,18 +235,33 @@ impl Jobs {
         &self.view
     }
 
-    /// Fails the queued jobs that the rules in force forbid, at most [`BATCH_MAX`] of each model; call again
-    /// while it returns more than 0. What runs already may end.
-    pub fn fail_forbidden(&self, now: Timestamp) -> Ticket<u64> {
-        let rules = self.rules();
+    /// Fails the queued jobs of a model and mode as [`FailureKind::Forbidden`], at most [`BATCH_MAX`]; call
+    /// again while it returns more than 0. What runs already may end.
+    pub fn forbid(&self, model: ModelRef, mode: Mode, now: Timestamp) -> Ticket<u64> {
         self.writer.submit(Effect::Keeps, move |tx| {
-            let Some(rules) = &rules else { return Ok(0) };
-            let forbidden = table::forbidden(tx, |model, mode| rules.allows(model, mode))?;
+            let forbidden = table::queued_of(tx, &model, mode)?;
             for held in &forbidden {
                 table::fail(tx, held, FailureKind::Forbidden, None, now)?;
             }
             Ok(forbidden.len() as u64)
         })
+    }
+
+    /// Answers when everything asked before is committed, for a look that must see it.
+    pub(crate) fn settled_down(&self) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, |_| Ok(()))
+    }
+
+    /// Sets the bytes that all traces may take, [`TRACES_BYTES_MAX`] unless set. It is enforced when the
+    /// next job ends, and by rotation.
+    pub fn set_traces_bytes_max(&self, bytes_max: u64) {
+        self.traces_bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// The bytes that all traces may take.
+    #[must_use]
+    pub fn traces_bytes_max(&self) -> u64 {
+        self.traces_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Puts the rules of a snapshot in force for the jobs accepted from now on.
@@ -185,7 +289,8 @@ impl Jobs {
     }
 
     /// Takes a job in. `New` and `Duplicate` are answered after the sync, and only they may be
-    /// acknowledged as accepted.
+    /// acknowledged as accepted. `Full` is the answer beyond the limits of the snapshot, where less of the
+    /// disk is free than is kept back for `jobs.db`, and on a full disk.
     pub fn accept(&self, job: &Job, now: Timestamp) -> Ticket<Accepted> {
         let rules = self.rules();
         if let Err(answer) = rule::admit(job, self.network, rules.as_deref(), now) {
@@ -203,9 +308,15 @@ impl Jobs {
             Err(error) => return self.refused(&error),
         };
         let row = table::NewJob::of(job, digest, sealed, rules.config, now);
-        self.writer.submit(Effect::Grows, move |tx| {
+        self.writer.submit_yielding(move |tx, room| {
             if let Some(held) = table::known(tx, row.id)? {
                 return Ok(same(&held, &digest));
+            }
+            if row.expires_at <= table::high_water(tx)? {
+                return Ok(Accepted::Expired);
+            }
+            if room == Room::Low {
+                return Ok(Accepted::Full);
             }
             let tally = table::tally(tx)?;
             if tally.jobs >= rules.jobs_max || tally.bytes.saturating_add(row.bytes) > rules.bytes_max {
@@ -222,6 +333,7 @@ impl Jobs {
     pub fn lease(&self, runtime: Option<Digest>, model: Option<Digest>, now: Timestamp) -> Ticket<Lease> {
         let (sealer, network) = (Arc::clone(&self.sealer), self.network);
         self.writer.submit(Effect::Keeps, move |tx| {
+            let now = now.max(table::high_water(tx)?);
             let Some(held) = table::next_queued(tx, now)? else { return Ok(Lease::Empty) };
             match table::open_request(tx, &sealer, &held)? {
                 Ok(request) => {
@@ -293,12 +405,13 @@ impl Jobs {
         })
     }
 
-    /// After a restart: puts back every job that was running. Returns how many there were.
-    pub fn restart(&self, now: Timestamp) -> Ticket<u64> {
+    /// Puts back every job that was running when the Agent or the runtime went away. Returns how many there
+    /// were.
+    pub fn release_all(&self, reason: ReleaseReason, now: Timestamp) -> Ticket<u64> {
         self.writer.submit(Effect::Keeps, move |tx| {
             let mut count = 0;
             for held in table::in_standing(tx, Standing::Running)? {
-                release(tx, &held, ReleaseReason::Restart, now)?;
+                release(tx, &held, reason, now)?;
                 count += 1;
             }
             Ok(count)
@@ -312,6 +425,7 @@ impl Jobs {
     pub fn outbox(&self, after: u64, now: Timestamp) -> Ticket<Vec<Result<Outgoing, Tampered>>> {
         let sealer = Arc::clone(&self.sealer);
         self.writer.submit(Effect::Keeps, move |tx| {
+            let now = now.max(table::high_water(tx)?);
             let answers = table::outbox(tx, &sealer, after, now)?;
             for tampered in answers.iter().filter_map(|answer| answer.as_ref().err()) {
                 if let Some(held) = table::held(tx, tampered.job)? {
@@ -326,7 +440,7 @@ impl Jobs {
     ///
     /// "Already have it" from the network counts as an acknowledgement.
     pub fn acknowledge(&self, id: JobId, now: Timestamp) -> Ticket<Moved> {
-        let network = self.network;
+        let (network, traces_max, step) = (self.network, self.traces_bytes_max(), self.delete_bytes_max());
         self.writer.submit(Effect::Shrinks, move |tx| {
             let Some(held) = table::held(tx, id)? else { return gone(tx, id) };
             let outcome = match held.standing {
@@ -334,15 +448,22 @@ impl Jobs {
                 Standing::Failed => Outcome::Failed,
                 standing @ (Standing::Queued | Standing::Running) => return Ok(Moved::Elsewhere(standing)),
             };
-            table::settle(tx, network, &held, outcome, Step::Acknowledged, now).map(|()| Moved::Done)
+            table::settle(tx, network, &held, outcome, Step::Acknowledged, now)?;
+            table::keep_traces_within(tx, traces_max, step).map(|_| Moved::Done)
         })
+    }
+
+    fn delete_bytes_max(&self) -> u64 {
+        self.writer.delete_bytes_max()
     }
 
     /// Ends jobs whose time has come, at most [`BATCH_MAX`], fewer where they are large; call again until it
     /// returns none.
     /// A run of one that was running must be ended by the caller.
-    pub fn expire(&self, now: Timestamp) -> Ticket<Vec<Expired>> {
-        let (network, bytes_max) = (self.network, self.writer.delete_bytes_max());
+    pub fn expire(&self, deadlines: Cutoff) -> Ticket<Vec<Expired>> {
+        let (network, traces_max, bytes_max) =
+            (self.network, self.traces_bytes_max(), self.delete_bytes_max());
+        let now = deadlines.at();
         self.writer.submit(Effect::Shrinks, move |tx| {
             let (mut ended, mut bytes) = (Vec::new(), 0);
             for held in table::past_deadline(tx, now)? {
@@ -354,6 +475,7 @@ impl Jobs {
                 table::settle(tx, network, &held, Outcome::Expired, Step::Expired { state }, now)?;
                 ended.push(Expired { job: held.id, state, at: now });
             }
+            table::keep_traces_within(tx, traces_max, bytes_max)?;
             Ok(ended)
         })
     }
@@ -363,9 +485,46 @@ impl Jobs {
         self.writer.submit(Effect::Keeps, move |tx| table::mark_reported(tx, &jobs))
     }
 
-    /// Forgets ended jobs whose remembrance is over and that were reported. Returns how many.
-    pub fn forget(&self, now: Timestamp) -> Ticket<u64> {
-        self.writer.submit(Effect::Shrinks, move |tx| table::forget(tx, now))
+    /// Forgets ended jobs whose remembrance is over and that were reported, a commit's worth of them; call
+    /// again until it returns 0. Returns how many.
+    pub fn forget(&self, remembered_until: Cutoff) -> Ticket<u64> {
+        let rows_max = (self.delete_bytes_max() / SETTLED_BYTES).max(1);
+        self.writer.submit(Effect::Shrinks, move |tx| table::forget(tx, remembered_until.at(), rows_max))
+    }
+
+    /// Notes that these traces, by their sequence numbers, were sent once; whether they arrived is not known.
+    /// Call it when the attempt has ended: a trace of an earlier snapshot is deleted after it.
+    pub fn traces_tried(&self, traces: Vec<u64>) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| table::mark_traces(tx, &traces, false))
+    }
+
+    /// Notes that the network has these traces, by their sequence numbers.
+    pub fn traces_uploaded(&self, traces: Vec<u64>) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| table::mark_traces(tx, &traces, true))
+    }
+
+    /// Deletes traces of jobs that ended at `ended` or before, a commit's worth of them; call again until it
+    /// deletes none.
+    pub fn expire_traces(&self, ended: Cutoff) -> Ticket<Dropped> {
+        self.drop_traces(Traces::EndedBy(ended.at()))
+    }
+
+    /// Deletes traces of other snapshots than `config` that had their attempt to upload, a commit's worth of
+    /// them; call again until it deletes none.
+    pub fn drop_traces_of_others(&self, config: Digest) -> Ticket<Dropped> {
+        self.drop_traces(Traces::TriedOfOthers(config))
+    }
+
+    fn drop_traces(&self, which: Traces) -> Ticket<Dropped> {
+        let bytes_max = self.delete_bytes_max();
+        self.writer.submit(Effect::Shrinks, move |tx| table::drop_traces(tx, which, bytes_max))
+    }
+
+    /// Deletes the oldest traces, those that the network has first, until they take at most `bytes_max`
+    /// bytes, a commit's worth of them; call again until it deletes none.
+    pub fn keep_traces_within(&self, bytes_max: u64) -> Ticket<Dropped> {
+        let step = self.delete_bytes_max();
+        self.writer.submit(Effect::Shrinks, move |tx| table::keep_traces_within(tx, bytes_max, step))
     }
 }
 
@@ -408,6 +567,7 @@ fn gone(tx: &Connection, id: JobId) -> rusqlite::Result<Moved> {
 
 fn running(tx: &Connection, id: JobId, now: Timestamp) -> rusqlite::Result<Result<table::Held, Moved>> {
     let Some(held) = table::held(tx, id)? else { return gone(tx, id).map(Err) };
+    let now = now.max(table::high_water(tx)?);
     Ok(match held.standing {
         Standing::Running if held.expires_at <= now => Err(Moved::Expired),
         Standing::Running => Ok(held),

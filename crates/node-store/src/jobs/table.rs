@@ -12,21 +12,64 @@ use rusqlite::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{BATCH_MAX, Field, SETTLED_MARGIN_MS, Tampered, seal::Sealed, seal::Sealer};
+use super::{
+    BATCH_MAX, Field, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES, Tampered, seal::Sealed, seal::Sealer,
+};
 
 /// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
 const ROW_BYTES: u64 = 1024;
 
 /// Counts of the jobs held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Jobs held, in any state.
     pub jobs: u64,
-    /// Bytes they take.
+    /// Bytes they take, and [`SETTLED_BYTES`] for each ended one that is remembered.
     pub bytes: u64,
     /// Jobs that ever expired in this volume.
     pub expired: u64,
+    /// Bytes that the traces of ended jobs take.
+    pub trace_bytes: u64,
+    /// Traces that were ever deleted before the network had them.
+    pub traces_lost: u64,
 }
+
+/// What a deletion of traces took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Traces deleted.
+    pub traces: u64,
+    /// Those of them that the network does not have.
+    pub lost: u64,
+}
+
+/// Which traces a look counts or a step deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Traces {
+    /// Of jobs that ended at this moment or before.
+    EndedBy(Timestamp),
+    /// Of other snapshots than this one, for which an upload was tried or done.
+    TriedOfOthers(Digest),
+}
+
+impl Traces {
+    /// A condition on `traces` and its value.
+    fn condition(self) -> (&'static str, Value) {
+        match self {
+            Self::EndedBy(moment) => {
+                ("ended_at <= ?1", Value::Integer(i64::try_from(moment.ms()).unwrap_or(i64::MAX)))
+            }
+            Self::TriedOfOthers(config) => {
+                ("upload > 0 AND config <> ?1", Value::Blob(config.as_bytes().to_vec()))
+            }
+        }
+    }
+}
+
+/// `traces.upload`: an upload was tried.
+const TRIED: u8 = 1;
+/// `traces.upload`: the network has it.
+const UPLOADED: u8 = 2;
 
 /// A leased job: run it and answer before `expires_at`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +100,17 @@ pub struct Expired {
     pub state: Standing,
     /// When it was ended.
     pub at: Timestamp,
+}
+
+/// Queued jobs that ask for the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Of which model.
+    pub model: ModelRef,
+    /// And what of it.
+    pub mode: Mode,
+    /// How many.
+    pub jobs: u64,
 }
 
 /// Everything known of a job, in order.
@@ -123,11 +177,11 @@ fn events(column: usize, lines: &str) -> rusqlite::Result<Vec<Event>> {
 pub(super) struct NewJob {
     pub(super) id: JobId,
     pub(super) bytes: u64,
+    pub(super) expires_at: Timestamp,
     digest: [u8; 32],
     sealed: Sealed,
     config: Digest,
     accepted_at: Timestamp,
-    expires_at: Timestamp,
     priority: u8,
     attempts_max: u16,
     max_tokens: u32,
@@ -287,28 +341,124 @@ pub(super) fn in_standing(tx: &Connection, standing: Standing) -> rusqlite::Resu
     select(tx, "WHERE state = ?1 ORDER BY seq", [code(standing)])
 }
 
-/// Queued jobs of models or modes that `allowed` says no to; one look for each that occurs.
-pub(super) fn forbidden(
-    tx: &Connection,
-    allowed: impl Fn(&ModelRef, Mode) -> bool,
-) -> rusqlite::Result<Vec<Held>> {
-    let kinds: Vec<(ModelRef, Mode)> = tx
-        .prepare_cached("SELECT DISTINCT model_name, model_version, mode FROM jobs WHERE state = 0")?
-        .query_map((), |row| {
-            let model = ModelRef { name: row.get(0)?, version: row.get(1)? };
-            Ok((model, unword(2, &row.get::<_, String>(2)?)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut found = Vec::new();
-    for (model, mode) in kinds.into_iter().filter(|(model, mode)| !allowed(model, *mode)) {
-        let rest = "WHERE state = 0 AND model_name = ?1 AND model_version = ?2 AND mode = ?3 LIMIT ?4";
-        found.extend(select(tx, rest, (&model.name, &model.version, word(&mode)?, BATCH_MAX))?);
-    }
-    Ok(found)
-}
-
 pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Held>> {
     select(tx, "WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2", (now.ms(), BATCH_MAX))
+}
+
+/// Queued jobs by model and mode.
+pub(super) fn queued_kinds(tx: &Connection) -> rusqlite::Result<Vec<Queued>> {
+    tx.prepare_cached(
+        "SELECT model_name, model_version, mode, count(*) FROM jobs WHERE state = 0 GROUP BY 1, 2, 3",
+    )?
+    .query_map((), |row| {
+        Ok(Queued {
+            model: ModelRef { name: row.get(0)?, version: row.get(1)? },
+            mode: unword(2, &row.get::<_, String>(2)?)?,
+            jobs: row.get(3)?,
+        })
+    })?
+    .collect()
+}
+
+/// Queued jobs of one model and mode, at most [`BATCH_MAX`].
+pub(super) fn queued_of(tx: &Connection, model: &ModelRef, mode: Mode) -> rusqlite::Result<Vec<Held>> {
+    let rest = "WHERE state = 0 AND model_name = ?1 AND model_version = ?2 AND mode = ?3 LIMIT ?4";
+    select(tx, rest, (&model.name, &model.version, word(&mode)?, BATCH_MAX))
+}
+
+fn count(tx: &Connection, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<u64> {
+    tx.prepare_cached(sql)?.query_row(values, |row| row.get(0))
+}
+
+pub(super) fn count_standing(tx: &Connection, standing: Standing) -> rusqlite::Result<u64> {
+    count(tx, "SELECT count(*) FROM jobs WHERE state = ?1", [code(standing)])
+}
+
+pub(super) fn count_past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
+    count(tx, "SELECT count(*) FROM jobs WHERE expires_at <= ?1", [now.ms()])
+}
+
+pub(super) fn count_unreported(tx: &Connection) -> rusqlite::Result<u64> {
+    count(tx, "SELECT count(*) FROM settled WHERE reported = 0", ())
+}
+
+pub(super) fn count_forgettable(tx: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
+    count(tx, "SELECT count(*) FROM settled WHERE forget_at <= ?1 AND reported = 1", [now.ms()])
+}
+
+pub(super) fn count_untried_of_others(tx: &Connection, config: Digest) -> rusqlite::Result<u64> {
+    count(tx, "SELECT count(*) FROM traces WHERE upload = 0 AND config <> ?1", [config.as_bytes()])
+}
+
+pub(super) fn count_traces(tx: &Connection, which: Traces) -> rusqlite::Result<Dropped> {
+    let (condition, value) = which.condition();
+    tx.prepare_cached(&format!(
+        "SELECT count(*), ifnull(sum(upload < {UPLOADED}), 0) FROM traces WHERE {condition}"
+    ))?
+    .query_row([value], |row| Ok(Dropped { traces: row.get(0)?, lost: row.get(1)? }))
+}
+
+/// Deletes traces that `select` names (`seq`, `octet_length(trace)`, `upload`) while `more` says so of the
+/// bytes that went.
+fn delete_traces(
+    tx: &Connection,
+    select: &str,
+    values: impl rusqlite::Params,
+    more: impl Fn(u64) -> bool,
+) -> rusqlite::Result<Dropped> {
+    let (mut doomed, mut bytes) = (Vec::new(), 0);
+    let mut dropped = Dropped::default();
+    let mut select = tx.prepare_cached(select)?;
+    let mut rows = select.query(values)?;
+    while more(bytes) {
+        let Some(row) = rows.next()? else { break };
+        doomed.push(row.get::<_, u64>(0)?);
+        bytes += row.get::<_, u64>(1)? + TRACE_ROW_BYTES;
+        dropped.lost += u64::from(row.get::<_, u8>(2)? < UPLOADED);
+        dropped.traces += 1;
+    }
+    drop(rows);
+    let mut remove = tx.prepare_cached("DELETE FROM traces WHERE seq = ?1")?;
+    doomed.iter().try_for_each(|seq| remove.execute([seq]).map(|_| ()))?;
+    if dropped.traces > 0 {
+        tx.prepare_cached("UPDATE tally SET trace_bytes = trace_bytes - ?1, traces_lost = traces_lost + ?2")?
+            .execute((bytes, dropped.lost))?;
+    }
+    Ok(dropped)
+}
+
+/// Deletes traces of a sort, at most [`BATCH_MAX`] and about `bytes_max` bytes, one at least.
+pub(super) fn drop_traces(tx: &Connection, which: Traces, bytes_max: u64) -> rusqlite::Result<Dropped> {
+    let (condition, value) = which.condition();
+    let select = format!(
+        "SELECT seq, octet_length(trace), upload FROM traces WHERE {condition} ORDER BY seq LIMIT ?2"
+    );
+    delete_traces(tx, &select, (value, BATCH_MAX), |bytes| bytes < bytes_max)
+}
+
+/// Deletes the oldest traces, those that the network has first, until all take at most `bytes_max`; no more
+/// than about `step_bytes` in one go.
+pub(super) fn keep_traces_within(
+    tx: &Connection,
+    bytes_max: u64,
+    step_bytes: u64,
+) -> rusqlite::Result<Dropped> {
+    let held = tally(tx)?.trace_bytes;
+    let over = held.saturating_sub(bytes_max).min(step_bytes);
+    let select = "SELECT seq, octet_length(trace), upload FROM traces ORDER BY upload DESC, seq";
+    delete_traces(tx, select, (), |bytes| bytes < over)
+}
+
+/// Notes how far the upload of traces has come. What the network has it keeps.
+pub(super) fn mark_traces(tx: &Connection, traces: &[u64], uploaded: bool) -> rusqlite::Result<()> {
+    let reached = if uploaded { UPLOADED } else { TRIED };
+    let mut mark = tx.prepare_cached("UPDATE traces SET upload = max(upload, ?2) WHERE seq = ?1")?;
+    traces.iter().try_for_each(|seq| mark.execute((seq, reached)).map(|_| ()))
+}
+
+/// The latest moment that jobs were taken or ended at: nothing is judged by an earlier one.
+pub(super) fn high_water(tx: &Connection) -> rusqlite::Result<Timestamp> {
+    tx.prepare_cached("SELECT high_water_ms FROM tally")?.query_row((), |row| time(row, 0))
 }
 
 /// The digest of a job that is held or has ended.
@@ -321,8 +471,18 @@ pub(super) fn known(tx: &Connection, id: JobId) -> rusqlite::Result<Option<[u8; 
 }
 
 pub(super) fn tally(tx: &Connection) -> rusqlite::Result<Tally> {
-    tx.prepare_cached("SELECT jobs, bytes, expired FROM tally")?
-        .query_row((), |row| Ok(Tally { jobs: row.get(0)?, bytes: row.get(1)?, expired: row.get(2)? }))
+    tx.prepare_cached("SELECT jobs, bytes, expired, trace_bytes, traces_lost FROM tally")?.query_row(
+        (),
+        |row| {
+            Ok(Tally {
+                jobs: row.get(0)?,
+                bytes: row.get(1)?,
+                expired: row.get(2)?,
+                trace_bytes: row.get(3)?,
+                traces_lost: row.get(4)?,
+            })
+        },
+    )
 }
 
 pub(super) fn floor(tx: &Connection) -> rusqlite::Result<Floor> {
@@ -337,10 +497,6 @@ pub(super) fn raise_floor(tx: &Connection, floor: Floor) -> rusqlite::Result<()>
     tx.prepare_cached("UPDATE floor SET version = ?1, digest = ?2 WHERE version < ?1")?
         .execute((floor.version, digest))
         .map(|_| ())
-}
-
-pub(super) fn high_water(tx: &Connection) -> rusqlite::Result<Timestamp> {
-    tx.query_row("SELECT high_water_ms FROM tally", (), |row| time(row, 0))
 }
 
 pub(super) fn check_indexes(tx: &Connection, after: &Value, last: &Value) -> rusqlite::Result<()> {
@@ -401,8 +557,14 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     // What has ended is never run again.
     tx.execute("DELETE FROM jobs WHERE id IN (SELECT id FROM settled)", ())?;
     tx.execute("DELETE FROM payloads WHERE field / 2 NOT IN (SELECT seq FROM jobs)", ())?;
-    tx.execute("UPDATE tally SET (jobs, bytes) = (SELECT count(*), ifnull(sum(bytes), 0) FROM jobs)", ())?;
-    Ok(())
+    tx.execute(
+        "UPDATE tally SET
+             jobs = (SELECT count(*) FROM jobs),
+             bytes = (SELECT ifnull(sum(bytes), 0) FROM jobs) + ?1 * (SELECT count(*) FROM settled),
+             trace_bytes = (SELECT ifnull(sum(octet_length(trace) + ?2), 0) FROM traces)",
+        (SETTLED_BYTES, TRACE_ROW_BYTES),
+    )
+    .map(|_| ())
 }
 
 fn open_field(
@@ -550,8 +712,9 @@ pub(super) fn settle(
         outcome,
         events: steps,
     };
+    let trace = word(&trace)?;
     tx.prepare_cached("INSERT INTO traces (id, config, ended_at, trace) VALUES (?1, ?2, ?3, ?4)")?
-        .execute((job.id.as_bytes(), job.config.as_bytes(), now.ms(), word(&trace)?))?;
+        .execute((job.id.as_bytes(), job.config.as_bytes(), now.ms(), &trace))?;
     let expired = outcome == Outcome::Expired;
     tx.prepare_cached(
         "INSERT INTO settled (id, digest, outcome, standing, reported, settled_at, forget_at)
@@ -569,9 +732,12 @@ pub(super) fn settle(
     let (request, answer) = (field_key(job.seq, Field::Request), field_key(job.seq, Field::Answer));
     tx.prepare_cached("DELETE FROM payloads WHERE field IN (?1, ?2)")?.execute((request, answer))?;
     tx.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([job.seq])?;
-    tx.prepare_cached("UPDATE tally SET jobs = jobs - 1, bytes = bytes - ?1, expired = expired + ?2")?
-        .execute((job.bytes, expired))
-        .map(|_| ())
+    tx.prepare_cached(
+        "UPDATE tally SET jobs = jobs - 1, bytes = bytes - ?1 + ?2, expired = expired + ?3,
+             trace_bytes = trace_bytes + ?4, high_water_ms = max(high_water_ms, ?5)",
+    )?
+    .execute((job.bytes, SETTLED_BYTES, expired, trace.len() as u64 + TRACE_ROW_BYTES, now.ms()))
+    .map(|_| ())
 }
 
 pub(super) fn unreported(tx: &Connection) -> rusqlite::Result<Vec<Expired>> {
@@ -593,11 +759,16 @@ pub(super) fn mark_reported(tx: &Connection, jobs: &[JobId]) -> rusqlite::Result
     jobs.iter().try_for_each(|id| mark.execute([id.as_bytes()]).map(|_| ()))
 }
 
-pub(super) fn forget(tx: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
+/// Forgets at most `rows_max` ended jobs.
+pub(super) fn forget(tx: &Connection, now: Timestamp, rows_max: u64) -> rusqlite::Result<u64> {
     let rows = tx
-        .prepare_cached("DELETE FROM settled WHERE forget_at <= ?1 AND reported = 1")?
-        .execute([now.ms()])?;
-    Ok(rows as u64)
+        .prepare_cached(
+            "DELETE FROM settled WHERE id IN
+                 (SELECT id FROM settled WHERE forget_at <= ?1 AND reported = 1 LIMIT ?2)",
+        )?
+        .execute((now.ms(), rows_max))? as u64;
+    tx.prepare_cached("UPDATE tally SET bytes = bytes - ?1")?.execute([rows * SETTLED_BYTES])?;
+    Ok(rows)
 }
 
 fn trace_of(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Trace>> {
@@ -607,7 +778,17 @@ fn trace_of(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Trace>> {
 }
 
 pub(super) fn traces(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
-    tx.prepare_cached("SELECT seq, trace FROM traces WHERE seq > ?1 ORDER BY seq LIMIT ?2")?
+    numbered_traces(tx, "SELECT seq, trace FROM traces WHERE seq > ?1 ORDER BY seq LIMIT ?2", after)
+}
+
+pub(super) fn traces_to_upload(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
+    let sql =
+        format!("SELECT seq, trace FROM traces WHERE seq > ?1 AND upload < {UPLOADED} ORDER BY seq LIMIT ?2");
+    numbered_traces(tx, &sql, after)
+}
+
+fn numbered_traces(tx: &Connection, sql: &str, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
+    tx.prepare_cached(sql)?
         .query_map((after, BATCH_MAX), |row| Ok((row.get(0)?, unword(1, &row.get::<_, String>(1)?)?)))?
         .collect()
 }

@@ -29,9 +29,11 @@ use node_types::{
 use rusqlite::{Connection, types::Value};
 use serde::{Deserialize, Serialize};
 
+pub mod plan;
 mod table;
 
 use crate::{
+    clock::Cutoff,
     reader::{ReadError, Reader},
     writer::{Effect, Ticket, WriteError, Writer},
 };
@@ -40,6 +42,8 @@ use crate::{
 pub const WAITING_MAX: usize = 65_536;
 /// Bytes of records that may wait in memory, 8 MiB; more are lost, and counted. Also bounds one commit.
 pub const WAITING_BYTES_MAX: usize = 8 << 20;
+/// Bytes that `logs.db` may take until a snapshot says otherwise: 64 MiB.
+pub const BYTES_MAX: u64 = 64 << 20;
 /// The lowest limit of `logs.db` in bytes, 256 KiB: room for its tables and a few of the longest records.
 pub const BYTES_MAX_LOWEST: u64 = 256 << 10;
 /// Records in one batch at the most.
@@ -142,6 +146,8 @@ struct Waiting {
     lost: Losses,
     /// A drain that will take them is on its way.
     scheduled: bool,
+    /// Drains that took them and are not answered yet: there are any only within one commit.
+    uncommitted: u32,
     /// Drains whose outcome is not known here: their number, and what is lost if it was not committed.
     doubtful: Vec<(u64, Losses)>,
 }
@@ -162,6 +168,12 @@ impl Drain {
         let committed = table::drained(tx)?;
         let doubtful = {
             let mut waiting = lock(&self.waiting);
+            if waiting.uncommitted > 0 && !self.scheduled {
+                // What this was asked for an earlier drain of this commit has taken. Taking more would make
+                // the commit as long as the callers are fast.
+                return Ok(());
+            }
+            waiting.uncommitted += 1;
             self.records.append(&mut waiting.records);
             waiting.bytes = 0;
             if std::mem::take(&mut self.scheduled) {
@@ -199,6 +211,9 @@ impl Drain {
 impl Drop for Drain {
     fn drop(&mut self) {
         let mut waiting = lock(&self.waiting);
+        if self.number > 0 {
+            waiting.uncommitted -= 1;
+        }
         if self.scheduled {
             // It never ran: the next record sends another.
             waiting.scheduled = false;
@@ -252,10 +267,35 @@ impl LogsView {
         self.reader.read(|tx| table::batches(tx, limit))
     }
 
+    /// What rotation decides by, in one pass: records older than `before` are counted; none while time is held.
+    pub(crate) fn rotation_facts(&self, before: Option<Cutoff>) -> Result<LogFacts, ReadError> {
+        self.reader.read(|tx| {
+            let count = before.map(|before| table::count_expired(tx, before.at())).transpose()?;
+            let (past_ttl, unsent) = count.unwrap_or_default();
+            let (used_bytes, unsealed) = (table::used_bytes(tx)?, table::count_unsealed(tx)?);
+            Ok(LogFacts { used_bytes, past_ttl, unsent, unsealed, batches: table::batch_count(tx)? })
+        })
+    }
+
     /// Records ever lost in this file, by level.
     pub fn losses(&self) -> Result<BTreeMap<Level, u64>, ReadError> {
         self.reader.read(|tx| table::losses(tx, table::Count::Ever))
     }
+}
+
+/// What rotation decides by: counts of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFacts {
+    /// Bytes of `logs.db` in use.
+    pub used_bytes: u64,
+    /// Records whose time to live has ended; none while time is held.
+    pub past_ttl: u64,
+    /// Those of them that are in no batch.
+    pub unsent: u64,
+    /// Records in no batch.
+    pub unsealed: u64,
+    /// Batches that are not acknowledged.
+    pub batches: u64,
 }
 
 /// The logs of a volume.
@@ -345,8 +385,14 @@ impl Logs {
 
     /// Deletes records older than `before`; those that are in no batch yet are counted as lost. Returns how
     /// many were deleted.
-    pub fn expire(&self, before: Timestamp) -> Ticket<u64> {
-        self.writer.submit(Effect::Shrinks, move |tx| table::expire(tx, before))
+    pub fn expire(&self, before: Cutoff) -> Ticket<u64> {
+        self.writer.submit(Effect::Shrinks, move |tx| table::expire(tx, before.at()))
+    }
+
+    /// Drops what is over `bytes_max` as [`plan`] says: for a limit that was lowered while nothing is written.
+    pub fn keep_limit(&self, bytes_max: u64) -> Ticket<()> {
+        let bytes_max = bytes_max.max(BYTES_MAX_LOWEST);
+        self.writer.submit(Effect::Shrinks, move |tx| table::keep_limit(tx, bytes_max))
     }
 
     /// Writes what waits and says whether it is written: for a stop in good order.

@@ -12,11 +12,14 @@ use rusqlite::{
     types::{Type, Value},
 };
 
-use super::{BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query};
+use super::{
+    BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query, RECORD_BYTES,
+    plan::{self, Drop, Held, Which},
+};
 use crate::format::PAGE_BYTES;
 
-/// Records that one step of dropping takes: few, since a step of long ones takes more than is needed.
-const DROP_STEP: u32 = 32;
+/// Records that one step of expiring takes.
+const EXPIRE_STEP: u32 = 1024;
 
 pub(super) fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
@@ -210,9 +213,9 @@ pub(super) fn expire(tx: &Connection, before: Timestamp) -> rusqlite::Result<u64
     let mut deleted = 0;
     let sealed = chain(tx)?.sealed;
     // Times need not rise with the numbers: every record is looked at, in steps.
-    let old = "SELECT seq, level FROM records WHERE at < ?1 ORDER BY seq LIMIT ?2";
+    let old = format!("SELECT seq, level, {ROW_BYTES} FROM records WHERE at < ?1 ORDER BY seq LIMIT ?2");
     loop {
-        let step = delete(tx, old, (before.ms(), DROP_STEP), sealed)?;
+        let step = delete(tx, &old, (before.ms(), EXPIRE_STEP), sealed, u64::MAX)?;
         deleted += step;
         if step == 0 {
             break;
@@ -262,20 +265,40 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Deletes the records that `select` names; those in no batch (after `sealed`) are counted as lost.
+/// Counts the records older than `before`, and those of them that are in no batch.
+pub(super) fn count_expired(tx: &Connection, before: Timestamp) -> rusqlite::Result<(u64, u64)> {
+    let sql = "SELECT count(*), ifnull(sum(seq > (SELECT sealed FROM chain)), 0) FROM records WHERE at < ?1";
+    tx.prepare_cached(sql)?.query_row([before.ms()], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Records that are in no batch.
+pub(super) fn count_unsealed(tx: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT count(*) FROM records WHERE seq > (SELECT sealed FROM chain)";
+    tx.prepare_cached(sql)?.query_row((), |row| row.get(0))
+}
+
+/// Deletes the records that `select` names (`seq`, `level`, bytes) until `bytes` have gone; those in no batch
+/// (after `sealed`) are counted as lost.
 fn delete(
     tx: &Connection,
     select: &str,
     values: impl rusqlite::Params,
     sealed: u64,
+    bytes: u64,
 ) -> rusqlite::Result<u64> {
-    let rows: Vec<(u64, Level)> = tx
-        .prepare_cached(select)?
-        .query_map(values, |row| Ok((row.get(0)?, level(row, 1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+    let mut doomed = Vec::new();
+    let mut select = tx.prepare_cached(select)?;
+    let mut rows = select.query(values)?;
+    let mut gone = 0;
+    while gone < bytes {
+        let Some(row) = rows.next()? else { break };
+        doomed.push((row.get::<_, u64>(0)?, level(row, 1)?));
+        gone += row.get::<_, u64>(2)?;
+    }
+    drop(rows);
     let mut lost = BTreeMap::<Level, u64>::new();
     let mut remove = tx.prepare_cached("DELETE FROM records WHERE seq = ?1")?;
-    for (seq, level) in &rows {
+    for (seq, level) in &doomed {
         remove.execute([seq])?;
         if *seq > sealed {
             *lost.entry(*level).or_default() += 1;
@@ -284,7 +307,7 @@ fn delete(
     for (level, count) in lost {
         lose(tx, level, count)?;
     }
-    Ok(rows.len() as u64)
+    Ok(doomed.len() as u64)
 }
 
 fn give_back(tx: &Connection) -> rusqlite::Result<()> {
@@ -299,28 +322,61 @@ fn pages(tx: &Connection, pragma: &str) -> rusqlite::Result<u64> {
     tx.prepare_cached(pragma)?.query_row((), |row| row.get(0))
 }
 
-fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
+/// Bytes of `logs.db` that are in use.
+pub(super) fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
     Ok((pages(tx, "PRAGMA page_count")? - pages(tx, "PRAGMA freelist_count")?) * PAGE_BYTES)
 }
 
-/// Makes room for [`step_bytes`](super::step_bytes) more: drops to three quarters of the limit if more than
-/// seven eighths are in use. First go records that a batch holds too, then the lowest level's oldest, then
-/// the payloads of the oldest batches.
+/// A record's bytes in SQL, as `record_bytes` counts them.
+const ROW_BYTES: &str = "(64 + octet_length(message) + octet_length(fields))";
+const _: () = assert!(RECORD_BYTES == 64, "ROW_BYTES says so too");
+
+/// What there is to drop, in one pass.
+fn droppable(tx: &Connection, sealed: u64) -> rusqlite::Result<Held> {
+    let sums: String = Level::ALL
+        .map(|level| format!(", ifnull(sum({ROW_BYTES} * (seq > ?1 AND level = {})), 0)", level.rank()))
+        .concat();
+    let payloads = "SELECT ifnull(sum(octet_length(payload)), 0) FROM batches";
+    let sql = format!("SELECT ifnull(sum({ROW_BYTES} * (seq <= ?1)), 0), ({payloads}){sums} FROM records");
+    tx.prepare_cached(&sql)?.query_row([sealed], |row| {
+        let by_level = Level::ALL.into_iter().zip(2..).map(|(level, column)| Ok((level, row.get(column)?)));
+        Ok(Held {
+            in_batch: row.get(0)?,
+            payloads: row.get(1)?,
+            by_level: by_level.collect::<rusqlite::Result<_>>()?,
+        })
+    })
+}
+
+fn drop_oldest(tx: &Connection, drop: Drop, sealed: u64) -> rusqlite::Result<()> {
+    let select = |rest| format!("SELECT seq, level, {ROW_BYTES} FROM records WHERE {rest} ORDER BY seq");
+    match drop.which {
+        Which::InBatch => delete(tx, &select("seq <= ?1"), [sealed], sealed, drop.bytes).map(|_| ()),
+        Which::Level(level) => {
+            let of_level = select("level = ?1 AND seq > ?2");
+            delete(tx, &of_level, (level.rank(), sealed), sealed, drop.bytes).map(|_| ())
+        }
+        Which::Payloads => drop_payloads(tx, drop.bytes),
+    }
+}
+
+/// Makes room for [`step_bytes`](super::step_bytes) more, as [`plan`] says.
 ///
-/// SQLite itself refuses a page beyond the limit, should an estimate be wrong.
+/// Rows are estimated in bytes and free whole pages only, so it looks again until it is enough. SQLite
+/// itself refuses a page beyond the limit, should it not be.
 pub(super) fn keep_limit(tx: &Connection, bytes_max: u64) -> rusqlite::Result<()> {
-    if used_bytes(tx)? > bytes_max / 8 * 7 {
+    if plan::over(used_bytes(tx)?, bytes_max) > 0 {
         let sealed = chain(tx)?.sealed;
-        let in_batch = "SELECT seq, level FROM records WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
-        let lowest = "SELECT seq, level FROM records WHERE level = (SELECT min(level) FROM records)
-             ORDER BY seq LIMIT ?1";
-        while used_bytes(tx)? > bytes_max / 4 * 3 {
-            if delete(tx, in_batch, (sealed, DROP_STEP), sealed)? == 0
-                && delete(tx, lowest, [DROP_STEP], sealed)? == 0
-                && !drop_payload(tx)?
-            {
+        loop {
+            let excess = plan::excess(used_bytes(tx)?, bytes_max);
+            if excess == 0 {
                 break;
             }
+            let drops = plan::plan(&droppable(tx, sealed)?, excess);
+            if drops.is_empty() {
+                break;
+            }
+            drops.into_iter().try_for_each(|drop| drop_oldest(tx, drop, sealed))?;
         }
     }
     if pages(tx, "PRAGMA page_count")? * PAGE_BYTES > bytes_max {
@@ -330,18 +386,25 @@ pub(super) fn keep_limit(tx: &Connection, bytes_max: u64) -> rusqlite::Result<()
     pages(tx, &format!("PRAGMA max_page_count = {}", bytes_max / PAGE_BYTES)).map(|_| ())
 }
 
-fn drop_payload(tx: &Connection) -> rusqlite::Result<bool> {
-    let oldest: Option<(u64, String)> = tx
-        .prepare_cached("SELECT seq, header FROM batches WHERE payload NOT NULL ORDER BY seq LIMIT 1")?
-        .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((seq, header)) = oldest else { return Ok(false) };
-    let header: super::Header = serde_json::from_str(&header).map_err(|error| unreadable(1, error))?;
-    for (level, count) in header.records {
-        lose(tx, level, count)?;
+fn drop_payloads(tx: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    let mut gone = 0;
+    while gone < bytes {
+        let oldest: Option<(u64, String, u64)> = tx
+            .prepare_cached(
+                "SELECT seq, header, octet_length(payload) FROM batches WHERE payload NOT NULL
+                 ORDER BY seq LIMIT 1",
+            )?
+            .query_row((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((seq, header, length)) = oldest else { break };
+        let header: super::Header = serde_json::from_str(&header).map_err(|error| unreadable(1, error))?;
+        for (level, count) in header.records {
+            lose(tx, level, count)?;
+        }
+        tx.prepare_cached("UPDATE batches SET payload = NULL WHERE seq = ?1")?.execute([seq])?;
+        gone += length;
     }
-    tx.prepare_cached("UPDATE batches SET payload = NULL WHERE seq = ?1")?.execute([seq])?;
-    Ok(true)
+    Ok(())
 }
 
 pub(super) fn batches(tx: &Connection, limit: u32) -> rusqlite::Result<Vec<Batch>> {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use node_store::{
+    clock::{Cutoff, Mark, Reading, Trust},
     disk::{Disk, RealDisk},
     format::Stamp,
     jobs::{JobRules, Jobs},
@@ -103,4 +104,20 @@ pub fn job_saying(number: u64, prompt: &str) -> Job {
 
 pub fn output(text: &str) -> Output {
     Output { body: text.to_owned(), prompt_tokens: 5, completion_tokens: 7 }
+}
+
+/// What the clocks say at `wall`, `since_boot_ms` into the start named `boot`.
+pub fn reading(boot: &str, since_boot_ms: u64, wall: Timestamp) -> Reading {
+    Reading { wall, since_boot_ms, boot: boot.into() }
+}
+
+/// The clocks at `moment` of a machine whose clocks are right.
+pub fn at(moment: Timestamp) -> Reading {
+    reading("a", moment.ms(), moment)
+}
+
+/// Everything up to `moment` may be ended.
+pub fn cutoff(moment: Timestamp) -> Cutoff {
+    let mark = Mark { now: moment, since_boot_ms: 0, boot: "a".into(), trust: Trust::Trusted };
+    mark.cutoff(0).unwrap()
 }
