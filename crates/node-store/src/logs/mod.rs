@@ -34,8 +34,9 @@ mod table;
 
 use crate::{
     clock::Cutoff,
+    format::PAGE_BYTES,
     reader::{ReadError, Reader},
-    writer::{Effect, Ticket, WriteError, Writer},
+    writer::{Effect, Ticket, WAL_BYTES_MAX, WriteError, Writer},
 };
 
 /// Records that may wait in memory; more are lost, and counted.
@@ -50,6 +51,24 @@ pub const BYTES_MAX_LOWEST: u64 = 256 << 10;
 pub const BATCH_RECORDS_MAX: u32 = 10_000;
 /// Bytes of a batch's records before compression at the most, 4 MiB; less where the limit of `logs.db` is low.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that the write-ahead log beside `logs.db` takes at the most where `logs.db` has this limit and no
+/// look keeps the log from being started anew.
+///
+/// The log is started anew when a commit has left it over [`WAL_BYTES_MAX`], so that it holds that and one
+/// commit more. One commit writes no page twice (SQLite overwrites what an earlier part of the same commit
+/// wrote), so it is never longer than the file; and the pages that it can touch are those that it fills and
+/// those that it displaces: it takes what waited in memory once for all callers, and once more for what was
+/// appended meanwhile.
+#[must_use]
+pub const fn wal_bytes_max(bytes_max: u64) -> u64 {
+    let pages = bytes_max.div_ceil(PAGE_BYTES) + 1;
+    WAL_BYTES_MAX + WAL_HEADER_BYTES + pages * (PAGE_BYTES + FRAME_HEADER_BYTES)
+}
+
+/// Bytes before the first frame and before each page of a write-ahead log (sqlite.org, "WAL-mode File Format").
+const WAL_HEADER_BYTES: u64 = 32;
+const FRAME_HEADER_BYTES: u64 = 24;
+
 /// Records that one query returns at the most.
 pub const QUERY_MAX: u32 = 10_000;
 /// Compression level of a batch's payload (Zstandard, RFC 8878): fast.
