@@ -144,7 +144,6 @@ fn a_flood_of_long_records_keeps_both_files_within_their_bounds() {
     file_max = file_max.max(bytes(&folder.join("logs.db")));
     log_max = log_max.max(bytes(&folder.join("logs.db-wal")));
     assert!(file_max <= 4 * MIB, "{file_max}");
-    eprintln!("WAL {log_max}");
     assert!(log_max <= wal_bytes_max(4 * MIB), "{log_max}");
     let left = logs.view().query(&Query::default()).unwrap().len() as u64;
     assert_eq!(left + logs.view().losses().unwrap().values().sum::<u64>(), total);

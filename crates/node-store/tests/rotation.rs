@@ -362,7 +362,6 @@ fn show(class: Class, trigger: Trigger) {
 fn every_cell_of_the_table_does_what_it_says() {
     for class in Class::ALL {
         for trigger in Trigger::ALL {
-            eprintln!("{class:?}, {trigger:?}: {:?}", rule(class, trigger));
             show(class, trigger);
         }
     }

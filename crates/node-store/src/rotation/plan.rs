@@ -263,7 +263,7 @@ pub enum AgentStep {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// By the store: [`Store::rotate`](crate::store::Store::rotate).
+    /// By the store, when it rotates.
     Store(StoreStep),
     /// By the Agent.
     Agent(AgentStep),
