@@ -12,9 +12,8 @@
 //! of batches that nobody acknowledged. Every loss is counted and told in the next batch, that of records
 //! which a full disk refused too. What is acknowledged or expires goes back to the disk.
 //!
-//! Limits: `logs.db` never outgrows its limit, not inside a commit either. The write-ahead log beside it is
-//! started anew from [`WAL_BYTES_MAX`](crate::writer::WAL_BYTES_MAX) on, and one commit adds about
-//! [`WAITING_BYTES_MAX`] to it. Memory holds [`WAITING_MAX`] records and [`WAITING_BYTES_MAX`] bytes.
+//! Limits: `logs.db` never outgrows its limit, not inside a commit either. The write-ahead log beside it
+//! takes at most [`wal_bytes_max`]. Memory holds [`WAITING_MAX`] records and [`WAITING_BYTES_MAX`] bytes.
 
 use std::{
     collections::BTreeMap,
@@ -472,7 +471,7 @@ mod tests {
     use rusqlite::ffi;
 
     use super::*;
-    use crate::{disk::RealDisk, format::Stamp, volume::Volume};
+    use crate::{disk::RealDisk, format::Stamp, volume::Volume, writer::Room};
 
     fn logs(folder: &Path) -> Logs {
         let network = Network::Testnet;
@@ -528,6 +527,21 @@ mod tests {
         assert_eq!(logs.view().losses().unwrap(), BTreeMap::from([(Level::Warn, 2)]));
         logs.flush().wait().unwrap();
         assert_eq!(logs.view().losses().unwrap(), BTreeMap::from([(Level::Warn, 2)]), "counted once");
+    }
+
+    /// The disk fills up inside a commit: what yields is asked again, and answers for itself.
+    #[test]
+    fn what_yields_hears_of_a_disk_that_fills_up_and_answers_itself() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = logs(home.path());
+        let (mut refused, mut yielded) = (None, None);
+        one_group(&logs, || {
+            yielded = Some(logs.writer.submit_yielding(|_, room| Ok(room)));
+            refused = Some(logs.writer.submit(Effect::Grows, |_| disk_full()));
+        });
+        assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
+        assert_eq!(yielded.unwrap().wait().unwrap(), Room::Low);
+        assert_eq!(logs.writer.submit_yielding(|_, room| Ok(room)).wait().unwrap(), Room::Enough);
     }
 
     /// A drain that is refused before it runs leaves its records in memory. The one that the next record
