@@ -83,7 +83,7 @@ impl View {
         Ok(all)
     }
 
-    /// What rotation would do now, as [`Store::plan_rotation`](crate::store::Store::plan_rotation) says, beside a
+    /// What rotation would do now, as the store itself would plan it, beside a
     /// running Agent too. Traces are judged by the default limit.
     ///
     /// # Errors

@@ -6,10 +6,7 @@ mod common;
 use std::{collections::BTreeMap, path::Path};
 
 use common::{NOW, create, cutoff, id, open, volume_folder};
-use node_store::{
-    logs::{BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, Query, WAITING_BYTES_MAX, WAITING_MAX},
-    writer::WAL_BYTES_MAX,
-};
+use node_store::logs::{BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, Query, WAITING_MAX, wal_bytes_max};
 use node_types::{
     Digest, Timestamp,
     log::{FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
@@ -147,8 +144,7 @@ fn a_flood_of_long_records_keeps_both_files_within_their_bounds() {
     file_max = file_max.max(bytes(&folder.join("logs.db")));
     log_max = log_max.max(bytes(&folder.join("logs.db-wal")));
     assert!(file_max <= 4 * MIB, "{file_max}");
-    // A group may hold two drains, and each also overwrites what it displaces (36 MB were seen).
-    assert!(log_max <= WAL_BYTES_MAX + 4 * WAITING_BYTES_MAX as u64, "{log_max}");
+    assert!(log_max <= wal_bytes_max(4 * MIB), "{log_max}");
     let left = logs.view().query(&Query::default()).unwrap().len() as u64;
     assert_eq!(left + logs.view().losses().unwrap().values().sum::<u64>(), total);
     assert!(left * MESSAGE_BYTES_MAX as u64 > 2 * MIB, "no more is dropped than must be: {left}");

@@ -157,7 +157,7 @@ impl JobsView {
                 running: table::count_standing(tx, Standing::Running)?,
                 unsent: table::count_standing(tx, Standing::Finished)?
                     + table::count_standing(tx, Standing::Failed)?,
-                queued: table::queued_kinds(tx)?,
+                unanswered: table::queued_kinds(tx)?,
                 traces_past_ttl: traces(asked.traces.map(|moment| Traces::EndedBy(moment.at())))?,
                 traces_of_others: traces(asked.config.map(Traces::TriedOfOthers))?,
                 traces_untried_of_others: asked
@@ -194,8 +194,8 @@ pub struct JobFacts {
     pub running: u64,
     /// Answers and failures that the network has not acknowledged.
     pub unsent: u64,
-    /// Jobs that wait, by what they ask for.
-    pub queued: Vec<Queued>,
+    /// Jobs that wait or run, by what they ask for.
+    pub unanswered: Vec<Queued>,
     /// Traces whose time to live has ended; none while time is held.
     pub traces_past_ttl: Dropped,
     /// Traces of other snapshots than the one in force that had their attempt to upload.

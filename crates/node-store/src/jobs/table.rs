@@ -102,15 +102,17 @@ pub struct Expired {
     pub at: Timestamp,
 }
 
-/// Queued jobs that ask for the same.
+/// Jobs without an answer that ask for the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     /// Of which model.
     pub model: ModelRef,
     /// And what of it.
     pub mode: Mode,
-    /// How many.
-    pub jobs: u64,
+    /// How many wait.
+    pub queued: u64,
+    /// How many are with the runtime.
+    pub running: u64,
 }
 
 /// Everything known of a job, in order.
@@ -345,16 +347,18 @@ pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result
     select(tx, "WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2", (now.ms(), BATCH_MAX))
 }
 
-/// Queued jobs by model and mode.
+/// Queued and running jobs by model and mode.
 pub(super) fn queued_kinds(tx: &Connection) -> rusqlite::Result<Vec<Queued>> {
     tx.prepare_cached(
-        "SELECT model_name, model_version, mode, count(*) FROM jobs WHERE state = 0 GROUP BY 1, 2, 3",
+        "SELECT model_name, model_version, mode, sum(state = 0), sum(state = 1) FROM jobs
+         WHERE state IN (0, 1) GROUP BY 1, 2, 3",
     )?
     .query_map((), |row| {
         Ok(Queued {
             model: ModelRef { name: row.get(0)?, version: row.get(1)? },
             mode: unword(2, &row.get::<_, String>(2)?)?,
-            jobs: row.get(3)?,
+            queued: row.get(3)?,
+            running: row.get(4)?,
         })
     })?
     .collect()

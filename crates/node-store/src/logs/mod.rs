@@ -12,9 +12,8 @@
 //! of batches that nobody acknowledged. Every loss is counted and told in the next batch, that of records
 //! which a full disk refused too. What is acknowledged or expires goes back to the disk.
 //!
-//! Limits: `logs.db` never outgrows its limit, not inside a commit either. The write-ahead log beside it is
-//! started anew from [`WAL_BYTES_MAX`](crate::writer::WAL_BYTES_MAX) on, and one commit adds about
-//! [`WAITING_BYTES_MAX`] to it. Memory holds [`WAITING_MAX`] records and [`WAITING_BYTES_MAX`] bytes.
+//! Limits: `logs.db` never outgrows its limit, not inside a commit either. The write-ahead log beside it
+//! takes at most [`wal_bytes_max`]. Memory holds [`WAITING_MAX`] records and [`WAITING_BYTES_MAX`] bytes.
 
 use std::{
     collections::BTreeMap,
@@ -34,8 +33,9 @@ mod table;
 
 use crate::{
     clock::Cutoff,
+    format::PAGE_BYTES,
     reader::{ReadError, Reader},
-    writer::{Effect, Ticket, WriteError, Writer},
+    writer::{Effect, Ticket, WAL_BYTES_MAX, WriteError, Writer},
 };
 
 /// Records that may wait in memory; more are lost, and counted.
@@ -50,6 +50,24 @@ pub const BYTES_MAX_LOWEST: u64 = 256 << 10;
 pub const BATCH_RECORDS_MAX: u32 = 10_000;
 /// Bytes of a batch's records before compression at the most, 4 MiB; less where the limit of `logs.db` is low.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that the write-ahead log beside `logs.db` takes at the most where `logs.db` has this limit and no
+/// look keeps the log from being started anew.
+///
+/// The log is started anew when a commit has left it over [`WAL_BYTES_MAX`], so that it holds that and one
+/// commit more. One commit writes no page twice (SQLite overwrites what an earlier part of the same commit
+/// wrote), so it is never longer than the file; and the pages that it can touch are those that it fills and
+/// those that it displaces: it takes what waited in memory once for all callers, and once more for what was
+/// appended meanwhile.
+#[must_use]
+pub const fn wal_bytes_max(bytes_max: u64) -> u64 {
+    let pages = bytes_max.div_ceil(PAGE_BYTES) + 1;
+    WAL_BYTES_MAX + WAL_HEADER_BYTES + pages * (PAGE_BYTES + FRAME_HEADER_BYTES)
+}
+
+/// Bytes before the first frame and before each page of a write-ahead log (sqlite.org, "WAL-mode File Format").
+const WAL_HEADER_BYTES: u64 = 32;
+const FRAME_HEADER_BYTES: u64 = 24;
+
 /// Records that one query returns at the most.
 pub const QUERY_MAX: u32 = 10_000;
 /// Compression level of a batch's payload (Zstandard, RFC 8878): fast.
@@ -463,7 +481,7 @@ mod tests {
     use rusqlite::ffi;
 
     use super::*;
-    use crate::{disk::RealDisk, format::Stamp, volume::Volume};
+    use crate::{disk::RealDisk, format::Stamp, volume::Volume, writer::Room};
 
     fn logs(folder: &Path) -> Logs {
         let network = Network::Testnet;
@@ -519,6 +537,21 @@ mod tests {
         assert_eq!(logs.view().losses().unwrap(), BTreeMap::from([(Level::Warn, 2)]));
         logs.flush().wait().unwrap();
         assert_eq!(logs.view().losses().unwrap(), BTreeMap::from([(Level::Warn, 2)]), "counted once");
+    }
+
+    /// The disk fills up inside a commit: what yields is asked again, and answers for itself.
+    #[test]
+    fn what_yields_hears_of_a_disk_that_fills_up_and_answers_itself() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = logs(home.path());
+        let (mut refused, mut yielded) = (None, None);
+        one_group(&logs, || {
+            yielded = Some(logs.writer.submit_yielding(|_, room| Ok(room)));
+            refused = Some(logs.writer.submit(Effect::Grows, |_| disk_full()));
+        });
+        assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
+        assert_eq!(yielded.unwrap().wait().unwrap(), Room::Low);
+        assert_eq!(logs.writer.submit_yielding(|_, room| Ok(room)).wait().unwrap(), Room::Enough);
     }
 
     /// A drain that is refused before it runs leaves its records in memory. The one that the next record

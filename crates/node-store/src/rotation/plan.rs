@@ -142,7 +142,7 @@ pub enum StoreStep {
         model: ModelRef,
         /// Asked for this.
         mode: Mode,
-        /// How many there are.
+        /// How many there are; fewer where one that is released has had its last attempt.
         jobs: u64,
     },
     /// Put running jobs back in the queue, or fail them after their last attempt.
@@ -263,7 +263,7 @@ pub enum AgentStep {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// By the store: [`Store::rotate`](crate::store::Store::rotate).
+    /// By the store, when it rotates.
     Store(StoreStep),
     /// By the Agent.
     Agent(AgentStep),
@@ -377,7 +377,14 @@ pub fn plan(rules: &Rules, facts: &Facts, now: &Mark) -> Vec<Step> {
         steps.push(Step::Agent(AgentStep::ConfirmTime { ahead_ms }));
     }
     for class in Class::ALL {
-        for trigger in Trigger::ALL {
+        // What was interrupted is put back first, so that the rest judges it too.
+        for trigger in [
+            Trigger::Restart,
+            Trigger::ContainerUpdate,
+            Trigger::TtlEnds,
+            Trigger::NewSnapshot,
+            Trigger::LimitReached,
+        ] {
             let happened = match trigger {
                 // What is left of these shows in the facts.
                 Trigger::TtlEnds | Trigger::NewSnapshot | Trigger::LimitReached => true,
@@ -418,14 +425,15 @@ fn cell(action: Action, trigger: Trigger, rules: &Rules, facts: &Facts, now: &Ma
         }
         Action::FailForbidden => match &rules.jobs {
             Some(allowed) => {
-                let forbidden = jobs.queued.iter().filter(|it| !allowed.allows(&it.model, it.mode));
-                forbidden
-                    .flat_map(|it| {
-                        counted(it.jobs, |jobs| {
-                            Step::Store(Store::FailForbidden { model: it.model.clone(), mode: it.mode, jobs })
-                        })
+                let released =
+                    facts.since.iter().any(|it| rule(Class::Jobs, *it) == Action::ReleaseAndResend);
+                let forbidden = jobs.unanswered.iter().filter(|it| !allowed.allows(&it.model, it.mode));
+                let steps = forbidden.flat_map(|it| {
+                    counted(it.queued + if released { it.running } else { 0 }, |jobs| {
+                        Step::Store(Store::FailForbidden { model: it.model.clone(), mode: it.mode, jobs })
                     })
-                    .collect()
+                });
+                steps.collect()
             }
             None => Vec::new(),
         },
