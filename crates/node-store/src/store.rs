@@ -21,8 +21,8 @@ use crate::{
     keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::Logs,
     snapshot::{Applied, SnapshotError, Snapshots},
-    volume::{self, KEYS, RESERVE_BYTES, Volume, VolumeError},
-    writer::WriteError,
+    volume::{self, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
+    writer::{Upkeep, WriteError},
 };
 
 /// Bytes that `logs.db` may take until a snapshot says otherwise: 64 MiB.
@@ -41,6 +41,8 @@ pub struct Options {
     pub kek: KekSources,
     /// Bytes kept back for ending jobs on a full disk.
     pub reserve_bytes: u64,
+    /// When checkpoints are made; [`Upkeep::WhenDue`] but in tests.
+    pub upkeep: Upkeep,
 }
 
 impl Options {
@@ -53,6 +55,7 @@ impl Options {
             network,
             kek: KekSources::new(&volume::folder(home, network).join(KEYS)),
             reserve_bytes: RESERVE_BYTES,
+            upkeep: Upkeep::WhenDue,
         }
     }
 
@@ -171,7 +174,7 @@ impl Store {
     fn start(
         options: &Options,
         now: Timestamp,
-        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, u64) -> Result<Volume, VolumeError>,
+        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, Keeping) -> Result<Volume, VolumeError>,
     ) -> Result<Self, StoreError> {
         let (disk, folder, network) = (&*options.disk, options.folder(), options.network);
         let keys_folder = folder.join(KEYS);
@@ -191,7 +194,8 @@ impl Store {
         let opened = keys::open_volume_key(disk, &keys_folder, network, address, volume_id, &options.kek)?;
         let Some(volume_key) = opened else { return Err(absent()) };
         let stamp = Stamp { network, node: NodeId::derive(network, &address), volume: volume_id };
-        let volume = open(&options.disk, &folder, stamp, options.reserve_bytes)?;
+        let keeping = Keeping { reserve_bytes: options.reserve_bytes, upkeep: options.upkeep };
+        let volume = open(&options.disk, &folder, stamp, keeping)?;
         let store = Self {
             jobs: volume.jobs(volume_key.key.secret_bytes()),
             snapshots: volume.snapshots()?,

@@ -21,7 +21,7 @@ use crate::{
     disk::{Disk, Lock, Locked},
     format::{self, Access, Database, FormatError, Stamp},
     private::{NotPrivate, Private, private_if_there},
-    writer::{Reserve, Writer},
+    writer::{Reserve, Upkeep, Writer},
 };
 
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
@@ -31,6 +31,22 @@ pub const RESERVE_BYTES: u64 = 64 << 20;
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
 const RESERVE: &str = "RESERVE";
+
+/// How a volume is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// Bytes kept back for ending jobs on a full disk.
+    pub reserve_bytes: u64,
+    /// When checkpoints are made.
+    pub upkeep: Upkeep,
+}
+
+impl From<u64> for Keeping {
+    /// With this reserve and otherwise as usual.
+    fn from(reserve_bytes: u64) -> Self {
+        Self { reserve_bytes, upkeep: Upkeep::WhenDue }
+    }
+}
 
 /// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +113,7 @@ impl Volume {
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
-        reserve_bytes: u64,
+        keeping: impl Into<Keeping>,
     ) -> Result<Self, VolumeError> {
         if private_if_there(&**disk, folder, Private::Folder)? {
             let made = Database::ALL.iter().map(|database| disk.entry(&folder.join(database.file())));
@@ -111,7 +127,7 @@ impl Volume {
                 disk.sync_dir(parent).map_err(failed(parent))?;
             }
         }
-        Self::start(disk, folder, stamp, reserve_bytes)
+        Self::start(disk, folder, stamp, keeping.into())
     }
 
     /// Opens a volume that is there.
@@ -122,19 +138,19 @@ impl Volume {
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
-        reserve_bytes: u64,
+        keeping: impl Into<Keeping>,
     ) -> Result<Self, VolumeError> {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         }
-        Self::start(disk, folder, stamp, reserve_bytes)
+        Self::start(disk, folder, stamp, keeping.into())
     }
 
     fn start(
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
-        reserve_bytes: u64,
+        keeping: Keeping,
     ) -> Result<Self, VolumeError> {
         let lock: Arc<dyn Lock> = Arc::from(take_lock(&**disk, folder)?);
         for database in Database::ALL {
@@ -152,10 +168,10 @@ impl Volume {
         let mut writers = Vec::with_capacity(open.len());
         for (database, (connection, checkpointer)) in Database::ALL.into_iter().zip(open) {
             let path = folder.join(database.file());
-            let reserve = KeptBack::new(Arc::clone(disk), folder, database, reserve_bytes);
-            let writer =
-                Writer::start(path.clone(), connection, checkpointer, Box::new(reserve), Arc::clone(&lock))
-                    .map_err(|error| VolumeError::Io { path, source: io::Error::other(error) })?;
+            let reserve = KeptBack::new(Arc::clone(disk), folder, database, keeping.reserve_bytes);
+            let (reserve, lock) = (Box::new(reserve), Arc::clone(&lock));
+            let writer = Writer::start(path.clone(), connection, checkpointer, reserve, keeping.upkeep, lock)
+                .map_err(|error| VolumeError::Io { path, source: io::Error::other(error) })?;
             writers.push(Arc::new(writer));
         }
         let Ok([state, jobs, logs]) = <[_; 3]>::try_from(writers) else {
@@ -208,6 +224,23 @@ impl Volume {
     #[must_use]
     pub fn logs(&self, bytes_max: u64) -> crate::logs::Logs {
         crate::logs::Logs::new(Arc::clone(&self.logs), bytes_max)
+    }
+
+    /// Makes the checkpoints that are due. When this returns, all that was asked for before is answered and
+    /// no thread of the volume touches the disk.
+    pub fn checkpoint(&self) {
+        for writer in [&self.state, &self.jobs, &self.logs] {
+            writer.checkpoint();
+        }
+    }
+
+    /// Takes what was deleted out of the write-ahead logs now, not only within
+    /// [`ERASE_DELAY_MS_MAX`](crate::writer::ERASE_DELAY_MS_MAX), and empties them: before a copy of the
+    /// files is made.
+    pub fn erase(&self) {
+        for writer in [&self.state, &self.jobs, &self.logs] {
+            writer.erase();
+        }
     }
 
     /// What stopped a database's writer, if anything did; the others go on.

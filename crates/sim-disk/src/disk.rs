@@ -441,8 +441,15 @@ impl SimDisk {
     #[must_use]
     pub fn describe(&self, range: std::ops::Range<usize>) -> Vec<String> {
         let state = self.inner.state();
-        let paths: BTreeMap<_, _> =
-            state.live.paths().into_iter().map(|(path, inode)| (inode, path)).collect();
+        // A file that is gone is called by the last name it had.
+        let mut paths: BTreeMap<_, _> =
+            state.base.paths().into_iter().map(|(path, inode)| (inode, path)).collect();
+        for op in &state.log {
+            if let Some((folder, name, inode)) = op.names() {
+                let path = paths.get(&folder).map_or_else(|| PathBuf::from(name), |path| path.join(name));
+                paths.insert(inode, path);
+            }
+        }
         let range = range.start.min(state.log.len())..range.end.min(state.log.len());
         iter::zip(range.clone(), &state.log[range])
             .map(|(index, op)| format!("{index}: {}", op.describe(&paths)))

@@ -1,0 +1,304 @@
+//! What a volume shows after a power cut, against what had been answered before it.
+
+use std::{collections::BTreeMap, error::Error, fmt};
+
+use node_store::{
+    jobs::{Accepted, Lease},
+    keys::Protection,
+    logs::Query,
+    store::{Store, StoreError},
+    volume::VolumeError,
+};
+use node_types::{
+    Digest, JobId, Network, NodeId, Timestamp, VolumeId,
+    job::FailureKind,
+    trace::{Outcome, Standing, Step},
+};
+use sim_disk::{Image, SimDisk};
+
+use crate::{
+    model::{Job, Logs, Model},
+    workload::{
+        Node, ROOMY, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, mark, number_of, output,
+    },
+};
+
+/// What must hold at a moment.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// What was answered.
+    pub answered: Model,
+    /// What it may be instead: a call was under way.
+    pub in_flight: Option<Model>,
+    /// The creation was given the key of a wallet.
+    pub imported: bool,
+}
+
+/// A job that nobody has offered before the power cut.
+const NEW_JOB: u64 = 10_001;
+
+/// How a job stands or ended, and how often it was started.
+type Now = (Result<Standing, Outcome>, u16);
+
+/// What can be seen of a volume.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    jobs: BTreeMap<u64, Now>,
+    outbox: Vec<(u64, Result<String, FailureKind>)>,
+    unreported: Vec<u64>,
+    traces: Vec<u64>,
+    held: u64,
+    expired: u64,
+    keyset: Option<u64>,
+    floor: u64,
+    current: Option<(u64, bool)>,
+    previous: Option<u64>,
+    sequence: u64,
+    account: Option<u64>,
+    clock: Option<u64>,
+}
+
+impl Seen {
+    /// What the model's volume shows once it is opened.
+    fn expected(model: &Model) -> Self {
+        let mut model = model.clone();
+        model.reopen();
+        let now = |(number, job): (&u64, &Job)| (*number, (job.now, job.attempt));
+        let outbox = |(number, job): (&u64, &Job)| match (job.now, job.failure) {
+            (Ok(Standing::Finished), _) => Some((*number, Ok(output(*number).body))),
+            (Ok(Standing::Failed), Some(kind)) => Some((*number, Err(kind))),
+            (Ok(_) | Err(_), _) => None,
+        };
+        let expired = |job: &&Job| job.now == Err(Outcome::Expired);
+        let unreported = model.ended.iter().filter(|number| !model.jobs[number].reported);
+        Self {
+            jobs: model.jobs.iter().map(now).collect(),
+            outbox: model.jobs.iter().filter_map(outbox).collect(),
+            unreported: unreported.copied().collect(),
+            traces: model.ended.clone(),
+            held: model.jobs.values().filter(|job| job.now.is_ok()).count() as u64,
+            expired: model.jobs.values().filter(expired).count() as u64,
+            keyset: model.keyset,
+            floor: model.floor,
+            current: model.current,
+            previous: model.previous,
+            sequence: model.sequence,
+            account: model.account,
+            clock: model.clock,
+        }
+    }
+
+    fn of(store: &Store, offered: u64, now: Timestamp) -> Result<Self, Box<dyn Error>> {
+        let jobs = store.jobs();
+        let mut outbox = Vec::new();
+        for answer in jobs.outbox(0, now).wait()? {
+            let answer = answer.map_err(|why| format!("{why}"))?;
+            let result = answer.result.map(|output| output.body).map_err(|failure| failure.kind);
+            outbox.push((number_of(answer.job), result));
+        }
+        let mut seen = BTreeMap::new();
+        for number in 1..=offered {
+            if let Some(story) = jobs.explain(id(number)).wait()? {
+                let trace = story.trace.ok_or("a job without a trace")?;
+                let leased = trace.iter().filter(|event| matches!(event.step, Step::Leased { .. })).count();
+                seen.insert(number, (story.now, u16::try_from(leased)?));
+            }
+        }
+        let tally = jobs.tally().wait()?;
+        let snapshots = store.snapshots();
+        if let Some(why) = snapshots.unverifiable().first() {
+            return Err(format!("a stored snapshot does not verify: {why:?}").into());
+        }
+        let numbers = |jobs: Vec<JobId>| jobs.into_iter().map(number_of).collect();
+        let account = store.binding().account().wait()?;
+        let clock = store.binding().clock_mark().wait()?;
+        Ok(Self {
+            jobs: seen,
+            outbox,
+            unreported: numbers(jobs.unreported().wait()?.into_iter().map(|expired| expired.job).collect()),
+            traces: numbers(jobs.traces(0).wait()?.into_iter().map(|(_, trace)| trace.job).collect()),
+            held: tally.jobs,
+            expired: tally.expired,
+            keyset: snapshots.keyset().map(|keyset| keyset.document().version),
+            floor: snapshots.floor().version,
+            current: snapshots.current().map(|it| (it.config.document().version, it.good)),
+            previous: snapshots.previous().map(|it| it.config.document().version),
+            sequence: store.binding().reserve_sequence(SEQUENCE_BLOCK).wait()?.start,
+            account: account.map(|found| number_in(|number| link(number) == found)).transpose()?,
+            clock: clock.map(|found| number_in(|number| mark(number) == found)).transpose()?,
+        })
+    }
+}
+
+fn number_in(is: impl Fn(u64) -> bool) -> Result<u64, String> {
+    (1..1000).find(|number| is(*number)).ok_or_else(|| "a value that nobody gave".to_owned())
+}
+
+/// Mounts an image, opens the volume on it, or goes on with the creation that the cut ended, and
+/// compares; then works with it and opens it once more.
+pub fn check(image: &Image, promise: &Promise) -> Result<(), String> {
+    match checked(image, promise) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            Err(text)
+        }
+    }
+}
+
+fn checked(image: &Image, promise: &Promise) -> Result<(), Box<dyn Error>> {
+    let Promise { answered, in_flight, imported } = promise;
+    let disk = SimDisk::from_image(image.clone());
+    let mut node = Node::on(&disk, ROOMY);
+    match answered.identity {
+        Some(_) => node.open(answered.now)?,
+        None => match node.create(*imported) {
+            Err(StoreError::Volume(VolumeError::Exists { .. })) => node.open(answered.now)?,
+            other => other?,
+        },
+    }
+    let Some(store) = &node.store else { return Err("nothing was opened".into()) };
+
+    same_identity(image, store, promise)?;
+    let allowed: Vec<_> = [Some(answered), in_flight.as_ref()].into_iter().flatten().collect();
+    let offered = allowed.iter().map(|model| model.offered).max().unwrap_or(0);
+    let seen = Seen::of(store, offered, answered.now)?;
+    let expected: Vec<_> = allowed.iter().map(|model| Seen::expected(model)).collect();
+    let Some(which) = expected.iter().position(|expected| *expected == seen) else {
+        return Err(differs(&seen, &expected).into());
+    };
+    let logs = logs_of(store)?;
+    let mut may_be = allowed.iter().flat_map(|model| &model.logs_since);
+    if !may_be.any(|allowed| *allowed == logs) {
+        let last: Vec<_> = allowed.iter().map(|model| &model.logs).collect();
+        return Err(format!("the logs are {logs:?}, not {last:?} or a moment before").into());
+    }
+    if answered.resealed || in_flight.as_ref().is_none_or(|model| !model.resealed) {
+        let wanted =
+            if answered.resealed { Protection::ContainerSecret } else { Protection::ObfuscationOnly };
+        if store.protection() != wanted {
+            return Err(format!("the node key is {}", store.protection()).into());
+        }
+    }
+    if answered.resealed && image.read(&keys_folder().join("local.kek")).is_some() {
+        return Err("the local secret came back".into());
+    }
+
+    works(store, allowed[which], answered.now)?;
+    node.open(answered.now)?;
+    let Some(store) = &node.store else { return Err("nothing was opened".into()) };
+    same_identity(image, store, promise)?;
+    let kept = store.jobs().explain(id(NEW_JOB)).wait()?.map(|story| story.now);
+    if answered.current.is_some() && kept != Some(Ok(Standing::Queued)) {
+        return Err(format!("the job accepted after the power cut is {kept:?}").into());
+    }
+    let start = store.binding().reserve_sequence(1).wait()?.start;
+    if start != seen.sequence + u64::from(SEQUENCE_BLOCK) || store.snapshots().floor().version != seen.floor {
+        return Err(format!("at the second opening message numbers go on at {start}").into());
+    }
+    Ok(())
+}
+
+/// The identity is the one that was answered, and the one of the key files that the image has.
+fn same_identity(image: &Image, store: &Store, promise: &Promise) -> Result<(), Box<dyn Error>> {
+    let found = (store.node(), store.volume().stamp().volume);
+    if let Some(held) = promise.answered.identity
+        && held != found
+    {
+        return Err(format!("the identity was {held:?}, it is {found:?}").into());
+    }
+    if promise.imported && found.0 != NodeId::derive(Network::Testnet, &imported_key().address()) {
+        return Err(format!("the imported key became {}", found.0).into());
+    }
+    for name in ["node.key", "volume.key"] {
+        let Some(bytes) = image.read(&keys_folder().join(name)) else { continue };
+        let file: serde_json::Value = serde_json::from_slice(&bytes)?;
+        let node = NodeId::derive(Network::Testnet, &serde_json::from_value(file["address"].clone())?);
+        let volume: Option<VolumeId> = serde_json::from_value(file["volume"].clone())?;
+        if node != found.0 || volume.is_some_and(|volume| volume != found.1) {
+            return Err(format!("{name} was of {node}, the node is {}", found.0).into());
+        }
+    }
+    Ok(())
+}
+
+/// Every job that was accepted is a duplicate, the queued ones are given out as they were offered, each
+/// once, and a new one is taken.
+fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Error>> {
+    let jobs = store.jobs();
+    for number in model.jobs.keys() {
+        match jobs.accept(&job(*number), now).wait()? {
+            Accepted::Duplicate => {}
+            other => return Err(format!("job {number}, offered again, is {other:?}").into()),
+        }
+    }
+    let mut wanted = Vec::new();
+    if model.current.is_some() {
+        let mut model = model.clone();
+        model.reopen();
+        let queued = model.jobs.iter().filter(|(_, job)| job.now == Ok(Standing::Queued));
+        wanted.extend(queued.map(|(number, job)| (*number, job.attempt + 1)));
+        wanted.push((NEW_JOB, 1));
+        // Its deadline lies within what a snapshot allows.
+        match jobs.accept(&job(NEW_JOB), now).wait()? {
+            Accepted::New => {}
+            other => return Err(format!("a new job is {other:?}").into()),
+        }
+    }
+    let mut given = Vec::new();
+    loop {
+        match jobs.lease(None, None, now).wait()? {
+            Lease::Empty => break,
+            Lease::Unreadable(why) => return Err(why.to_string().into()),
+            Lease::Job(leased) => {
+                let number = number_of(leased.job.id);
+                if leased.job != job(number) {
+                    return Err(format!("job {number} has changed").into());
+                }
+                given.push((number, leased.attempt));
+            }
+        }
+    }
+    if given != wanted {
+        return Err(format!("leased {given:?}, not {wanted:?}").into());
+    }
+    Ok(())
+}
+
+/// The records and the batches, whose chain must have no gap.
+fn logs_of(store: &Store) -> Result<Logs, Box<dyn Error>> {
+    let mut logs = Logs::default();
+    for entry in store.logs().query(Query::default()).wait()? {
+        logs.records.push(entry.record.message.parse()?);
+    }
+    let mut before: Option<(u64, Digest)> = None;
+    for batch in store.logs().batches(u32::MAX).wait()? {
+        if before.is_some_and(|before| (before.0 + 1, before.1) != (batch.header.seq, batch.header.prev)) {
+            return Err(format!("batch {} does not follow the one before it", batch.header.seq).into());
+        }
+        before = Some((batch.header.seq, Digest::of(batch.header_json.as_bytes())));
+        let last = batch.records()?.last().map(|record| record.message.parse()).transpose()?;
+        logs.batches.push((batch.header.seq, last.unwrap_or(0)));
+    }
+    Ok(logs)
+}
+
+fn differs(seen: &Seen, expected: &[Seen]) -> String {
+    let lines = |seen: &dyn fmt::Debug| format!("{seen:#?}").lines().map(str::to_owned).collect::<Vec<_>>();
+    let found = lines(seen);
+    let mut text = String::new();
+    for expected in expected {
+        let wanted = lines(expected);
+        let only = |these: &[String], others: &[String]| {
+            let differing = these.iter().filter(|line| !others.contains(line)).map(|line| line.trim());
+            differing.collect::<Vec<_>>().join(" ")
+        };
+        text += &format!("found {{{}}}, not {{{}}}; ", only(&found, &wanted), only(&wanted, &found));
+    }
+    text
+}
