@@ -19,7 +19,7 @@ use sim_disk::{Image, SimDisk};
 use crate::{
     model::{Job, Logs, Model},
     workload::{
-        Node, ROOMY, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, mark, number_of, output,
+        Node, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, mark, number_of, output,
     },
 };
 
@@ -89,43 +89,45 @@ impl Seen {
     }
 
     fn of(store: &Store, offered: u64, now: Timestamp) -> Result<Self, Box<dyn Error>> {
-        let jobs = store.jobs();
+        let (jobs, snapshots, binding) = (store.jobs(), store.snapshots(), store.binding());
+        // All is asked before anything is waited for: one commit answers it.
+        let answers = jobs.outbox(0, now);
+        let stories: Vec<_> = (1..=offered).map(|number| (number, jobs.explain(id(number)))).collect();
+        let (unreported, traces, tally) = (jobs.unreported(), jobs.traces(0), jobs.tally());
+        let (account, clock) = (binding.account(), binding.clock_mark());
+        let sequence = binding.reserve_sequence(SEQUENCE_BLOCK);
         let mut outbox = Vec::new();
-        for answer in jobs.outbox(0, now).wait()? {
-            let answer = answer.map_err(|why| format!("{why}"))?;
+        for answer in answers.wait()? {
+            let answer = answer?;
             let result = answer.result.map(|output| output.body).map_err(|failure| failure.kind);
             outbox.push((number_of(answer.job), result));
         }
         let mut seen = BTreeMap::new();
-        for number in 1..=offered {
-            if let Some(story) = jobs.explain(id(number)).wait()? {
+        for (number, story) in stories {
+            if let Some(story) = story.wait()? {
                 let trace = story.trace.ok_or("a job without a trace")?;
                 let leased = trace.iter().filter(|event| matches!(event.step, Step::Leased { .. })).count();
                 seen.insert(number, (story.now, u16::try_from(leased)?));
             }
         }
-        let tally = jobs.tally().wait()?;
-        let snapshots = store.snapshots();
-        if let Some(why) = snapshots.unverifiable().first() {
-            return Err(format!("a stored snapshot does not verify: {why:?}").into());
+        if let Some(stored) = snapshots.unverifiable().first() {
+            return Err(format!("a stored snapshot does not verify: {}", stored.why).into());
         }
-        let numbers = |jobs: Vec<JobId>| jobs.into_iter().map(number_of).collect();
-        let account = store.binding().account().wait()?;
-        let clock = store.binding().clock_mark().wait()?;
+        let tally = tally.wait()?;
         Ok(Self {
             jobs: seen,
             outbox,
-            unreported: numbers(jobs.unreported().wait()?.into_iter().map(|expired| expired.job).collect()),
-            traces: numbers(jobs.traces(0).wait()?.into_iter().map(|(_, trace)| trace.job).collect()),
+            unreported: unreported.wait()?.iter().map(|expired| number_of(expired.job)).collect(),
+            traces: traces.wait()?.iter().map(|(_, trace)| number_of(trace.job)).collect(),
             held: tally.jobs,
             expired: tally.expired,
             keyset: snapshots.keyset().map(|keyset| keyset.document().version),
             floor: snapshots.floor().version,
             current: snapshots.current().map(|it| (it.config.document().version, it.good)),
             previous: snapshots.previous().map(|it| it.config.document().version),
-            sequence: store.binding().reserve_sequence(SEQUENCE_BLOCK).wait()?.start,
-            account: account.map(|found| number_in(|number| link(number) == found)).transpose()?,
-            clock: clock.map(|found| number_in(|number| mark(number) == found)).transpose()?,
+            sequence: sequence.wait()?.start,
+            account: account.wait()?.map(|found| number_in(|number| link(number) == found)).transpose()?,
+            clock: clock.wait()?.map(|found| number_in(|number| mark(number) == found)).transpose()?,
         })
     }
 }
@@ -135,9 +137,9 @@ fn number_in(is: impl Fn(u64) -> bool) -> Result<u64, String> {
 }
 
 /// Mounts an image, opens the volume on it, or goes on with the creation that the cut ended, and
-/// compares; then works with it and opens it once more.
-pub fn check(image: &Image, promise: &Promise) -> Result<(), String> {
-    match checked(image, promise) {
+/// compares; then works with it and, if `twice`, opens it once more.
+pub fn check(image: &Image, promise: &Promise, twice: bool) -> Result<(), String> {
+    match checked(image, promise, twice) {
         Ok(()) => Ok(()),
         Err(error) => {
             let mut text = error.to_string();
@@ -151,10 +153,10 @@ pub fn check(image: &Image, promise: &Promise) -> Result<(), String> {
     }
 }
 
-fn checked(image: &Image, promise: &Promise) -> Result<(), Box<dyn Error>> {
+fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn Error>> {
     let Promise { answered, in_flight, imported } = promise;
     let disk = SimDisk::from_image(image.clone());
-    let mut node = Node::on(&disk, ROOMY);
+    let mut node = Node::on(&disk, 0);
     match answered.identity {
         Some(_) => node.open(answered.now)?,
         None => match node.create(*imported) {
@@ -190,6 +192,9 @@ fn checked(image: &Image, promise: &Promise) -> Result<(), Box<dyn Error>> {
     }
 
     works(store, allowed[which], answered.now)?;
+    if !twice {
+        return Ok(());
+    }
     node.open(answered.now)?;
     let Some(store) = &node.store else { return Err("nothing was opened".into()) };
     same_identity(image, store, promise)?;
@@ -231,30 +236,31 @@ fn same_identity(image: &Image, store: &Store, promise: &Promise) -> Result<(), 
 /// once, and a new one is taken.
 fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Error>> {
     let jobs = store.jobs();
-    for number in model.jobs.keys() {
-        match jobs.accept(&job(*number), now).wait()? {
+    let offers: Vec<_> = model.jobs.keys().map(|number| (*number, jobs.accept(&job(*number), now))).collect();
+    for (number, offer) in offers {
+        match offer.wait()? {
             Accepted::Duplicate => {}
             other => return Err(format!("job {number}, offered again, is {other:?}").into()),
         }
     }
-    let mut wanted = Vec::new();
-    if model.current.is_some() {
-        let mut model = model.clone();
-        model.reopen();
-        let queued = model.jobs.iter().filter(|(_, job)| job.now == Ok(Standing::Queued));
-        wanted.extend(queued.map(|(number, job)| (*number, job.attempt + 1)));
-        wanted.push((NEW_JOB, 1));
-        // Its deadline lies within what a snapshot allows.
-        match jobs.accept(&job(NEW_JOB), now).wait()? {
-            Accepted::New => {}
-            other => return Err(format!("a new job is {other:?}").into()),
-        }
+    if model.current.is_none() {
+        return Ok(());
     }
+    match jobs.accept(&job(NEW_JOB), now).wait()? {
+        Accepted::New => {}
+        other => return Err(format!("a new job is {other:?}").into()),
+    }
+    let mut model = model.clone();
+    model.reopen();
+    let queued = model.jobs.iter().filter(|(_, job)| job.now == Ok(Standing::Queued));
+    let mut wanted: Vec<_> = queued.map(|(number, job)| (*number, job.attempt + 1)).collect();
+    wanted.push((NEW_JOB, 1));
+    let leases: Vec<_> = (0..=wanted.len()).map(|_| jobs.lease(None, None, now)).collect();
     let mut given = Vec::new();
-    loop {
-        match jobs.lease(None, None, now).wait()? {
-            Lease::Empty => break,
-            Lease::Unreadable(why) => return Err(why.to_string().into()),
+    for lease in leases {
+        match lease.wait()? {
+            Lease::Empty => {}
+            Lease::Unreadable(why) => return Err(why.into()),
             Lease::Job(leased) => {
                 let number = number_of(leased.job.id);
                 if leased.job != job(number) {
@@ -273,11 +279,12 @@ fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Err
 /// The records and the batches, whose chain must have no gap.
 fn logs_of(store: &Store) -> Result<Logs, Box<dyn Error>> {
     let mut logs = Logs::default();
-    for entry in store.logs().query(Query::default()).wait()? {
+    let (records, batches) = (store.logs().query(Query::default()), store.logs().batches(u32::MAX));
+    for entry in records.wait()? {
         logs.records.push(entry.record.message.parse()?);
     }
     let mut before: Option<(u64, Digest)> = None;
-    for batch in store.logs().batches(u32::MAX).wait()? {
+    for batch in batches.wait()? {
         if before.is_some_and(|before| (before.0 + 1, before.1) != (batch.header.seq, batch.header.prev)) {
             return Err(format!("batch {} does not follow the one before it", batch.header.seq).into());
         }
