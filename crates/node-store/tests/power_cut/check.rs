@@ -10,7 +10,7 @@ use node_store::{
     volume::VolumeError,
 };
 use node_types::{
-    Digest, JobId, Network, NodeId, Timestamp, VolumeId,
+    Digest, Network, NodeId, Timestamp, VolumeId,
     job::FailureKind,
     trace::{Outcome, Standing, Step},
 };
@@ -18,20 +18,18 @@ use sim_disk::{Image, SimDisk};
 
 use crate::{
     model::{Job, Logs, Model},
-    workload::{
-        Node, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, mark, number_of, output,
-    },
+    workload::{Node, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, mark, number_of, output},
 };
 
 /// What must hold at a moment.
 #[derive(Clone, Debug)]
 pub struct Promise {
-    /// What was answered.
-    pub answered: Model,
-    /// What it may be instead: a call was under way.
-    pub in_flight: Option<Model>,
+    /// What was answered, and what it may be instead: with a call under way, what holds after it.
+    pub allowed: Vec<Model>,
     /// The creation was given the key of a wallet.
     pub imported: bool,
+    /// Whether records must be there; after errors they may be lost and counted.
+    pub records: bool,
 }
 
 /// A job that nobody has offered before the power cut.
@@ -154,7 +152,8 @@ pub fn check(image: &Image, promise: &Promise, twice: bool) -> Result<(), String
 }
 
 fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn Error>> {
-    let Promise { answered, in_flight, imported } = promise;
+    let Promise { allowed, imported, records } = promise;
+    let Some(answered) = allowed.first() else { return Err("nothing is allowed".into()) };
     let disk = SimDisk::from_image(image.clone());
     let mut node = Node::on(&disk, 0);
     match answered.identity {
@@ -167,31 +166,30 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
     let Some(store) = &node.store else { return Err("nothing was opened".into()) };
 
     same_identity(image, store, promise)?;
-    let allowed: Vec<_> = [Some(answered), in_flight.as_ref()].into_iter().flatten().collect();
     let offered = allowed.iter().map(|model| model.offered).max().unwrap_or(0);
     let seen = Seen::of(store, offered, answered.now)?;
-    let expected: Vec<_> = allowed.iter().map(|model| Seen::expected(model)).collect();
+    let expected: Vec<_> = allowed.iter().map(Seen::expected).collect();
     let Some(which) = expected.iter().position(|expected| *expected == seen) else {
         return Err(differs(&seen, &expected).into());
     };
     let logs = logs_of(store)?;
     let mut may_be = allowed.iter().flat_map(|model| &model.logs_since);
-    if !may_be.any(|allowed| *allowed == logs) {
+    if *records && !may_be.any(|allowed| *allowed == logs) {
         let last: Vec<_> = allowed.iter().map(|model| &model.logs).collect();
         return Err(format!("the logs are {logs:?}, not {last:?} or a moment before").into());
     }
-    if answered.resealed || in_flight.as_ref().is_none_or(|model| !model.resealed) {
-        let wanted =
-            if answered.resealed { Protection::ContainerSecret } else { Protection::ObfuscationOnly };
-        if store.protection() != wanted {
-            return Err(format!("the node key is {}", store.protection()).into());
-        }
+    let mut protections = allowed.iter().map(|model| match model.resealed {
+        true => Protection::ContainerSecret,
+        false => Protection::ObfuscationOnly,
+    });
+    if !protections.any(|protection| protection == store.protection()) {
+        return Err(format!("the node key is {}", store.protection()).into());
     }
     if answered.resealed && image.read(&keys_folder().join("local.kek")).is_some() {
         return Err("the local secret came back".into());
     }
 
-    works(store, allowed[which], answered.now)?;
+    works(store, &allowed[which], answered.now)?;
     if !twice {
         return Ok(());
     }
@@ -212,7 +210,7 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
 /// The identity is the one that was answered, and the one of the key files that the image has.
 fn same_identity(image: &Image, store: &Store, promise: &Promise) -> Result<(), Box<dyn Error>> {
     let found = (store.node(), store.volume().stamp().volume);
-    if let Some(held) = promise.answered.identity
+    if let Some(held) = promise.allowed.first().and_then(|model| model.identity)
         && held != found
     {
         return Err(format!("the identity was {held:?}, it is {found:?}").into());

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::RangeInclusive,
     str::FromStr,
     sync::{
         Mutex, OnceLock, PoisonError,
@@ -43,7 +44,7 @@ pub struct Recorded {
 }
 
 /// What the workloads but the creations begin on.
-fn volume() -> &'static (Image, Model) {
+pub fn volume() -> &'static (Image, Model) {
     static VOLUME: OnceLock<(Image, Model)> = OnceLock::new();
     VOLUME.get_or_init(|| {
         let disk = SimDisk::new();
@@ -112,26 +113,28 @@ pub fn record(workload: &Workload, prepare: impl Fn(&SimDisk)) -> Recorded {
 }
 
 impl Recorded {
-    /// What must hold when the power goes at `at`.
+    /// What must hold when the power goes at `at`, and a number that is the same where the same is promised.
     pub fn promise(&self, at: usize) -> (usize, Promise) {
         let done = self.steps.iter().take_while(|step| step.to <= at).count();
         let answered = done.checked_sub(1).map_or(&self.begin, |last| &self.steps[last].after);
-        let in_flight = self.steps.get(done).filter(|step| at > step.from).map(|step| step.after.clone());
+        let in_flight = self.steps.get(done).filter(|step| at > step.from).map(|step| &step.after);
+        let allowed: Vec<_> = [Some(answered), in_flight].into_iter().flatten().cloned().collect();
         let imported = self.workload == Workload::Creation { imported: true };
-        (
-            2 * done + usize::from(in_flight.is_some()),
-            Promise { answered: answered.clone(), in_flight, imported },
-        )
+        (2 * done + allowed.len(), Promise { allowed, imported, records: true })
     }
 
     /// The crash points that no shorter workload has: those of the last operation, and all where there
     /// is no shorter one.
-    fn points(&self) -> std::ops::RangeInclusive<usize> {
+    pub fn new_points(&self) -> RangeInclusive<usize> {
         let last = match &self.workload {
             Workload::Creation { .. } | Workload::Long { .. } => None,
             Workload::Short(_) => self.steps.last(),
         };
         last.map_or(0, |step| step.from)..=self.recording.ops()
+    }
+
+    pub fn all_points(&self) -> RangeInclusive<usize> {
+        0..=self.recording.ops()
     }
 
     /// A number that is the same for two recordings that did the same to the disk: the same operations
@@ -147,14 +150,18 @@ impl Recorded {
     }
 }
 
+/// Unsynced operations of which every subset is tried.
+const ALL_SUBSETS_MAX: usize = 3;
+
 /// What is tried at each crash point.
 fn losses(pending: usize, at: usize, drawn: u64) -> Vec<Loss> {
-    // With so few operations every subset is tried.
-    if pending <= 3 {
-        return (0..1 << pending).map(|lost| Loss::Without { lost }).collect();
+    // Torn writes are among the drawn ones only.
+    let torn = (0..drawn).map(|draw| Loss::Subset { seed: at as u64 * 64 + draw });
+    if pending <= ALL_SUBSETS_MAX {
+        (0..1 << pending).map(|lost| Loss::Without { lost }).chain(torn).collect()
+    } else {
+        [Loss::Nothing, Loss::Unsynced].into_iter().chain(torn).collect()
     }
-    let subsets = (0..drawn).map(|draw| Loss::Subset { seed: at as u64 * 64 + draw });
-    [Loss::Nothing, Loss::Unsynced].into_iter().chain(subsets).collect()
 }
 
 /// One image of one workload: enough to have it again.
@@ -237,11 +244,16 @@ impl Counts {
     }
 }
 
-/// Looks at every crash point of a recorded workload.
-pub fn examine(recorded: &mut Recorded, drawn: u64) -> Result<Counts, Box<Broken>> {
-    let mut counts = Counts { workloads: 1, ..Counts::default() };
+/// Looks at crash points of a recorded workload; `drawn` says how many random losses are tried at each.
+pub fn examine(
+    recorded: &mut Recorded,
+    points: RangeInclusive<usize>,
+    drawn: u64,
+    counts: &mut Counts,
+) -> Result<(), Box<Broken>> {
+    counts.workloads += 1;
     let mut seen = HashSet::new();
-    for at in recorded.points() {
+    for at in points {
         counts.points += 1;
         let (step, promise) = recorded.promise(at);
         for loss in losses(recorded.recording.pending(at).len(), at, drawn) {
@@ -257,7 +269,7 @@ pub fn examine(recorded: &mut Recorded, drawn: u64) -> Result<Counts, Box<Broken
             }
         }
     }
-    Ok(counts)
+    Ok(())
 }
 
 /// Looks at one image again.
@@ -288,21 +300,27 @@ fn story(recorded: &mut Recorded, place: &Place) -> Vec<String> {
     lines.into_iter().filter(|(index, _)| near.contains(index)).map(|(_, line)| line).collect()
 }
 
-/// Looks at every crash point of every workload, on all cores, until something is broken.
+/// Threads that look at images: each waits for those of its store half of the time.
+pub fn workers() -> usize {
+    2 * thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Looks at the new crash points of every workload, on all cores, until something is broken.
 pub fn examine_all(workloads: &[Workload], drawn: u64) -> Result<Counts, Box<Broken>> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let total = Mutex::new((Counts::default(), None));
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        for _ in 0..cores {
+        for _ in 0..workers() {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed)
                     && let Some(workload) = workloads.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let outcome = examine(&mut record(workload, |_| ()), drawn);
+                    let mut recorded = record(workload, |_| ());
+                    let (points, mut counts) = (recorded.new_points(), Counts::default());
+                    let outcome = examine(&mut recorded, points, drawn, &mut counts);
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     match outcome {
-                        Ok(counts) => total.0.add(counts),
+                        Ok(()) => total.0.add(counts),
                         Err(broken) => {
                             total.1.get_or_insert(broken);
                             stop.store(true, Ordering::Relaxed);
