@@ -24,9 +24,14 @@ use std::{
     thread,
 };
 
-use check::{Promise, check};
+use check::{Promise, check, shown};
 use model::Model;
-use node_store::{format::Database, store::Store, writer::WriteError};
+use node_store::{
+    format::Database,
+    store::{Store, StoreError},
+    volume::VolumeError,
+    writer::WriteError,
+};
 use sim_disk::{Call as DiskCall, Fault, Lasts, Loss, SimDisk};
 use workload::{Answer, NoAnswer, Node, Op, TIGHT, Workload};
 
@@ -146,8 +151,8 @@ fn disk_for(workload: &Workload) -> SimDisk {
     }
 }
 
-/// One run with one fault; then the volume is opened on a healed disk, after a stop of the process alone
-/// and after a power cut at the same moment.
+/// One run with one fault; then the volume is opened on the healed disk: by a new process, after a power
+/// cut at the moment of the fault, and after a power cut behind the opening by a new process.
 fn meet(workload: &Workload, meets: Meets, counts: &mut Counts) {
     let disk = disk_for(workload);
     disk.fail(meets.nth, DiskCall::Any, meets.fault, meets.lasts);
@@ -155,13 +160,32 @@ fn meet(workload: &Workload, meets: Meets, counts: &mut Counts) {
     let allowed = run(workload, &disk, counts);
     disk.heal();
     let imported = *workload == Workload::Creation { imported: true };
-    let promise = Promise { allowed, imported, records: false };
-    for loss in [Loss::Nothing, Loss::Unsynced] {
-        let checked = check(&disk.image(disk.ops(), &loss), &promise, true);
-        if let Err(why) = checked {
-            panic!("{workload} with {meets:?}, then {loss:?}: {why}");
+    let mut promise = Promise { allowed, imported, records: false };
+    let at = disk.ops();
+    let holds = |at: usize, loss: Loss, promise: &Promise| {
+        if let Err(why) = check(&disk.image(at, &loss), promise, true) {
+            let story = disk.describe(at.saturating_sub(40)..at).join("\n");
+            panic!("{story}\n{workload} with {meets:?}, then {loss:?} at {at}: {why}");
         }
+    };
+    holds(at, Loss::Nothing, &promise);
+    holds(at, Loss::Unsynced, &promise);
+
+    // What a volume has shown is an answer too: it stands even if nothing was written since.
+    let mut node = Node::on(&disk, TIGHT);
+    let answered = &promise.allowed[0];
+    match answered.identity {
+        Some(_) => node.open(answered.now).unwrap(),
+        None => match node.create(imported) {
+            Err(StoreError::Volume(VolumeError::Exists { .. })) => node.open(answered.now).unwrap(),
+            other => other.unwrap(),
+        },
     }
+    let opened = disk.ops();
+    let store = node.store.as_ref().unwrap();
+    promise.allowed = shown(store, &promise.allowed).unwrap();
+    promise.allowed[0].identity = Some((store.node(), store.volume().stamp().volume));
+    holds(opened, Loss::Unsynced, &promise);
 }
 
 /// Each call of the workload fails in turn, in four ways.

@@ -134,6 +134,19 @@ fn number_in(is: impl Fn(u64) -> bool) -> Result<u64, String> {
     (1..1000).find(|number| is(*number)).ok_or_else(|| "a value that nobody gave".to_owned())
 }
 
+/// Those of the models that an open volume shows; at least one.
+pub fn shown(store: &Store, allowed: &[Model]) -> Result<Vec<Model>, Box<dyn Error>> {
+    let offered = allowed.iter().map(|model| model.offered).max().unwrap_or(0);
+    let now = allowed.iter().map(|model| model.now).min().unwrap_or(Timestamp::EPOCH);
+    let seen = Seen::of(store, offered, now)?;
+    let fits = |model: &&Model| Seen::expected(model) == seen;
+    let shown: Vec<_> = allowed.iter().filter(fits).cloned().collect();
+    if shown.is_empty() {
+        return Err(differs(&seen, &allowed.iter().map(Seen::expected).collect::<Vec<_>>()).into());
+    }
+    Ok(shown)
+}
+
 /// Mounts an image, opens the volume on it, or goes on with the creation that the cut ended, and
 /// compares; then works with it and, if `twice`, opens it once more.
 pub fn check(image: &Image, promise: &Promise, twice: bool) -> Result<(), String> {
@@ -166,12 +179,7 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
     let Some(store) = &node.store else { return Err("nothing was opened".into()) };
 
     same_identity(image, store, promise)?;
-    let offered = allowed.iter().map(|model| model.offered).max().unwrap_or(0);
-    let seen = Seen::of(store, offered, answered.now)?;
-    let expected: Vec<_> = allowed.iter().map(Seen::expected).collect();
-    let Some(which) = expected.iter().position(|expected| *expected == seen) else {
-        return Err(differs(&seen, &expected).into());
-    };
+    let shown = shown(store, allowed)?;
     let logs = logs_of(store)?;
     let mut may_be = allowed.iter().flat_map(|model| &model.logs_since);
     if *records && !may_be.any(|allowed| *allowed == logs) {
@@ -189,7 +197,8 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
         return Err("the local secret came back".into());
     }
 
-    works(store, &allowed[which], answered.now)?;
+    let now = &shown[0];
+    works(store, now, answered.now)?;
     if !twice {
         return Ok(());
     }
@@ -201,7 +210,7 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
         return Err(format!("the job accepted after the power cut is {kept:?}").into());
     }
     let start = store.binding().reserve_sequence(1).wait()?.start;
-    if start != seen.sequence + u64::from(SEQUENCE_BLOCK) || store.snapshots().floor().version != seen.floor {
+    if start != now.sequence + u64::from(SEQUENCE_BLOCK) || store.snapshots().floor().version != now.floor {
         return Err(format!("at the second opening message numbers go on at {start}").into());
     }
     Ok(())

@@ -272,6 +272,9 @@ impl Model {
 
     fn accept(&mut self, number: u64) -> Answer {
         self.offered = self.offered.max(number);
+        if self.current.is_none() {
+            return Answer::Accepted(Accepted::Rejected(Rejection::NoConfiguration));
+        }
         if !self.allowed(number) {
             return Answer::Accepted(Accepted::Rejected(Rejection::UnknownModel(model_of(number))));
         }

@@ -73,13 +73,7 @@ pub struct Harmless {
 
 const SQLITE_SYNCS: &str = "SQLite syncs the folder when it first syncs a log in it";
 
-/// Each syncs the folder in which the databases and their logs were made; one of the two is enough.
-pub const HARMLESS: [Harmless; 7] = [
-    Harmless {
-        name: "SQLite, folder ., as the volume is made",
-        why: "the store syncs the folder when all databases are open, before it answers anything",
-        twin: Some((Caller::Files, ".")),
-    },
+pub const HARMLESS: [Harmless; 6] = [
     Harmless {
         name: "store, folder ., call 2 of created",
         why: SQLITE_SYNCS,
