@@ -156,7 +156,12 @@ impl Volume {
         for database in Database::ALL {
             for suffix in ["", "-wal", "-shm"] {
                 let file = folder.join(format!("{}{suffix}", database.file()));
-                private_if_there(&**disk, &file, Private::File)?;
+                let there = private_if_there(&**disk, &file, Private::File)?;
+                if there && suffix == "-wal" {
+                    // Commits can be read from a log that are not on disk: a process was killed before its
+                    // sync, or the sync failed. What will be shown must be there.
+                    disk.rewrite(&file).map_err(failed(&file))?;
+                }
             }
         }
         // All are judged before any writer starts: one stranger leaves the others untouched.

@@ -8,7 +8,7 @@
 //! - Nothing is answered before the commit that holds it is on disk.
 //! - After an I/O error the writer stops: that group is answered [`WriteError::Unknown`] (the commit may
 //!   or may not be on disk), everything later [`WriteError::Closed`]. A failed sync is never retried
-//!   (the kernel may have dropped the pages that it could not write); opening again verifies.
+//!   (the kernel may have dropped the pages that it could not write); opening again writes the log anew.
 //! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and it is run again
 //!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`].
 //!

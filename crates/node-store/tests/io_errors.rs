@@ -25,15 +25,16 @@ use std::{
 };
 
 use check::{Promise, check, shown};
-use model::Model;
+use model::{Job, Model};
 use node_store::{
     format::Database,
+    jobs::Accepted,
     store::{Store, StoreError},
     volume::VolumeError,
     writer::WriteError,
 };
 use sim_disk::{Call as DiskCall, Fault, Lasts, Loss, SimDisk};
-use workload::{Answer, NoAnswer, Node, Op, TIGHT, Workload};
+use workload::{Answer, Call, NoAnswer, Node, Op, TIGHT, Workload};
 
 const WORK: [Op; 24] = {
     use Op::*;
@@ -93,16 +94,11 @@ fn run(workload: &Workload, disk: &SimDisk, counts: &mut Counts) -> Vec<Model> {
     for next in first.chain(workload.ops().into_iter().map(Err)) {
         let Some(call) = next.map_or_else(|op| possible[0].choose(op), Some) else { continue };
         let answer = node.run(&call, possible[0].now, || ());
-        let stepped = |model: &Model| {
-            let mut model = model.clone();
-            let wanted = model.step(&call);
-            (wanted, model)
-        };
         match answer {
             Ok(answer) => {
                 counts.done += 1;
-                let fits = possible.iter().map(stepped).filter(|(wanted, _)| *wanted == answer);
-                let mut after: Vec<_> = fits.map(|(_, model)| model).collect();
+                let mut after: Vec<_> =
+                    possible.iter().filter_map(|model| after(model, &call, &answer)).collect();
                 assert!(!after.is_empty(), "{call:?} answered {answer:?}");
                 if let (Answer::Created, Some(store)) = (&answer, &node.store) {
                     after[0].identity = Some((store.node(), store.volume().stamp().volume));
@@ -111,8 +107,8 @@ fn run(workload: &Workload, disk: &SimDisk, counts: &mut Counts) -> Vec<Model> {
             }
             Err(NoAnswer::Unknown(_)) => {
                 counts.unknown += 1;
-                let after: Vec<_> = possible.iter().map(|model| stepped(model).1).collect();
-                for model in after {
+                for mut model in possible.clone() {
+                    model.step(&call);
                     if !possible.contains(&model) {
                         possible.push(model);
                     }
@@ -126,6 +122,26 @@ fn run(workload: &Workload, disk: &SimDisk, counts: &mut Counts) -> Vec<Model> {
     }
     counts.closed += u64::from(closed);
     possible
+}
+
+/// What a model is after an answer, if it is one that the answer allows.
+fn after(model: &Model, call: &Call, answer: &Answer) -> Option<Model> {
+    let mut next = model.clone();
+    let wanted = next.step(call);
+    match (call, answer) {
+        _ if wanted == *answer => Some(next),
+        // Jobs are judged by the snapshot that is in force in memory. If it is unknown whether the next one
+        // is on disk, opening the volume tells.
+        (Call::Accept(number), Answer::Accepted(Accepted::New)) => {
+            next.jobs.insert(*number, Job::QUEUED);
+            Some(next)
+        }
+        (Call::Accept(number), Answer::Accepted(Accepted::Rejected(_))) => {
+            next.jobs.remove(number);
+            Some(next)
+        }
+        (_, _) => None,
+    }
 }
 
 /// Whether a writer has stopped; one that has answers nothing but "closed".

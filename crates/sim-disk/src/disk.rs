@@ -645,6 +645,16 @@ impl Disk for SimDisk {
         Ok(state.sync_file(Caller::Files, file, path)?)
     }
 
+    fn rewrite(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.inner.state();
+        state.gate(Call::Read, path)?;
+        let file = state.file_for(path, true)?.ok_or(Errno::NOT_FOUND)?;
+        let bytes = state.live.file(file).map(|data| data.all()).unwrap_or_default();
+        state.gate(Call::Write, path)?;
+        state.write(file, 0, &bytes)?;
+        Ok(state.sync_file(Caller::Files, file, path)?)
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         Ok(self.inner.state().sync_dir(Caller::Files, path)?)
     }

@@ -30,6 +30,9 @@ pub struct Job {
 }
 
 impl Job {
+    /// As it is when it was accepted.
+    pub const QUEUED: Self = Self { now: Ok(Standing::Queued), failure: None, attempt: 0, reported: false };
+
     fn held(&self) -> bool {
         self.now.is_ok()
     }
@@ -278,8 +281,7 @@ impl Model {
         if !self.allowed(number) {
             return Answer::Accepted(Accepted::Rejected(Rejection::UnknownModel(model_of(number))));
         }
-        let job = Job { now: Ok(Standing::Queued), failure: None, attempt: 0, reported: false };
-        self.jobs.insert(number, job);
+        self.jobs.insert(number, Job::QUEUED);
         Answer::Accepted(Accepted::New)
     }
 

@@ -72,14 +72,39 @@ pub struct Harmless {
 }
 
 const SQLITE_SYNCS: &str = "SQLite syncs the folder when it first syncs a log in it";
+const KEYS_FIRST: &str = "the names are synced twice before the first database is made";
 
-pub const HARMLESS: [Harmless; 6] = [
+pub const HARMLESS: [Harmless; 10] = [
+    Harmless {
+        name: "store, folder ., call 1 of created",
+        why: KEYS_FIRST,
+        twin: Some((Caller::Files, ".")),
+    },
     Harmless {
         name: "store, folder ., call 2 of created",
+        why: KEYS_FIRST,
+        twin: Some((Caller::Files, ".")),
+    },
+    Harmless {
+        name: "store, folder keys, call 3 of created",
+        why: KEYS_FIRST,
+        twin: Some((Caller::Files, "keys")),
+    },
+    Harmless {
+        name: "store, folder keys, call 4 of created",
+        why: KEYS_FIRST,
+        twin: Some((Caller::Files, "keys")),
+    },
+    Harmless {
+        name: "store, folder ., call 3 of created",
         why: SQLITE_SYNCS,
         twin: Some((Caller::Sqlite, ".")),
     },
-    Harmless { name: "store, folder ., call 3 of created", why: SQLITE_SYNCS, twin: None },
+    Harmless {
+        name: "store, folder ., call 4 of created",
+        why: SQLITE_SYNCS,
+        twin: Some((Caller::Sqlite, ".")),
+    },
     Harmless {
         name: "store, folder ., call 1 of Reseal",
         why: SQLITE_SYNCS,
@@ -201,8 +226,11 @@ fn without(removed: &[Removed]) -> (Option<Box<Broken>>, Counts) {
             disk.lie_about(move |site| lies.iter().any(|(removed, calls)| removed.is(site, calls)));
         });
         let points = recorded.all_points();
-        // Where a database is made, few places tell and only few losses show it.
-        let drawn = if MADE.contains(name) { 24 } else { 6 };
+        let drawn = match removed.iter().find(|it| it.which == Which::Made) {
+            // While a database is made few moments tell, and only few losses show it.
+            Some(_) => 64,
+            None => 4,
+        };
         if let Err(broken) = examine(&mut recorded, points, drawn, &mut counts) {
             return (Some(broken), counts);
         }

@@ -282,9 +282,9 @@ impl Node {
                 Ok(Answer::Applied(applied))
             }
             Call::Confirm => {
-                if let Some(current) = store.snapshots().current() {
-                    store.snapshots().confirm(current.config.digest())?;
-                }
+                let current = store.snapshots().current();
+                let current = current.ok_or_else(|| NoAnswer::NotDone("none is in force".into()))?;
+                store.snapshots().confirm(current.config.digest())?;
                 Ok(Answer::Done)
             }
             Call::RollBack => {
