@@ -245,17 +245,17 @@ fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Err
     let jobs = store.jobs();
     let offers: Vec<_> = model.jobs.keys().map(|number| (*number, jobs.accept(&job(*number), now))).collect();
     for (number, offer) in offers {
-        match offer.wait()? {
-            Accepted::Duplicate => {}
-            other => return Err(format!("job {number}, offered again, is {other:?}").into()),
+        let answer = offer.wait()?;
+        if answer != Accepted::Duplicate {
+            return Err(format!("job {number}, offered again, is {answer:?}").into());
         }
     }
     if model.current.is_none() {
         return Ok(());
     }
-    match jobs.accept(&job(NEW_JOB), now).wait()? {
-        Accepted::New => {}
-        other => return Err(format!("a new job is {other:?}").into()),
+    let answer = jobs.accept(&job(NEW_JOB), now).wait()?;
+    if answer != Accepted::New {
+        return Err(format!("a new job is {answer:?}").into());
     }
     let mut model = model.clone();
     model.reopen();

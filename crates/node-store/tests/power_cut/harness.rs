@@ -18,7 +18,7 @@ use sim_disk::{Image, Loss, Recording, SimDisk};
 use crate::{
     check::{Promise, check},
     model::Model,
-    workload::{Answer, Call, Node, PROLOGUE, Workload},
+    workload::{Answer, Call, NoAnswer, Node, PROLOGUE, Workload},
 };
 
 /// A call and the part of the log that it wrote.
@@ -69,11 +69,8 @@ pub fn begin(workload: &Workload) -> Model {
 fn take(node: &mut Node, model: &mut Model, call: &Call, answered: &mut dyn FnMut()) {
     let now = model.now;
     let wanted = model.step(call);
-    let answer = node.run(call, now, answered);
-    match answer {
-        Ok(answer) => assert_eq!(answer, wanted, "the answer to {call:?}"),
-        Err(why) => panic!("{call:?}: {}", why.text()),
-    }
+    let answer = node.run(call, now, answered).map_err(NoAnswer::text);
+    assert_eq!(answer, Ok(wanted.clone()), "the answer to {call:?}");
     if wanted == Answer::Created
         && let Some(store) = &node.store
     {
@@ -262,7 +259,7 @@ pub fn examine(
             if seen.insert((image.hash(), step)) {
                 counts.checked += 1;
                 // Opening once more after a stop in good order: of one image in four.
-                if let Err(why) = check(&image, &promise, counts.checked % 4 == 0) {
+                if let Err(why) = check(&image, &promise, counts.checked.is_multiple_of(4)) {
                     let place = Place { workload: recorded.workload.clone(), at, loss };
                     return Err(Box::new(Broken { story: story(recorded, &place), place, why }));
                 }

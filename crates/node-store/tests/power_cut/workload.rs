@@ -376,7 +376,7 @@ pub fn model_of(number: u64) -> ModelRef {
 
 pub fn job(number: u64) -> Job {
     // One request in three takes pages of its own.
-    let words = if number % 3 == 0 { 600 } else { 3 };
+    let words = if number.is_multiple_of(3) { 600 } else { 3 };
     let body = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "blue sky ".repeat(words));
     Job {
         id: id(number),
@@ -409,7 +409,8 @@ fn record(number: u64) -> Record {
 
 /// A signed snapshot; signing takes longer than all else, so each is signed once.
 fn snapshot(version: u64, keyset: u64) -> Vec<u8> {
-    static SIGNED: LazyLock<Mutex<HashMap<(u64, u64), Vec<u8>>>> = LazyLock::new(Mutex::default);
+    type Envelopes = Mutex<HashMap<(u64, u64), Vec<u8>>>;
+    static SIGNED: LazyLock<Envelopes> = LazyLock::new(Mutex::default);
     let mut signed = SIGNED.lock().unwrap_or_else(PoisonError::into_inner);
     let envelope = signed.entry((version, keyset)).or_insert_with(|| {
         let mut document = config(version);
@@ -488,7 +489,8 @@ impl Workload {
             Self::Short(ops) => ops.clone(),
             Self::Long { seed } => {
                 let mut draw = *seed;
-                (0..LONG_OPS).map(|_| Op::ALL[(next(&mut draw) % Op::ALL.len() as u64) as usize]).collect()
+                let one = |_| Op::ALL[usize::try_from(next(&mut draw) % Op::ALL.len() as u64).unwrap()];
+                (0..LONG_OPS).map(one).collect()
             }
         }
     }
