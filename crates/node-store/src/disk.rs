@@ -13,7 +13,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -100,6 +100,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Syncs a file's bytes and length.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
 
+    /// Writes a file's bytes over themselves and syncs it: then what can be read is on the disk. After a
+    /// failed sync another sync alone does not do that, for the system may have dropped what it could not
+    /// write and still show it.
+    fn rewrite(&self, path: &Path) -> io::Result<()>;
+
     /// Syncs a folder: the names in it.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
@@ -166,6 +171,9 @@ fn write_then(
     written?;
     disk.sync_dir(folder)
 }
+
+/// Bytes that [`RealDisk::rewrite`] takes into memory at once.
+const REWRITE_BYTES: usize = 256 << 10;
 
 /// The operating system's files.
 #[derive(Clone, Copy, Debug, Default)]
@@ -244,6 +252,20 @@ impl Disk for RealDisk {
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         OpenOptions::new().write(true).custom_flags(no_follow()).open(path)?.sync_all()
+    }
+
+    fn rewrite(&self, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(no_follow()).open(path)?;
+        let mut piece = vec![0; REWRITE_BYTES];
+        let mut offset = 0;
+        loop {
+            let read = file.read_at(&mut piece, offset)?;
+            if read == 0 {
+                return file.sync_all();
+            }
+            file.write_all_at(&piece[..read], offset)?;
+            offset += read as u64;
+        }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

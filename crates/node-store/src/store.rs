@@ -5,7 +5,7 @@
 //! crash interrupted is finished by calling [`Store::create`] again.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -32,8 +32,8 @@ use crate::{
     },
     snapshot::{Applied, SnapshotError, Snapshots},
     view::View,
-    volume::{self, KEYS, RESERVE_BYTES, Volume, VolumeError},
-    writer::WriteError,
+    volume::{self, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
+    writer::{Upkeep, WriteError},
 };
 
 /// Where a store is and how it is opened.
@@ -49,6 +49,8 @@ pub struct Options {
     pub kek: KekSources,
     /// Bytes kept back for ending jobs on a full disk.
     pub reserve_bytes: u64,
+    /// When checkpoints are made; [`Upkeep::WhenDue`] but in tests.
+    pub upkeep: Upkeep,
 }
 
 impl Options {
@@ -61,6 +63,7 @@ impl Options {
             network,
             kek: KekSources::new(&volume::folder(home, network).join(KEYS)),
             reserve_bytes: RESERVE_BYTES,
+            upkeep: Upkeep::WhenDue,
         }
     }
 
@@ -211,7 +214,7 @@ impl Store {
     fn start(
         options: &Options,
         reading: &Reading,
-        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, u64, Timestamp) -> Result<Volume, VolumeError>,
+        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, Keeping, Timestamp) -> Result<Volume, VolumeError>,
     ) -> Result<Self, StoreError> {
         let (disk, folder, network) = (&*options.disk, options.folder(), options.network);
         let keys_folder = folder.join(KEYS);
@@ -230,8 +233,12 @@ impl Store {
         };
         let opened = keys::open_volume_key(disk, &keys_folder, network, address, volume_id, &options.kek)?;
         let Some(volume_key) = opened else { return Err(absent()) };
+        if any_database(disk, &folder)?.is_none() {
+            sync_names(disk, &keys_folder)?;
+        }
         let stamp = Stamp { network, node: NodeId::derive(network, &address), volume: volume_id };
-        let volume = open(&options.disk, &folder, stamp, options.reserve_bytes, reading.wall)?;
+        let keeping = Keeping { reserve_bytes: options.reserve_bytes, upkeep: options.upkeep };
+        let volume = open(&options.disk, &folder, stamp, keeping, reading.wall)?;
         let store = Self {
             jobs: volume.jobs(volume_key.key.secret_bytes()),
             snapshots: volume.snapshots()?,
@@ -493,7 +500,7 @@ fn io_error(path: &Path, source: io::Error) -> StoreError {
     StoreError::Io { path: path.to_owned(), source }
 }
 
-/// Makes a folder and those above it that are missing, each 0700, each name synced.
+/// Makes a folder and those above it that are missing, each 0700. [`sync_names`] makes their names durable.
 fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), StoreError> {
     if disk.entry(folder).map_err(|source| io_error(folder, source))?.is_some() {
         return Ok(());
@@ -502,19 +509,40 @@ fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), StoreError> {
     make_folder(disk, parent)?;
     let made = match disk.create_dir(folder) {
         // Another process made it just now; what it is is checked when it is used.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other,
     };
-    made.and_then(|()| disk.sync_dir(parent)).map_err(|source| io_error(folder, source))
+    made.map_err(|source| io_error(folder, source))
+}
+
+/// Makes the names durable that lead to the keys, before the first database is made beside them: a power
+/// cut must not take the keys and leave a database. An earlier process may have made them and been killed
+/// before its syncs.
+fn sync_names(disk: &dyn Disk, keys_folder: &Path) -> Result<(), StoreError> {
+    for folder in keys_folder.ancestors() {
+        match disk.sync_dir(folder) {
+            // A folder that we may not read, or that cannot be synced, is none that we made a name in.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => {}
+            synced => synced.map_err(|source| io_error(folder, source))?,
+        }
+    }
+    Ok(())
 }
 
 /// A key is missing: that is a fresh start only where no database is there.
 fn refuse_orphans(disk: &dyn Disk, folder: &Path, key: &str) -> Result<(), StoreError> {
-    for database in Database::ALL {
-        let path = folder.join(database.file());
+    match any_database(disk, folder)? {
+        Some(database) => Err(StoreError::MissingKey { key: folder.join(KEYS).join(key), database }),
+        None => Ok(()),
+    }
+}
+
+/// The first database that is there.
+fn any_database(disk: &dyn Disk, folder: &Path) -> Result<Option<PathBuf>, StoreError> {
+    for path in Database::ALL.map(|database| folder.join(database.file())) {
         if disk.entry(&path).map_err(|source| io_error(&path, source))?.is_some() {
-            return Err(StoreError::MissingKey { key: folder.join(KEYS).join(key), database: path });
+            return Ok(Some(path));
         }
     }
-    Ok(())
+    Ok(None)
 }

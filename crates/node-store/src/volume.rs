@@ -38,7 +38,7 @@ use crate::{
     reader::{ReadError, Reader},
     salvage,
     view::View,
-    writer::{Effect, Holder, Reserve, Ticket, Writer},
+    writer::{Effect, Holder, Reserve, Ticket, Upkeep, Writer},
 };
 
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
@@ -54,6 +54,22 @@ pub const CHECK_AT_ONCE_BYTES: u64 = 2 << 20;
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
 const RESERVE: &str = "RESERVE";
+
+/// How a volume is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// Bytes kept back for ending jobs on a full disk.
+    pub reserve_bytes: u64,
+    /// When checkpoints are made.
+    pub upkeep: Upkeep,
+}
+
+impl From<u64> for Keeping {
+    /// With this reserve and otherwise as usual.
+    fn from(reserve_bytes: u64) -> Self {
+        Self { reserve_bytes, upkeep: Upkeep::WhenDue }
+    }
+}
 
 /// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +138,7 @@ impl Volume {
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
-        reserve_bytes: u64,
+        keeping: impl Into<Keeping>,
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
         if private_if_there(&**disk, folder, Private::Folder)? {
@@ -136,7 +152,7 @@ impl Volume {
                 disk.sync_dir(parent).map_err(failed(parent))?;
             }
         }
-        Self::start(disk, folder, stamp, reserve_bytes, now)
+        Self::start(disk, folder, stamp, keeping.into(), now)
     }
 
     /// Opens a volume that is there. What is damaged is moved aside and saved as far as it can be read, what is
@@ -148,13 +164,13 @@ impl Volume {
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
-        reserve_bytes: u64,
+        keeping: impl Into<Keeping>,
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         }
-        Self::start(disk, folder, stamp, reserve_bytes, now)
+        Self::start(disk, folder, stamp, keeping.into(), now)
     }
 
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
@@ -186,7 +202,7 @@ impl Volume {
         disk: &Arc<dyn Disk>,
         folder: &Path,
         stamp: Stamp,
-        reserve_bytes: u64,
+        keeping: Keeping,
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
         let (lock, in_order) = take_lock(&**disk, folder)?;
@@ -225,10 +241,11 @@ impl Volume {
         let mut writers = Vec::with_capacity(open.len());
         let mut checks = Vec::new();
         for (file, (connection, checkpointer)) in files.iter().zip(open.into_iter().rev()) {
-            let reserve = KeptBack::new(Arc::clone(disk), folder, file.database, reserve_bytes);
+            let reserve = KeptBack::new(Arc::clone(disk), folder, file.database, keeping.reserve_bytes);
             let (path, holder) = (file.path.clone(), Arc::clone(&held) as Arc<dyn Holder>);
-            let writer = Writer::start(path, connection, checkpointer, Box::new(reserve), holder)
-                .map_err(|error| failed(&file.path)(io::Error::other(error)))?;
+            let writer =
+                Writer::start(path, connection, checkpointer, Box::new(reserve), keeping.upkeep, holder)
+                    .map_err(|error| failed(&file.path)(io::Error::other(error)))?;
             let writer = Arc::new(writer);
             if file.depth == Depth::Background {
                 let (reader, checked) =
@@ -312,6 +329,23 @@ impl Volume {
             Database::Logs => &self.logs,
         };
         writer.submit(Effect::Keeps, move |tx| salvage::mark_reported(tx, seq))
+    }
+
+    /// Makes the checkpoints that are due. When this returns, all that was asked for before is answered and
+    /// no thread of the volume touches the disk.
+    pub fn checkpoint(&self) {
+        for writer in [&self.state, &self.jobs, &self.logs] {
+            writer.checkpoint();
+        }
+    }
+
+    /// Takes what was deleted out of the write-ahead logs now, not only within
+    /// [`ERASE_DELAY_MS_MAX`](crate::writer::ERASE_DELAY_MS_MAX), and empties them: before a copy of the
+    /// files is made.
+    pub fn erase(&self) {
+        for writer in [&self.state, &self.jobs, &self.logs] {
+            writer.erase();
+        }
     }
 
     /// What stopped a database's writer, if anything did; the others go on.
@@ -425,6 +459,12 @@ impl DatabaseFile {
     fn find(disk: &dyn Disk, folder: &Path, database: Database, in_order: bool) -> Result<Self, VolumeError> {
         let path = folder.join(database.file());
         salvage::finish(disk, &path).map_err(failed(&path))?;
+        let log = folder.join(format!("{}-wal", database.file()));
+        if disk.entry(&log).map_err(failed(&log))?.is_some() {
+            // Commits can be read from a log that are not on disk: a process was killed before its sync, or
+            // the sync failed. What will be shown must be there.
+            disk.rewrite(&log).map_err(failed(&log))?;
+        }
         let bytes = disk.entry(&path).map_err(failed(&path))?.map_or(0, |entry| entry.bytes);
         let suspect = salvage::suspect_file(&path);
         let depth = if disk.entry(&suspect).map_err(failed(&suspect))?.is_some() {

@@ -8,7 +8,7 @@
 //! - Nothing is answered before the commit that holds it is on disk.
 //! - After an I/O error the writer stops: that group is answered [`WriteError::Unknown`] (the commit may
 //!   or may not be on disk), everything later [`WriteError::Closed`]. A failed sync is never retried
-//!   (the kernel may have dropped the pages that it could not write); opening again verifies.
+//!   (the kernel may have dropped the pages that it could not write); opening again writes the log anew.
 //! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and it is run again
 //!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`]. A request that
 //!   [`Effect::Yields`] is told that there is no room and answers for itself; so it is before the disk is
@@ -101,6 +101,16 @@ pub enum Effect {
 pub(crate) enum Room {
     Enough,
     Low,
+}
+
+/// When a writer does what nobody waits for: checkpoints, erasing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upkeep {
+    /// As soon as it is due.
+    WhenDue,
+    /// Only when it is asked for, and at the end: between two requests nothing happens to the disk, so
+    /// the same requests always do the same to it. For tests.
+    WhenAsked,
 }
 
 /// An answer that comes after the sync. Wait for it with [`Ticket::wait`] or `.await` it: it needs no
@@ -216,9 +226,34 @@ pub(crate) trait Holder: Send + Sync + fmt::Debug {
 #[derive(Default)]
 struct Inbox {
     waiting: VecDeque<Box<dyn Request>>,
-    closing: bool,
+    /// The checkpointer ends before the writer: the last connection to close removes the log.
+    closing: Option<Closing>,
     stopped: Option<Arc<str>>,
     checkpoint_due: bool,
+    asked: Option<Asked>,
+    /// How many of the two threads sleep.
+    asleep: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    Checkpointer,
+    Both,
+}
+
+/// What is to be done now, whenever it is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Checkpoint,
+    Erase,
+}
+
+impl Inbox {
+    /// Nothing is under way.
+    fn idle(&self) -> bool {
+        let wanted = !self.waiting.is_empty() || self.checkpoint_due || self.asked.is_some();
+        self.stopped.is_some() || (self.asleep == 2 && !wanted)
+    }
 }
 
 struct Shared {
@@ -227,6 +262,7 @@ struct Shared {
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     checkpoint: Condvar,
+    rested: Condvar,
     /// Held while a checkpoint runs: SQLite answers busy at once where another one is under way, and the
     /// log would grow past its limit meanwhile.
     copying: Mutex<()>,
@@ -248,6 +284,24 @@ impl Shared {
         self.holder.stopped(&self.database, &broken.cause, broken.damaged);
         self.arrived.notify_all();
         self.checkpoint.notify_all();
+        self.rested.notify_all();
+    }
+
+    /// One of the threads sleeps until it is woken or the time is over.
+    fn sleep<'a>(
+        &self,
+        mut inbox: MutexGuard<'a, Inbox>,
+        until: &Condvar,
+        at_most: Option<Duration>,
+    ) -> MutexGuard<'a, Inbox> {
+        inbox.asleep += 1;
+        self.rested.notify_all();
+        let mut inbox = match at_most {
+            Some(left) => until.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
+            None => until.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+        };
+        inbox.asleep -= 1;
+        inbox
     }
 }
 
@@ -273,7 +327,8 @@ pub(crate) enum StartError {
 /// It holds the volume's lock as long as it lives: a room that outlives its volume still writes.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+    checkpointer: Option<JoinHandle<()>>,
     wal_bytes_max: u64,
 }
 
@@ -290,6 +345,7 @@ impl Writer {
         mut connection: Connection,
         checkpointer: Connection,
         reserve: Box<dyn Reserve>,
+        upkeep: Upkeep,
         holder: Arc<dyn Holder>,
     ) -> Result<Self, StartError> {
         let wal_pages = Arc::new(AtomicU32::new(0));
@@ -305,19 +361,21 @@ impl Writer {
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             checkpoint: Condvar::new(),
+            rested: Condvar::new(),
             copying: Mutex::default(),
         });
         let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
         let writer = thread::Builder::new().name("store-writer".into()).spawn(move || {
-            Loop { shared: commits, connection, reserve, erase_due: None, wal_pages, wal_bytes_max }.run();
+            let (shared, erase_due) = (commits, None);
+            Loop { shared, connection, reserve, upkeep, erase_due, wal_pages, wal_bytes_max }.run();
         })?;
         // Made before the second thread: if that one cannot start, dropping this ends the first.
-        let mut this = Self { shared, threads: vec![writer], wal_bytes_max };
+        let mut this = Self { shared, writer: Some(writer), checkpointer: None, wal_bytes_max };
         let copier = thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || copy_back(&copies, &checkpointer))?;
-        this.threads.push(copier);
+        this.checkpointer = Some(copier);
         Ok(this)
     }
 
@@ -379,6 +437,26 @@ impl Writer {
         self.shared.stop(&Broken { cause: cause.into(), damaged: true });
     }
 
+    /// Makes the checkpoint that is due, if one is; all that was asked for before is answered when this
+    /// returns, and nothing is under way.
+    pub(crate) fn checkpoint(&self) {
+        self.ask(Asked::Checkpoint);
+    }
+
+    /// Takes the pages of deleted rows out of the write-ahead log now, and empties it.
+    pub(crate) fn erase(&self) {
+        self.ask(Asked::Erase);
+    }
+
+    fn ask(&self, asked: Asked) {
+        let mut inbox = self.shared.inbox();
+        inbox.asked = Some(asked);
+        self.shared.arrived.notify_one();
+        while !inbox.idle() {
+            inbox = self.shared.rested.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// What stopped the writer, if anything did.
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
         self.shared.inbox().stopped.clone()
@@ -387,12 +465,14 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared.inbox().closing = true;
-        self.shared.arrived.notify_all();
-        self.shared.checkpoint.notify_all();
-        for thread in self.threads.drain(..) {
+        let threads =
+            [(Closing::Checkpointer, self.checkpointer.take()), (Closing::Both, self.writer.take())];
+        for (closing, thread) in threads {
+            self.shared.inbox().closing = Some(closing);
+            self.shared.checkpoint.notify_all();
+            self.shared.arrived.notify_all();
             // A panicked thread has already answered with dropped tickets.
-            let _ = thread.join();
+            let _ = thread.map(JoinHandle::join);
         }
     }
 }
@@ -432,6 +512,7 @@ struct Loop {
     shared: Arc<Shared>,
     connection: Connection,
     reserve: Box<dyn Reserve>,
+    upkeep: Upkeep,
     erase_due: Option<Instant>,
     /// Pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicU32>,
@@ -440,6 +521,7 @@ struct Loop {
 
 enum Woken {
     Group(Vec<Box<dyn Request>>),
+    Checkpoint,
     Erase,
     Closing,
 }
@@ -448,7 +530,11 @@ impl Loop {
     fn run(mut self) {
         let ended = loop {
             let step = match self.wait() {
-                Woken::Group(group) => self.commit(group).and_then(|()| self.keep_wal_small()),
+                Woken::Group(group) => self.commit(group).and_then(|()| match self.upkeep {
+                    Upkeep::WhenDue => self.keep_wal_small(),
+                    Upkeep::WhenAsked => Ok(()),
+                }),
+                Woken::Checkpoint => self.keep_wal_small(),
                 Woken::Erase => self.erase(),
                 Woken::Closing => break self.erase(),
             };
@@ -459,6 +545,8 @@ impl Loop {
         let mut inbox = self.shared.inbox();
         let cause = ended.map_or_else(|broken| broken.cause, |()| "it was closed".into());
         inbox.stopped.get_or_insert_with(|| Arc::clone(&cause));
+        self.shared.rested.notify_all();
+        self.shared.checkpoint.notify_all();
         let late: Vec<_> = inbox.waiting.drain(..).collect();
         drop(inbox);
         for request in late {
@@ -473,7 +561,8 @@ impl Loop {
             if inbox.stopped.is_some() {
                 return Woken::Closing;
             }
-            let left = self.erase_due.map(|due| due.saturating_duration_since(Instant::now()));
+            let due = self.erase_due.filter(|_| self.upkeep == Upkeep::WhenDue);
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Woken::Erase;
             }
@@ -481,14 +570,15 @@ impl Loop {
                 let size = inbox.waiting.len().min(GROUP_MAX);
                 return Woken::Group(inbox.waiting.drain(..size).collect());
             }
-            if inbox.closing {
+            match inbox.asked.take() {
+                Some(Asked::Checkpoint) => return Woken::Checkpoint,
+                Some(Asked::Erase) => return Woken::Erase,
+                None => {}
+            }
+            if inbox.closing == Some(Closing::Both) {
                 return Woken::Closing;
             }
-            let arrived = &self.shared.arrived;
-            inbox = match left {
-                Some(left) => arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
-                None => arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-            };
+            inbox = self.shared.sleep(inbox, &self.shared.arrived, left);
         }
     }
 
@@ -655,10 +745,10 @@ fn checkpoint(shared: &Shared, connection: &Connection, pragma: &str) -> Result<
 fn copy_back(shared: &Shared, connection: &Connection) {
     loop {
         let mut inbox = shared.inbox();
-        while !inbox.checkpoint_due && !inbox.closing && inbox.stopped.is_none() {
-            inbox = shared.checkpoint.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        while !inbox.checkpoint_due && inbox.closing.is_none() && inbox.stopped.is_none() {
+            inbox = shared.sleep(inbox, &shared.checkpoint, None);
         }
-        if inbox.closing || inbox.stopped.is_some() {
+        if inbox.closing.is_some() || inbox.stopped.is_some() {
             return;
         }
         inbox.checkpoint_due = false;

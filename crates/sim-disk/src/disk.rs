@@ -447,8 +447,15 @@ impl SimDisk {
     #[must_use]
     pub fn describe(&self, range: std::ops::Range<usize>) -> Vec<String> {
         let state = self.inner.state();
-        let paths: BTreeMap<_, _> =
-            state.live.paths().into_iter().map(|(path, inode)| (inode, path)).collect();
+        // A file that is gone is called by the last name it had.
+        let mut paths: BTreeMap<_, _> =
+            state.base.paths().into_iter().map(|(path, inode)| (inode, path)).collect();
+        for op in &state.log {
+            if let Some((folder, name, inode)) = op.names() {
+                let path = paths.get(&folder).map_or_else(|| PathBuf::from(name), |path| path.join(name));
+                paths.insert(inode, path);
+            }
+        }
         let range = range.start.min(state.log.len())..range.end.min(state.log.len());
         iter::zip(range.clone(), &state.log[range])
             .map(|(index, op)| format!("{index}: {}", op.describe(&paths)))
@@ -646,6 +653,16 @@ impl Disk for SimDisk {
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.inner.state();
         let file = state.file_for(path, true)?.ok_or(Errno::NOT_FOUND)?;
+        Ok(state.sync_file(Caller::Files, file, path)?)
+    }
+
+    fn rewrite(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.inner.state();
+        state.gate(Call::Read, path)?;
+        let file = state.file_for(path, true)?.ok_or(Errno::NOT_FOUND)?;
+        let bytes = state.live.file(file).map(|data| data.all()).unwrap_or_default();
+        state.gate(Call::Write, path)?;
+        state.write(file, 0, &bytes)?;
         Ok(state.sync_file(Caller::Files, file, path)?)
     }
 

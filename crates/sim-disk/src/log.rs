@@ -125,7 +125,25 @@ impl Op {
         }
     }
 
-    /// The operation in words, with the path an inode has now.
+    /// The name that the operation gives to an inode, if it gives one.
+    pub(crate) fn names(&self) -> Option<(Inode, &OsString, Inode)> {
+        match self {
+            Self::Create { folder, name, inode, .. }
+            | Self::Mkdir { folder, name, inode }
+            | Self::Symlink { folder, name, inode } => Some((*folder, name, *inode)),
+            Self::Rename { to, inode, .. } => Some((to.0, &to.1, *inode)),
+            Self::Write { .. }
+            | Self::Truncate { .. }
+            | Self::Reserve { .. }
+            | Self::SyncFile { .. }
+            | Self::SyncFailed { .. }
+            | Self::SyncDir { .. }
+            | Self::Remove { .. }
+            | Self::Chmod { .. } => None,
+        }
+    }
+
+    /// The operation in words, with the path an inode has or had last.
     pub(crate) fn describe(&self, paths: &BTreeMap<Inode, PathBuf>) -> String {
         let path = |inode: &Inode| {
             paths.get(inode).map_or_else(|| format!("inode {inode}"), |path| path.display().to_string())

@@ -74,6 +74,10 @@ impl Disk for StandIn {
         self.step()?;
         RealDisk.sync_file(path)
     }
+    fn rewrite(&self, path: &Path) -> io::Result<()> {
+        self.step()?;
+        RealDisk.rewrite(path)
+    }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.step()?;
         RealDisk.sync_dir(path)
