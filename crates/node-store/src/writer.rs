@@ -1,8 +1,8 @@
 //! The writer: one thread owns the only connection that writes rows to a database and commits groups.
 //!
 //! All requests that wait when a commit begins share it and its one sync; each caller is answered
-//! after that sync, with its own answer. A request is a closure over the transaction. It runs in a
-//! savepoint, so that one that fails takes nothing of the others with it.
+//! after that sync, with its own answer. A request is a closure over the transaction. Where one fails, the
+//! group runs again, each request in a savepoint, so that it takes nothing of the others with it.
 //!
 //! What holds, whatever happens:
 //! - Nothing is answered before the commit that holds it is on disk.
@@ -513,8 +513,24 @@ impl Loop {
         self.connection.prepare_cached(sql)?.execute(()).map(|_| ())
     }
 
+    /// Savepoints cost a copy of every page that a request changes, and hardly any request fails: the group
+    /// runs without them first, and again with them where one does.
     fn transaction(&self, group: &mut [Box<dyn Request>]) -> rusqlite::Result<Outcomes> {
         self.execute("BEGIN IMMEDIATE")?;
+        let mut outcomes = vec![None; group.len()];
+        match group.iter_mut().try_for_each(|request| request.run(&self.connection)) {
+            Err(error) if fault(&error).is_none() && group.len() > 1 => {
+                self.execute("ROLLBACK")?;
+                self.execute("BEGIN IMMEDIATE")?;
+                outcomes = self.each_in_a_savepoint(group)?;
+            }
+            done => done?,
+        }
+        self.execute("COMMIT")?;
+        Ok(outcomes)
+    }
+
+    fn each_in_a_savepoint(&self, group: &mut [Box<dyn Request>]) -> rusqlite::Result<Outcomes> {
         let mut outcomes = Vec::with_capacity(group.len());
         for request in group {
             self.execute("SAVEPOINT request")?;
@@ -529,7 +545,6 @@ impl Loop {
             self.execute("RELEASE request")?;
             outcomes.push(outcome);
         }
-        self.execute("COMMIT")?;
         Ok(outcomes)
     }
 
