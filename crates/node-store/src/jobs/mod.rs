@@ -91,9 +91,15 @@ impl Jobs {
         let rules = self.rules();
         self.writer.submit(Effect::Keeps, move |tx| {
             let Some(rules) = &rules else { return Ok(0) };
+            if table::screened(tx)? == Some(rules.config) {
+                return Ok(0);
+            }
             let forbidden = table::forbidden(tx, |model, mode| rules.allows(model, mode))?;
             for held in &forbidden {
                 table::fail(tx, held, FailureKind::Forbidden, None, now)?;
+            }
+            if forbidden.is_empty() {
+                table::set_screened(tx, rules.config)?;
             }
             Ok(forbidden.len() as u64)
         })
@@ -141,11 +147,8 @@ impl Jobs {
             if let Some(held) = table::known(tx, row.id)? {
                 return Ok(same(&held, &digest));
             }
-            let tally = table::tally(tx)?;
-            if tally.jobs >= rules.jobs_max || tally.bytes.saturating_add(row.bytes) > rules.bytes_max {
-                return Ok(Accepted::Full);
-            }
-            table::insert(tx, &row).map(|()| Accepted::New)
+            let Some(seq) = table::take_place(tx, &row, &rules)? else { return Ok(Accepted::Full) };
+            table::insert(tx, seq, &row).map(|()| Accepted::New)
         })
     }
 
