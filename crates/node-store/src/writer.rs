@@ -1,4 +1,4 @@
-//! The writer: one thread owns the only connection that writes rows to a database and commits groups.
+//! The writer: one connection alone writes rows to a database, one group of requests after another.
 //!
 //! All requests that wait when a commit begins share it and its one sync; each caller is answered
 //! after that sync, with its own answer. A request is a closure over the transaction. Where one fails, the
@@ -12,6 +12,9 @@
 //! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and it is run again
 //!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`].
 //!
+//! A thread of its own commits what was asked for. A caller that waits commits instead where that thread is
+//! not at it yet: waking it, and being woken by it, would take about as long as the sync.
+//!
 //! Checkpoints are not on the commit path. A second thread with a connection that never writes rows
 //! copies pages back while the writer goes on; only when the log of a busy
 //! database has outgrown [`WAL_BYTES_MAX`] does the writer finish the copy itself, which is short by
@@ -23,6 +26,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -97,7 +101,9 @@ pub enum Effect {
 #[must_use = "the answer says whether it is on disk"]
 pub struct Ticket<T> {
     answer: oneshot::AsyncReceiver<Result<T, WriteError>>,
-    database: PathBuf,
+    database: Arc<Path>,
+    /// Who will answer; `None` where the answer is there.
+    asked: Option<Arc<Shared>>,
 }
 
 impl<T> Ticket<T> {
@@ -106,11 +112,11 @@ impl<T> Ticket<T> {
         let (reply, ticket) = oneshot::async_channel();
         // The receiver is right here.
         let _ = reply.send(answer);
-        Self { answer: ticket, database: database.to_owned() }
+        Self { answer: ticket, database: database.into(), asked: None }
     }
 
     fn closed(&self) -> WriteError {
-        WriteError::Closed { database: self.database.clone(), cause: "the store was dropped".into() }
+        WriteError::Closed { database: self.database.to_path_buf(), cause: "the store was dropped".into() }
     }
 
     /// Blocks until the answer is there.
@@ -119,6 +125,9 @@ impl<T> Ticket<T> {
     /// [`WriteError`].
     pub fn wait(self) -> Result<T, WriteError> {
         let closed = self.closed();
+        if let Some(asked) = &self.asked {
+            asked.help();
+        }
         struct Unpark(thread::Thread);
         impl std::task::Wake for Unpark {
             fn wake(self: Arc<Self>) {
@@ -199,10 +208,13 @@ struct Inbox {
     closing: bool,
     stopped: Option<Arc<str>>,
     checkpoint_due: bool,
+    erase_due: Option<Instant>,
 }
 
 struct Shared {
-    database: PathBuf,
+    database: Arc<Path>,
+    /// What commits: whoever holds it writes. `None` before the thread starts and after it ends.
+    desk: Mutex<Option<Desk>>,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     checkpoint: Condvar,
@@ -218,7 +230,16 @@ impl Shared {
     }
 
     fn closed(&self, cause: &Arc<str>) -> WriteError {
-        WriteError::Closed { database: self.database.clone(), cause: Arc::clone(cause) }
+        WriteError::Closed { database: self.database.to_path_buf(), cause: Arc::clone(cause) }
+    }
+
+    /// Commits what waits in the thread of the caller, unless another one is at it.
+    fn help(&self) {
+        // A panic in a request's closure closes the desk: the writer's thread sees to it.
+        let Ok(mut desk) = self.desk.try_lock() else { return };
+        let Some(Err(cause)) = desk.as_mut().map(Desk::commit_waiting) else { return };
+        self.inbox().stopped.get_or_insert(cause);
+        self.arrived.notify_one();
     }
 }
 
@@ -264,7 +285,8 @@ impl Writer {
             Ok(())
         }))?;
         let shared = Arc::new(Shared {
-            database,
+            database: database.into(),
+            desk: Mutex::default(),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             checkpoint: Condvar::new(),
@@ -273,7 +295,8 @@ impl Writer {
         let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
         let writer = thread::Builder::new().name("store-writer".into()).spawn(move || {
-            Loop { shared: commits, connection, reserve, erase_due: None, wal_pages, wal_bytes_max }.run();
+            let desk = Desk { shared: Arc::clone(&commits), connection, reserve, wal_pages, wal_bytes_max };
+            run(&commits, desk);
         })?;
         // Made before the second thread: if that one cannot start, dropping this ends the first.
         let mut this = Self { shared, threads: vec![writer], wal_bytes_max, _lock: lock };
@@ -306,7 +329,7 @@ impl Writer {
                 self.shared.arrived.notify_one();
             }
         }
-        Ticket { answer, database: self.shared.database.clone() }
+        Ticket { answer, database: Arc::clone(&self.shared.database), asked: Some(Arc::clone(&self.shared)) }
     }
 
     /// Bytes of rows that one request should delete at the most, so that a full disk has room for it: what
@@ -367,72 +390,98 @@ fn fault(error: &rusqlite::Error) -> Option<Fault> {
 /// `None` for a request that ran; else its own error.
 type Outcomes = Vec<Option<Arc<str>>>;
 
-struct Loop {
+struct Desk {
     shared: Arc<Shared>,
     connection: Connection,
     reserve: Box<dyn Reserve>,
-    erase_due: Option<Instant>,
     /// Pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicU32>,
     wal_bytes_max: u64,
 }
 
 enum Woken {
-    Group(Vec<Box<dyn Request>>),
+    Waiting,
     Erase,
     Closing,
+    Stopped,
 }
 
-impl Loop {
-    fn run(mut self) {
-        let ended = loop {
-            let step = match self.wait() {
-                Woken::Group(group) => self.commit(group).and_then(|()| self.keep_wal_small()),
-                Woken::Erase => self.erase(),
-                Woken::Closing => break self.erase(),
-            };
-            if step.is_err() {
-                break step;
-            }
-        };
-        let mut inbox = self.shared.inbox();
-        let cause = ended.err().unwrap_or_else(|| "it was closed".into());
-        inbox.stopped.get_or_insert_with(|| Arc::clone(&cause));
-        let late: Vec<_> = inbox.waiting.drain(..).collect();
-        drop(inbox);
-        for request in late {
-            request.answer(Err(self.shared.closed(&cause)));
+/// What stops the writer where a request's closure panicked: its transaction may be half done.
+const PANICKED: &str = "a request panicked";
+
+/// The writer's thread.
+fn run(shared: &Shared, desk: Desk) {
+    let mut held = shared.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    *held = Some(desk);
+    drop(held);
+    let panicked = |_| Err(PANICKED.into());
+    let ended =
+        panic::catch_unwind(AssertUnwindSafe(|| commit_until_closed(shared))).unwrap_or_else(panicked);
+    let mut inbox = shared.inbox();
+    let cause = ended.err().unwrap_or_else(|| "it was closed".into());
+    let cause = Arc::clone(inbox.stopped.get_or_insert(cause));
+    let late: Vec<_> = inbox.waiting.drain(..).collect();
+    drop(inbox);
+    for request in late {
+        request.answer(Err(shared.closed(&cause)));
+    }
+    // Closed here, so that it is closed when the writer has been dropped, whoever holds a ticket still.
+    drop(shared.desk.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+fn commit_until_closed(shared: &Shared) -> Result<(), Arc<str>> {
+    loop {
+        let woken = wait(shared);
+        let mut desk = shared.desk.lock().map_err(|_| PANICKED)?;
+        let Some(desk) = desk.as_mut() else { return Ok(()) };
+        match woken {
+            Woken::Waiting => desk.commit_waiting()?,
+            Woken::Erase => desk.erase()?,
+            Woken::Closing => return desk.erase(),
+            Woken::Stopped => return Ok(()),
         }
     }
+}
 
-    #[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
-    fn wait(&self) -> Woken {
-        let mut inbox = self.shared.inbox();
-        loop {
-            if inbox.stopped.is_some() {
-                return Woken::Closing;
-            }
-            let left = self.erase_due.map(|due| due.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Woken::Erase;
-            }
-            if !inbox.waiting.is_empty() {
-                let size = inbox.waiting.len().min(GROUP_MAX);
-                return Woken::Group(inbox.waiting.drain(..size).collect());
-            }
-            if inbox.closing {
-                return Woken::Closing;
-            }
-            let arrived = &self.shared.arrived;
-            inbox = match left {
-                Some(left) => arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
-                None => arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-            };
+#[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
+fn wait(shared: &Shared) -> Woken {
+    let mut inbox = shared.inbox();
+    loop {
+        if inbox.stopped.is_some() {
+            return Woken::Stopped;
         }
+        let left = inbox.erase_due.map(|due| due.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Woken::Erase;
+        }
+        if !inbox.waiting.is_empty() {
+            return Woken::Waiting;
+        }
+        if inbox.closing {
+            return Woken::Closing;
+        }
+        inbox = match left {
+            Some(left) => shared.arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
+            None => shared.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+        };
+    }
+}
+
+impl Desk {
+    /// Commits the next group, if any waits.
+    fn commit_waiting(&mut self) -> Result<(), Arc<str>> {
+        let mut inbox = self.shared.inbox();
+        if inbox.waiting.is_empty() || inbox.stopped.is_some() {
+            return Ok(());
+        }
+        let size = inbox.waiting.len().min(GROUP_MAX);
+        let group = inbox.waiting.drain(..size).collect();
+        drop(inbox);
+        self.commit(group).and_then(|()| self.keep_wal_small())
     }
 
     fn commit(&mut self, mut group: Vec<Box<dyn Request>>) -> Result<(), Arc<str>> {
-        let database = self.shared.database.clone();
+        let database = self.shared.database.to_path_buf();
         let mut attempt = self.attempt(&mut group);
         if let Err(Fault::DiskFull) = attempt {
             let (growing, shrinking): (Vec<_>, Vec<_>) =
@@ -488,9 +537,15 @@ impl Loop {
     }
 
     #[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
-    fn note_erasure(&mut self, group: &[Box<dyn Request>]) {
-        if self.erase_due.is_none() && group.iter().any(|request| request.effect() == Effect::Shrinks) {
-            self.erase_due = Some(Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
+    fn note_erasure(&self, group: &[Box<dyn Request>]) {
+        if group.iter().all(|request| request.effect() != Effect::Shrinks) {
+            return;
+        }
+        let mut inbox = self.shared.inbox();
+        if inbox.erase_due.is_none() {
+            inbox.erase_due = Some(Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
+            // The thread waits for the moment, also where another one commits.
+            self.shared.arrived.notify_one();
         }
     }
 
@@ -565,7 +620,8 @@ impl Loop {
     fn erase(&mut self) -> Result<(), Arc<str>> {
         let done = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")?;
         // A reader that holds an old snapshot, or a full disk, delays it: again in a moment.
-        self.erase_due = (!done).then(|| Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
+        self.shared.inbox().erase_due =
+            (!done).then(|| Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
         if done {
             self.reserve.restore();
         }
@@ -607,6 +663,93 @@ fn copy_back(shared: &Shared, connection: &Connection) {
             shared.inbox().stopped.get_or_insert(cause);
             shared.arrived.notify_all();
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoReserve;
+
+    impl Reserve for NoReserve {
+        fn release(&mut self) -> bool {
+            false
+        }
+        fn restore(&mut self) {}
+        fn log_bytes_max(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[derive(Debug)]
+    struct NoLock;
+
+    impl Lock for NoLock {}
+
+    fn writer(folder: &Path) -> Writer {
+        let path = folder.join("a.db");
+        let open = || Connection::open(&path).unwrap();
+        let connection = open();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch("CREATE TABLE rows (number INTEGER PRIMARY KEY)").unwrap();
+        Writer::start(path.clone(), connection, open(), Box::new(NoReserve), Arc::new(NoLock)).unwrap()
+    }
+
+    fn insert(writer: &Writer, numbers: &'static [u32]) -> Ticket<()> {
+        writer.submit(Effect::Grows, |tx| {
+            numbers
+                .iter()
+                .try_for_each(|number| tx.execute("INSERT INTO rows VALUES (?1)", [number]).map(|_| ()))
+        })
+    }
+
+    fn numbers(writer: &Writer) -> Vec<u32> {
+        let ticket = writer.submit(Effect::Keeps, |tx| {
+            tx.prepare("SELECT number FROM rows")?.query_map((), |row| row.get(0))?.collect()
+        });
+        ticket.wait().unwrap()
+    }
+
+    #[test]
+    fn a_request_that_fails_takes_nothing_of_its_group_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(folder.path());
+        let held = writer.shared.desk.lock().unwrap();
+        let group = [&[1, 2], &[3, 1], &[4, 5]].map(|numbers| insert(&writer, numbers));
+        drop(held);
+        let [first, second, third] = group.map(Ticket::wait);
+        assert!(first.is_ok() && third.is_ok(), "{first:?} {third:?}");
+        assert!(matches!(second, Err(WriteError::Refused { .. })), "{second:?}");
+        assert_eq!(numbers(&writer), [1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn a_dropped_writer_has_committed_what_waited_and_closed_its_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(folder.path());
+        let ticket = insert(&writer, &[1]);
+        let shared = Arc::clone(&writer.shared);
+        drop(writer);
+        assert!(shared.desk.lock().unwrap().is_none());
+        ticket.wait().unwrap();
+    }
+
+    #[test]
+    fn a_request_that_panics_stops_the_writer_whoever_ran_it() {
+        for waits in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let writer = writer(folder.path());
+            let ticket = writer.submit(Effect::Keeps, |_| -> rusqlite::Result<()> { panic!("on purpose") });
+            if waits {
+                // Ends in a panic where this thread ran it, in an error where the writer's did.
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| ticket.wait()));
+            } else {
+                drop(ticket);
+            }
+            let later = insert(&writer, &[1]).wait();
+            assert!(matches!(later, Err(WriteError::Closed { .. })), "{later:?}");
         }
     }
 }
