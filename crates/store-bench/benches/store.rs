@@ -21,7 +21,7 @@ use store_bench::{
     measure::{Turns, Until, device_bytes, in_turns, median, ratio, resident_bytes},
     peers,
     report::{Aim, Report, Row},
-    target::{BareSqlite, GroupedSqlite, RawAppend, Target},
+    target::{BareSqlite, GroupedSqlite, RandomIds, RawAppend, Target},
 };
 
 const CALLERS: usize = 64;
@@ -75,6 +75,8 @@ fn main() {
 fn accepting(folder: &Path, with_peers: bool, wanted: &dyn Fn(&str) -> bool, report: &mut Report) {
     let folder = Folder::make(folder, "accept");
     let store = home::create(&folder.0.join("home"));
+    let other = home::create(&folder.0.join("random"));
+    let random = RandomIds(&other);
     let raw = RawAppend::create(&folder.0);
     let bare = BareSqlite::create(&folder.0);
     let grouped = GroupedSqlite::create(&folder.0);
@@ -112,7 +114,7 @@ fn accepting(folder: &Path, with_peers: bool, wanted: &dyn Fn(&str) -> bool, rep
     }
     if wanted("many") {
         let targets: Vec<&dyn Target> =
-            [&bare as &dyn Target, &store, &grouped].into_iter().chain(peers).collect();
+            [&bare as &dyn Target, &store, &random, &grouped].into_iter().chain(peers).collect();
         let mut turns = in_turns(&targets, MANY_TURNS, CALLERS, Until::Elapsed(Duration::from_secs(1)));
         Report::head("64 callers, 1 KiB jobs");
         let names: Vec<&str> = targets.iter().map(|target| target.name()).collect();

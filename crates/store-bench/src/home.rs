@@ -94,16 +94,24 @@ pub fn job() -> Job {
     }
 }
 
-/// The id of a number, as spread out as that of a random UUID.
+/// The id of a number as UUID version 7 would be: ordered by time, 64 in each millisecond, random within it.
 #[must_use]
 pub fn id(number: u64) -> JobId {
-    // SplitMix64: a bijection, so that no id comes twice.
+    let time_ms = (NOW.ms() + number / 64) << 16;
+    JobId::from_bytes((u128::from(time_ms) << 64 | u128::from(mixed(number))).to_be_bytes())
+}
+
+/// The id of a number as UUID version 4 would be: spread out over all there are.
+#[must_use]
+pub fn random_id(number: u64) -> JobId {
+    JobId::from_bytes((u128::from(mixed(number)) << 64 | u128::from(number)).to_be_bytes())
+}
+
+/// SplitMix64: a bijection, so that no id comes twice.
+const fn mixed(number: u64) -> u64 {
     let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes());
-    bytes[8..].copy_from_slice(&number.to_be_bytes());
-    JobId::from_bytes(bytes)
+    mixed ^ (mixed >> 31)
 }
 
 /// Accepts `count` jobs with ids from `first` on, many tickets in flight.

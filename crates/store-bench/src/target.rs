@@ -12,6 +12,7 @@ use std::{
 };
 
 use node_store::{jobs::Accepted, store::Store};
+use node_types::JobId;
 use rusqlite::Connection;
 
 use crate::home::{self, NOW};
@@ -34,12 +35,30 @@ impl Target for Store {
     }
 
     fn caller(&self) -> Put<'_> {
-        let mut job = home::job();
-        Box::new(move |number| {
-            job.id = home::id(number);
-            assert_eq!(self.jobs().accept(&job, NOW).wait().unwrap(), Accepted::New);
-        })
+        accepting(self, home::id)
     }
+}
+
+/// A store that is offered jobs whose ids are spread out: each writes a page of the index of ids alone.
+#[derive(Debug)]
+pub struct RandomIds<'a>(pub &'a Store);
+
+impl Target for RandomIds<'_> {
+    fn name(&self) -> &str {
+        "node-store, random ids"
+    }
+
+    fn caller(&self) -> Put<'_> {
+        accepting(self.0, home::random_id)
+    }
+}
+
+fn accepting(store: &Store, id: fn(u64) -> JobId) -> Put<'_> {
+    let mut job = home::job();
+    Box::new(move |number| {
+        job.id = id(number);
+        assert_eq!(store.jobs().accept(&job, NOW).wait().unwrap(), Accepted::New);
+    })
 }
 
 /// `write(2)` at the end of a file, then `fdatasync(2)`: the least that a durable job can cost.
