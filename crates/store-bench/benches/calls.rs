@@ -1,6 +1,5 @@
 //! Single calls of the store, one caller, the disk included: `make bench`.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made must stop")]
-#![expect(clippy::disallowed_methods, reason = "it finds its folder")]
 
 use std::cell::{Cell, RefCell};
 

@@ -2,7 +2,7 @@
 //! its data in the given folder, told to sync before it answers, and stopped again.
 
 use std::{
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::{fs::chown, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
@@ -178,7 +178,7 @@ fn until_ready(wire: &mut Wire) -> std::io::Result<()> {
         wire.read_exact(&mut rest)?;
         match kind {
             b'Z' => return Ok(()),
-            b'E' => return Err(std::io::Error::new(ErrorKind::Other, String::from_utf8_lossy(&rest))),
+            b'E' => return Err(std::io::Error::other(String::from_utf8_lossy(&rest))),
             _ => {}
         }
     }
