@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help check test docs
+.PHONY: help check test bench docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -21,6 +21,10 @@ test: ## every test
 	@cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked --version 0.9.143 --root .tools
 	cargo test --workspace --doc --locked
 	cargo nextest run --workspace --locked </dev/null
+
+bench: ## the store against its aims, in BENCH_DIR=<folder>; PEERS=1 puts other servers beside it
+	cargo bench -q --locked -p store-bench --bench store -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))") $(if $(PEERS),--peers)
+	cargo bench -q --locked -p store-bench --bench calls
 
 docs: ## write the generated documents again
 	cargo run -q --locked -p xtask -- generate

@@ -24,7 +24,7 @@ use crate::{
     inventory::Inventory,
     jobs::{JobRules, Jobs},
     keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
-    logs::{self, Logs},
+    logs::{self, Logs, LogsView},
     reader::ReadError,
     rotation::{
         self, Class, Rules, Step, StoreStep, Trigger,
@@ -271,17 +271,20 @@ impl Store {
     fn follow_snapshot(&self, since: &[Trigger], now: Timestamp) -> Result<(), RotationError> {
         let current = self.snapshots.current();
         self.jobs.set_rules(current.as_ref().map(|current| JobRules::of(&current.config)));
-        if let Some(current) = current {
+        if let Some(current) = &current {
             self.logs.set_bytes_max(current.config.document().limits.logs_bytes_max);
         }
         // A job that was offered under the rules before is in the queue now, or was refused.
         self.jobs.settled_down().wait()?;
         let mark = self.marked().clone();
-        for step in self.plan_at(since, &mark)? {
+        for step in self.plan_at(since, &mark, None)? {
             match step {
                 Step::Store(step) if step.class() != Class::Logs => self.apply(&step, now)?,
                 Step::Store(_) | Step::Agent(_) => {}
             }
+        }
+        if let Some(current) = current {
+            self.jobs.screened(current.config.digest()).wait()?;
         }
         Ok(())
     }
@@ -355,14 +358,19 @@ impl Store {
     /// # Errors
     /// [`ReadError`] where `state.db` or `jobs.db` cannot be read.
     pub fn plan_rotation(&self, since: &[Trigger], reading: &Reading) -> Result<Vec<Step>, ReadError> {
-        self.plan_at(since, &self.time(reading))
+        self.plan_at(since, &self.time(reading), Some(self.logs.view()))
     }
 
-    fn plan_at(&self, since: &[Trigger], now: &Mark) -> Result<Vec<Step>, ReadError> {
+    fn plan_at(
+        &self,
+        since: &[Trigger],
+        now: &Mark,
+        logs: Option<&LogsView>,
+    ) -> Result<Vec<Step>, ReadError> {
         let current = self.snapshots.current();
         let traces_bytes_max = self.jobs.traces_bytes_max();
         let rules = Rules { traces_bytes_max, ..Rules::of(current.as_deref()) };
-        let (jobs, logs, inventory) = (self.jobs.view(), self.logs.view(), self.inventory.view());
+        let (jobs, inventory) = (self.jobs.view(), self.inventory.view());
         let facts = rotation::apply::gather(Views { jobs, logs, inventory }, &rules, since, now)?;
         Ok(rotation::plan(&rules, &facts, now))
     }

@@ -91,7 +91,7 @@ impl View {
     pub fn plan_rotation(&self, since: &[Trigger], reading: &Reading) -> Result<Vec<Step>, SnapshotError> {
         let now = clock::known(self.binding.clock_mark()?, self.jobs.high_water()?, reading);
         let rules = Rules::of(self.snapshots()?.current().map(AsRef::as_ref));
-        let views = Views { jobs: &self.jobs, logs: &self.logs, inventory: &self.inventory };
+        let views = Views { jobs: &self.jobs, logs: Some(&self.logs), inventory: &self.inventory };
         let facts = rotation::apply::gather(views, &rules, since, &now)?;
         Ok(rotation::plan(&rules, &facts, &now))
     }

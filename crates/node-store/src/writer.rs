@@ -1,8 +1,8 @@
-//! The writer: one thread owns the only connection that writes rows to a database and commits groups.
+//! The writer: one connection alone writes rows to a database, one group of requests after another.
 //!
 //! All requests that wait when a commit begins share it and its one sync; each caller is answered
-//! after that sync, with its own answer. A request is a closure over the transaction. It runs in a
-//! savepoint, so that one that fails takes nothing of the others with it.
+//! after that sync, with its own answer. A request is a closure over the transaction. Where one fails, the
+//! group runs again, each request in a savepoint, so that it takes nothing of the others with it.
 //!
 //! What holds, whatever happens:
 //! - Nothing is answered before the commit that holds it is on disk.
@@ -13,6 +13,9 @@
 //!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`]. A request that
 //!   [`Effect::Yields`] is told that there is no room and answers for itself; so it is before the disk is
 //!   full, when free space is low.
+//!
+//! A thread of its own commits what was asked for. A caller that waits commits instead where that thread is
+//! not at it yet: waking it, and being woken by it, would take about as long as the sync.
 //!
 //! Checkpoints are not on the commit path. A second thread with a connection that never writes rows
 //! copies pages back while the writer goes on; only when the log of a busy
@@ -25,6 +28,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -118,7 +122,9 @@ pub enum Upkeep {
 #[must_use = "the answer says whether it is on disk"]
 pub struct Ticket<T> {
     answer: oneshot::AsyncReceiver<Result<T, WriteError>>,
-    database: PathBuf,
+    database: Arc<Path>,
+    /// Who will answer; `None` where the answer is there.
+    asked: Option<Arc<Shared>>,
 }
 
 impl<T> Ticket<T> {
@@ -127,11 +133,11 @@ impl<T> Ticket<T> {
         let (reply, ticket) = oneshot::async_channel();
         // The receiver is right here.
         let _ = reply.send(answer);
-        Self { answer: ticket, database: database.to_owned() }
+        Self { answer: ticket, database: database.into(), asked: None }
     }
 
     fn closed(&self) -> WriteError {
-        WriteError::Closed { database: self.database.clone(), cause: "the store was dropped".into() }
+        WriteError::Closed { database: self.database.to_path_buf(), cause: "the store was dropped".into() }
     }
 
     /// Blocks until the answer is there.
@@ -140,6 +146,9 @@ impl<T> Ticket<T> {
     /// [`WriteError`].
     pub fn wait(self) -> Result<T, WriteError> {
         let closed = self.closed();
+        if let Some(asked) = &self.asked {
+            asked.help();
+        }
         struct Unpark(thread::Thread);
         impl std::task::Wake for Unpark {
             fn wake(self: Arc<Self>) {
@@ -230,6 +239,7 @@ struct Inbox {
     closing: Option<Closing>,
     stopped: Option<Arc<str>>,
     checkpoint_due: bool,
+    erase_due: Option<Instant>,
     asked: Option<Asked>,
     /// How many of the two threads sleep.
     asleep: usize,
@@ -257,8 +267,11 @@ impl Inbox {
 }
 
 struct Shared {
-    database: PathBuf,
+    database: Arc<Path>,
     holder: Arc<dyn Holder>,
+    upkeep: Upkeep,
+    /// What commits: whoever holds it writes. `None` before the thread starts and after it ends.
+    desk: Mutex<Option<Desk>>,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     checkpoint: Condvar,
@@ -275,7 +288,15 @@ impl Shared {
     }
 
     fn closed(&self, cause: &Arc<str>) -> WriteError {
-        WriteError::Closed { database: self.database.clone(), cause: Arc::clone(cause) }
+        WriteError::Closed { database: self.database.to_path_buf(), cause: Arc::clone(cause) }
+    }
+
+    /// Commits what waits in the thread of the caller, unless another one is at it.
+    fn help(&self) {
+        // A panic in a request's closure closes the desk: the writer's thread sees to it.
+        let Ok(mut desk) = self.desk.try_lock() else { return };
+        // What stops the writer has been told to everyone.
+        let _ = desk.as_mut().map(Desk::commit_waiting);
     }
 
     /// Nothing is written any more.
@@ -356,8 +377,10 @@ impl Writer {
             Ok(())
         }))?;
         let shared = Arc::new(Shared {
-            database,
+            database: database.into(),
             holder,
+            upkeep,
+            desk: Mutex::default(),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             checkpoint: Condvar::new(),
@@ -367,8 +390,8 @@ impl Writer {
         let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
         let writer = thread::Builder::new().name("store-writer".into()).spawn(move || {
-            let (shared, erase_due) = (commits, None);
-            Loop { shared, connection, reserve, upkeep, erase_due, wal_pages, wal_bytes_max }.run();
+            let desk = Desk { shared: Arc::clone(&commits), connection, reserve, wal_pages, wal_bytes_max };
+            run(&commits, desk);
         })?;
         // Made before the second thread: if that one cannot start, dropping this ends the first.
         let mut this = Self { shared, writer: Some(writer), checkpointer: None, wal_bytes_max };
@@ -418,7 +441,7 @@ impl Writer {
                 self.shared.arrived.notify_one();
             }
         }
-        Ticket { answer, database: self.shared.database.clone() }
+        Ticket { answer, database: Arc::clone(&self.shared.database), asked: Some(Arc::clone(&self.shared)) }
     }
 
     /// Bytes of rows that one request should delete at the most, so that a full disk has room for it: what
@@ -508,82 +531,117 @@ fn fault(error: &rusqlite::Error) -> Option<Fault> {
 /// `None` for a request that ran; else its own error.
 type Outcomes = Vec<Option<Arc<str>>>;
 
-struct Loop {
+struct Desk {
     shared: Arc<Shared>,
     connection: Connection,
     reserve: Box<dyn Reserve>,
-    upkeep: Upkeep,
-    erase_due: Option<Instant>,
     /// Pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicU32>,
     wal_bytes_max: u64,
 }
 
 enum Woken {
-    Group(Vec<Box<dyn Request>>),
+    Waiting,
     Checkpoint,
     Erase,
     Closing,
+    Stopped,
 }
 
-impl Loop {
-    fn run(mut self) {
-        let ended = loop {
-            let step = match self.wait() {
-                Woken::Group(group) => self.commit(group).and_then(|()| match self.upkeep {
-                    Upkeep::WhenDue => self.keep_wal_small(),
-                    Upkeep::WhenAsked => Ok(()),
-                }),
-                Woken::Checkpoint => self.keep_wal_small(),
-                Woken::Erase => self.erase(),
-                Woken::Closing => break self.erase(),
-            };
-            if step.is_err() {
-                break step;
-            }
-        };
-        let mut inbox = self.shared.inbox();
-        let cause = ended.map_or_else(|broken| broken.cause, |()| "it was closed".into());
-        inbox.stopped.get_or_insert_with(|| Arc::clone(&cause));
-        self.shared.rested.notify_all();
-        self.shared.checkpoint.notify_all();
-        let late: Vec<_> = inbox.waiting.drain(..).collect();
-        drop(inbox);
-        for request in late {
-            request.answer(Err(self.shared.closed(&cause)));
+/// What stops the writer where a request's closure panicked: its transaction may be half done.
+const PANICKED: &str = "a request panicked";
+
+fn panicked() -> Broken {
+    Broken { cause: PANICKED.into(), damaged: false }
+}
+
+/// The writer's thread.
+fn run(shared: &Shared, desk: Desk) {
+    let mut held = shared.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    *held = Some(desk);
+    drop(held);
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| commit_until_closed(shared)));
+    let cause = match ended.unwrap_or_else(|_| Err(panicked())) {
+        Ok(()) => "it was closed".into(),
+        Err(broken) => {
+            shared.stop(&broken);
+            broken.cause
+        }
+    };
+    let mut inbox = shared.inbox();
+    let cause = Arc::clone(inbox.stopped.get_or_insert(cause));
+    let late: Vec<_> = inbox.waiting.drain(..).collect();
+    drop(inbox);
+    shared.rested.notify_all();
+    shared.checkpoint.notify_all();
+    for request in late {
+        request.answer(Err(shared.closed(&cause)));
+    }
+    // Closed here, so that it is closed when the writer has been dropped, whoever holds a ticket still.
+    drop(shared.desk.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+fn commit_until_closed(shared: &Shared) -> Result<(), Broken> {
+    loop {
+        let woken = wait(shared);
+        let mut desk = shared.desk.lock().map_err(|_| panicked())?;
+        let Some(desk) = desk.as_mut() else { return Ok(()) };
+        match woken {
+            Woken::Waiting => desk.commit_waiting()?,
+            Woken::Checkpoint => desk.keep_wal_small()?,
+            Woken::Erase => desk.erase()?,
+            Woken::Closing => return desk.erase(),
+            Woken::Stopped => return Ok(()),
         }
     }
+}
 
-    #[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
-    fn wait(&self) -> Woken {
+#[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
+fn wait(shared: &Shared) -> Woken {
+    let mut inbox = shared.inbox();
+    loop {
+        if inbox.stopped.is_some() {
+            return Woken::Stopped;
+        }
+        let due = inbox.erase_due.filter(|_| shared.upkeep == Upkeep::WhenDue);
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Woken::Erase;
+        }
+        if !inbox.waiting.is_empty() {
+            return Woken::Waiting;
+        }
+        match inbox.asked.take() {
+            Some(Asked::Checkpoint) => return Woken::Checkpoint,
+            Some(Asked::Erase) => return Woken::Erase,
+            None => {}
+        }
+        if inbox.closing == Some(Closing::Both) {
+            return Woken::Closing;
+        }
+        inbox = shared.sleep(inbox, &shared.arrived, left);
+    }
+}
+
+impl Desk {
+    /// Commits the next group, if any waits.
+    fn commit_waiting(&mut self) -> Result<(), Broken> {
         let mut inbox = self.shared.inbox();
-        loop {
-            if inbox.stopped.is_some() {
-                return Woken::Closing;
-            }
-            let due = self.erase_due.filter(|_| self.upkeep == Upkeep::WhenDue);
-            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Woken::Erase;
-            }
-            if !inbox.waiting.is_empty() {
-                let size = inbox.waiting.len().min(GROUP_MAX);
-                return Woken::Group(inbox.waiting.drain(..size).collect());
-            }
-            match inbox.asked.take() {
-                Some(Asked::Checkpoint) => return Woken::Checkpoint,
-                Some(Asked::Erase) => return Woken::Erase,
-                None => {}
-            }
-            if inbox.closing == Some(Closing::Both) {
-                return Woken::Closing;
-            }
-            inbox = self.shared.sleep(inbox, &self.shared.arrived, left);
+        if inbox.waiting.is_empty() || inbox.stopped.is_some() {
+            return Ok(());
+        }
+        let size = inbox.waiting.len().min(GROUP_MAX);
+        let group = inbox.waiting.drain(..size).collect();
+        drop(inbox);
+        self.commit(group)?;
+        match self.shared.upkeep {
+            Upkeep::WhenDue => self.keep_wal_small(),
+            Upkeep::WhenAsked => Ok(()),
         }
     }
 
     fn commit(&mut self, mut group: Vec<Box<dyn Request>>) -> Result<(), Broken> {
-        let database = self.shared.database.clone();
+        let database = self.shared.database.to_path_buf();
         let any = |group: &[Box<dyn Request>], wanted| group.iter().any(|it| it.effect() == wanted);
         // Free space is asked for only where somebody needs to know, and once.
         let low = any(&group, Effect::Yields) && self.reserve.low(self.free_within());
@@ -644,9 +702,15 @@ impl Loop {
     }
 
     #[expect(clippy::disallowed_methods, reason = "measures a delay; no job is judged by it")]
-    fn note_erasure(&mut self, group: &[Box<dyn Request>]) {
-        if self.erase_due.is_none() && group.iter().any(|request| request.effect() == Effect::Shrinks) {
-            self.erase_due = Some(Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
+    fn note_erasure(&self, group: &[Box<dyn Request>]) {
+        if group.iter().all(|request| request.effect() != Effect::Shrinks) {
+            return;
+        }
+        let mut inbox = self.shared.inbox();
+        if inbox.erase_due.is_none() {
+            inbox.erase_due = Some(Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
+            // The thread waits for the moment, also where another one commits.
+            self.shared.arrived.notify_one();
         }
     }
 
@@ -675,8 +739,24 @@ impl Loop {
         self.connection.prepare_cached(sql)?.execute(()).map(|_| ())
     }
 
+    /// Savepoints cost a copy of every page that a request changes, and hardly any request fails: the group
+    /// runs without them first, and again with them where one does.
     fn transaction(&self, group: &mut [Box<dyn Request>], room: Room) -> rusqlite::Result<Outcomes> {
         self.execute("BEGIN IMMEDIATE")?;
+        let mut outcomes = vec![None; group.len()];
+        match group.iter_mut().try_for_each(|request| request.run(&self.connection, room)) {
+            Err(error) if fault(&error).is_none() && group.len() > 1 => {
+                self.execute("ROLLBACK")?;
+                self.execute("BEGIN IMMEDIATE")?;
+                outcomes = self.each_in_a_savepoint(group, room)?;
+            }
+            done => done?,
+        }
+        self.execute("COMMIT")?;
+        Ok(outcomes)
+    }
+
+    fn each_in_a_savepoint(&self, group: &mut [Box<dyn Request>], room: Room) -> rusqlite::Result<Outcomes> {
         let mut outcomes = Vec::with_capacity(group.len());
         for request in group {
             self.execute("SAVEPOINT request")?;
@@ -691,7 +771,6 @@ impl Loop {
             self.execute("RELEASE request")?;
             outcomes.push(outcome);
         }
-        self.execute("COMMIT")?;
         Ok(outcomes)
     }
 
@@ -712,7 +791,8 @@ impl Loop {
     fn erase(&mut self) -> Result<(), Broken> {
         let done = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")?;
         // A reader that holds an old snapshot, or a full disk, delays it: again in a moment.
-        self.erase_due = (!done).then(|| Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
+        self.shared.inbox().erase_due =
+            (!done).then(|| Instant::now() + Duration::from_millis(ERASE_DELAY_MS_MAX));
         if done {
             self.reserve.restore();
         }
@@ -756,6 +836,106 @@ fn copy_back(shared: &Shared, connection: &Connection) {
         let _alone = shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
         if checkpoint(shared, connection, "PRAGMA wal_checkpoint(PASSIVE)").is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoReserve;
+
+    impl Reserve for NoReserve {
+        fn low(&self, _: u64) -> bool {
+            false
+        }
+        fn release(&mut self) -> bool {
+            false
+        }
+        fn restore(&mut self) {}
+        fn log_bytes_max(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Holder for Nobody {
+        fn stopped(&self, _: &Path, _: &str, _: bool) {}
+    }
+
+    fn writer(folder: &Path) -> Writer {
+        let path = folder.join("a.db");
+        let open = || Connection::open(&path).unwrap();
+        let connection = open();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch("CREATE TABLE rows (number INTEGER PRIMARY KEY)").unwrap();
+        Writer::start(
+            path.clone(),
+            connection,
+            open(),
+            Box::new(NoReserve),
+            Upkeep::WhenDue,
+            Arc::new(Nobody),
+        )
+        .unwrap()
+    }
+
+    fn insert(writer: &Writer, numbers: &'static [u32]) -> Ticket<()> {
+        writer.submit(Effect::Grows, |tx| {
+            numbers
+                .iter()
+                .try_for_each(|number| tx.execute("INSERT INTO rows VALUES (?1)", [number]).map(|_| ()))
+        })
+    }
+
+    fn numbers(writer: &Writer) -> Vec<u32> {
+        let ticket = writer.submit(Effect::Keeps, |tx| {
+            tx.prepare("SELECT number FROM rows")?.query_map((), |row| row.get(0))?.collect()
+        });
+        ticket.wait().unwrap()
+    }
+
+    #[test]
+    fn a_request_that_fails_takes_nothing_of_its_group_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(folder.path());
+        let held = writer.shared.desk.lock().unwrap();
+        let group = [&[1, 2], &[3, 1], &[4, 5]].map(|numbers| insert(&writer, numbers));
+        drop(held);
+        let [first, second, third] = group.map(Ticket::wait);
+        assert!(first.is_ok() && third.is_ok(), "{first:?} {third:?}");
+        assert!(matches!(second, Err(WriteError::Refused { .. })), "{second:?}");
+        assert_eq!(numbers(&writer), [1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn a_dropped_writer_has_committed_what_waited_and_closed_its_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(folder.path());
+        let ticket = insert(&writer, &[1]);
+        let shared = Arc::clone(&writer.shared);
+        drop(writer);
+        assert!(shared.desk.lock().unwrap().is_none());
+        ticket.wait().unwrap();
+    }
+
+    #[test]
+    fn a_request_that_panics_stops_the_writer_whoever_ran_it() {
+        for waits in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let writer = writer(folder.path());
+            let ticket = writer.submit(Effect::Keeps, |_| -> rusqlite::Result<()> { panic!("on purpose") });
+            if waits {
+                // Ends in a panic where this thread ran it, in an error where the writer's did.
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| ticket.wait()));
+            } else {
+                drop(ticket);
+            }
+            let later = insert(&writer, &[1]).wait();
+            assert!(matches!(later, Err(WriteError::Closed { .. })), "{later:?}");
         }
     }
 }

@@ -21,9 +21,13 @@ CREATE TABLE incidents (
     reported INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- One row: what is counted in the same commit as what it counts.
+-- One row: what is counted in the same commit as what it counts. seq: the last job's; kept here and not
+-- by AUTOINCREMENT, which would write one page more for every job. screened: the snapshot whose rules all
+-- queued jobs are known to keep.
 CREATE TABLE tally (
     one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    seq INTEGER NOT NULL DEFAULT 0,
+    screened BLOB,
     jobs INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
     expired INTEGER NOT NULL DEFAULT 0,
@@ -43,7 +47,7 @@ INSERT INTO floor DEFAULT VALUES;
 
 -- state: 0 queued, 1 running, 2 finished, 3 failed
 CREATE TABLE jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
     state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
     priority INTEGER NOT NULL,

@@ -157,7 +157,11 @@ impl JobsView {
                 running: table::count_standing(tx, Standing::Running)?,
                 unsent: table::count_standing(tx, Standing::Finished)?
                     + table::count_standing(tx, Standing::Failed)?,
-                unanswered: table::queued_kinds(tx)?,
+                unanswered: if asked.config.is_some() && asked.config == table::screened(tx)? {
+                    Vec::new()
+                } else {
+                    table::queued_kinds(tx)?
+                },
                 traces_past_ttl: traces(asked.traces.map(|moment| Traces::EndedBy(moment.at())))?,
                 traces_of_others: traces(asked.config.map(Traces::TriedOfOthers))?,
                 traces_untried_of_others: asked
@@ -194,7 +198,7 @@ pub struct JobFacts {
     pub running: u64,
     /// Answers and failures that the network has not acknowledged.
     pub unsent: u64,
-    /// Jobs that wait or run, by what they ask for.
+    /// Jobs that wait or run, by what they ask for; none where all are known to keep the rules in force.
     pub unanswered: Vec<Queued>,
     /// Traces whose time to live has ended; none while time is held.
     pub traces_past_ttl: Dropped,
@@ -245,6 +249,12 @@ impl Jobs {
             }
             Ok(forbidden.len() as u64)
         })
+    }
+
+    /// Notes that no queued job is forbidden by a snapshot, so that the queue, which may be long, need not be
+    /// read again to know.
+    pub(crate) fn screened(&self, config: Digest) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| table::set_screened(tx, config))
     }
 
     /// Answers when everything asked before is committed, for a look that must see it.
@@ -318,11 +328,8 @@ impl Jobs {
             if room == Room::Low {
                 return Ok(Accepted::Full);
             }
-            let tally = table::tally(tx)?;
-            if tally.jobs >= rules.jobs_max || tally.bytes.saturating_add(row.bytes) > rules.bytes_max {
-                return Ok(Accepted::Full);
-            }
-            table::insert(tx, &row).map(|()| Accepted::New)
+            let Some(seq) = table::take_place(tx, &row, &rules)? else { return Ok(Accepted::Full) };
+            table::insert(tx, seq, &row).map(|()| Accepted::New)
         })
     }
 
@@ -530,11 +537,7 @@ impl Jobs {
 
 /// Whether a job was ever taken or a snapshot ever applied here.
 pub(crate) fn was_used(tx: &Connection) -> rusqlite::Result<bool> {
-    tx.query_row(
-        "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'jobs' AND seq > 0) OR version > 0 FROM floor",
-        (),
-        |row| row.get(0),
-    )
+    tx.query_row("SELECT seq > 0 OR version > 0 FROM tally, floor", (), |row| row.get(0))
 }
 
 /// The name of the table of jobs.

@@ -102,10 +102,13 @@ impl Sealer {
 
     /// Draws a key for `job` and seals its first field with it.
     pub(crate) fn seal_new(&self, job: JobId, field: Field, plain: &[u8]) -> Result<Sealed, NoRandomness> {
-        let key = Zeroizing::new(random::<KEY_BYTES>()?);
-        let wrapped_key = encrypt(&self.wrap, &self.wrap_data(job), key.as_slice())?;
-        let cipher = XChaCha20Poly1305::new((&*key).into());
-        let ciphertext = encrypt(&cipher, &self.field_data(job, field), plain)?;
+        // Drawn at once: each draw is a call of the system.
+        let drawn = Zeroizing::new(random::<{ KEY_BYTES + 2 * NONCE_BYTES }>()?);
+        let (key, nonces) = drawn.split_at(KEY_BYTES);
+        let (wrap_nonce, field_nonce) = nonces.split_at(NONCE_BYTES);
+        let wrapped_key = encrypt_with(&self.wrap, wrap_nonce, &self.wrap_data(job), key)?;
+        let cipher = XChaCha20Poly1305::new_from_slice(key).map_err(|_| refused())?;
+        let ciphertext = encrypt_with(&cipher, field_nonce, &self.field_data(job, field), plain)?;
         Ok(Sealed { wrapped_key, ciphertext })
     }
 
@@ -179,12 +182,23 @@ fn hmac_of(key: &[u8; KEY_BYTES]) -> Hmac<Sha256> {
 }
 
 fn encrypt(cipher: &XChaCha20Poly1305, aad: &[u8], msg: &[u8]) -> Result<Vec<u8>, NoRandomness> {
-    let nonce = random::<NONCE_BYTES>()?;
-    let sealed = cipher
-        .encrypt(&XNonce::from(nonce), Payload { msg, aad })
-        // Only a text over 256 GiB is refused, and sizes are checked long before.
-        .map_err(|_| NoRandomness("the text is too long".to_owned()))?;
-    Ok([nonce.as_slice(), &sealed].concat())
+    encrypt_with(cipher, &random::<NONCE_BYTES>()?, aad, msg)
+}
+
+fn encrypt_with(
+    cipher: &XChaCha20Poly1305,
+    nonce: &[u8],
+    aad: &[u8],
+    msg: &[u8],
+) -> Result<Vec<u8>, NoRandomness> {
+    let nonce_of = XNonce::try_from(nonce).map_err(|_| refused())?;
+    let sealed = cipher.encrypt(&nonce_of, Payload { msg, aad }).map_err(|_| refused())?;
+    Ok([nonce, &sealed].concat())
+}
+
+/// Only a text over 256 GiB is refused, and sizes are checked long before.
+fn refused() -> NoRandomness {
+    NoRandomness("the text is too long".to_owned())
 }
 
 fn decrypt(cipher: &XChaCha20Poly1305, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {

@@ -13,7 +13,8 @@ use rusqlite::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    BATCH_MAX, Field, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES, Tampered, seal::Sealed, seal::Sealer,
+    BATCH_MAX, Field, JobRules, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES, Tampered, seal::Sealed,
+    seal::Sealer,
 };
 
 /// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
@@ -216,11 +217,37 @@ impl NewJob {
     }
 }
 
-pub(super) fn insert(tx: &Connection, job: &NewJob) -> rusqlite::Result<()> {
+/// Counts a job in and gives its sequence number, which no other job had or will have; `None` where it is one
+/// too many.
+pub(super) fn take_place(tx: &Connection, job: &NewJob, rules: &JobRules) -> rusqlite::Result<Option<u64>> {
+    tx.prepare_cached(
+        "UPDATE tally SET jobs = jobs + 1, bytes = bytes + ?1, seq = seq + 1,
+             high_water_ms = max(high_water_ms, ?2), screened = iif(screened = ?5, ?5, NULL)
+         WHERE jobs < ?3 AND bytes <= ?4 RETURNING seq",
+    )?
+    .query_row(
+        (
+            job.bytes,
+            job.accepted_at.ms(),
+            at_most_i64(rules.jobs_max),
+            at_most_i64(rules.bytes_max) - i64::try_from(job.bytes).unwrap_or(i64::MAX),
+            job.config.as_bytes(),
+        ),
+        |row| row.get(0),
+    )
+    .optional()
+}
+
+/// A limit as SQLite counts: one beyond its integers limits nothing.
+fn at_most_i64(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+pub(super) fn insert(tx: &Connection, seq: u64, job: &NewJob) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO jobs (id, state, priority, expires_at, accepted_at, attempts_max, max_tokens, mode,
-             model_name, model_version, config, digest, wrapped_key, bytes, events)
-         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             model_name, model_version, config, digest, wrapped_key, bytes, events, seq)
+         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(rusqlite::params![
         job.id.as_bytes(),
@@ -237,14 +264,9 @@ pub(super) fn insert(tx: &Connection, job: &NewJob) -> rusqlite::Result<()> {
         job.sealed.wrapped_key,
         job.bytes,
         event(job.accepted_at, Step::Accepted)?,
+        seq,
     ])?;
-    let seq = u64::try_from(tx.last_insert_rowid()).map_err(foreign)?;
-    put_payload(tx, seq, Field::Request, &job.sealed.ciphertext)?;
-    tx.prepare_cached(
-        "UPDATE tally SET jobs = jobs + 1, bytes = bytes + ?1, high_water_ms = max(high_water_ms, ?2)",
-    )?
-    .execute((job.bytes, job.accepted_at.ms()))
-    .map(|_| ())
+    put_payload(tx, seq, Field::Request, &job.sealed.ciphertext)
 }
 
 fn put_payload(tx: &Connection, seq: u64, field: Field, ciphertext: &[u8]) -> rusqlite::Result<()> {
@@ -341,6 +363,16 @@ pub(super) fn next_queued(tx: &Connection, now: Timestamp) -> rusqlite::Result<O
 
 pub(super) fn in_standing(tx: &Connection, standing: Standing) -> rusqlite::Result<Vec<Held>> {
     select(tx, "WHERE state = ?1 ORDER BY seq", [code(standing)])
+}
+
+/// The snapshot whose rules all queued jobs keep, if that is known: finding out reads the whole queue.
+pub(super) fn screened(tx: &Connection) -> rusqlite::Result<Option<Digest>> {
+    tx.prepare_cached("SELECT screened FROM tally")?
+        .query_row((), |row| Ok(row.get::<_, Option<[u8; 32]>>(0)?.map(Digest::from_bytes)))
+}
+
+pub(super) fn set_screened(tx: &Connection, config: Digest) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE tally SET screened = ?1")?.execute([config.as_bytes()]).map(|_| ())
 }
 
 pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Held>> {
@@ -564,6 +596,8 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     tx.execute(
         "UPDATE tally SET
              jobs = (SELECT count(*) FROM jobs),
+             seq = max(seq, (SELECT ifnull(max(seq), 0) FROM jobs)),
+             screened = NULL,
              bytes = (SELECT ifnull(sum(bytes), 0) FROM jobs) + ?1 * (SELECT count(*) FROM settled),
              trace_bytes = (SELECT ifnull(sum(octet_length(trace) + ?2), 0) FROM traces)",
         (SETTLED_BYTES, TRACE_ROW_BYTES),
@@ -620,6 +654,9 @@ pub(super) fn queue_again(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     tx.prepare_cached("UPDATE jobs SET state = 0, leased_at = NULL WHERE seq = ?1")?.execute([job.seq])?;
+    // One of an earlier snapshot was not looked at while it ran.
+    tx.prepare_cached("UPDATE tally SET screened = NULL WHERE screened <> ?1")?
+        .execute([job.config.as_bytes()])?;
     note(tx, job, Step::Released { reason }, now)
 }
 

@@ -18,7 +18,8 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Views<'a> {
     pub(crate) jobs: &'a JobsView,
-    pub(crate) logs: &'a LogsView,
+    /// `None` where they are not asked: counting records reads all of them.
+    pub(crate) logs: Option<&'a LogsView>,
     pub(crate) inventory: &'a InventoryView,
 }
 
@@ -35,7 +36,7 @@ pub(crate) fn gather(
         since: since.to_vec(),
         jobs: views.jobs.rotation_facts(asked)?,
         hashes: views.inventory.rotation_facts(now.cutoff(rules.measure_ms))?,
-        logs: views.logs.rotation_facts(now.cutoff(rules.log_ttl_ms)).ok(),
+        logs: views.logs.and_then(|logs| logs.rotation_facts(now.cutoff(rules.log_ttl_ms)).ok()),
     })
 }
 
