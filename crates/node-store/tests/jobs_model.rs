@@ -613,7 +613,7 @@ impl World {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 192,
+        cases: 96,
         rng_seed: RngSeed::Fixed(1),
         failure_persistence: None,
         max_shrink_iters: 2000,
