@@ -28,6 +28,9 @@ pub const PAGE_BYTES: u64 = 4096;
 /// a race between a checkpoint and a commit that could leave a damaged database.
 pub const SQLITE_VERSION_MIN: i32 = 3_051_003;
 
+/// How long a statement waits for another connection's lock.
+pub(crate) const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// A database of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Database {
@@ -266,7 +269,7 @@ fn settle(
     access: Access,
 ) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
-    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection.busy_timeout(BUSY_WAIT_MAX).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     let (synchronous, synchronous_read) = database.synchronous();
     let mut wanted = vec![("trusted_schema", "OFF", "0".to_owned())];
