@@ -66,7 +66,7 @@ impl Database {
     }
 
     /// The SQL that leads from each format to the next, from 0 on.
-    const fn migrations(self) -> &'static [&'static str] {
+    pub(crate) const fn migrations(self) -> &'static [&'static str] {
         match self {
             Self::State => state::MIGRATIONS,
             Self::Jobs => jobs::MIGRATIONS,
@@ -320,9 +320,21 @@ pub(crate) fn prepare(
     stamp: &Stamp,
     before_migration: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<(), FormatError> {
+    migrate(connection, path, database, database.migrations(), stamp, before_migration)
+}
+
+/// [`prepare`] by a list of migrations, of which there is one for each format.
+pub(crate) fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    database: Database,
+    migrations: &[&str],
+    stamp: &Stamp,
+    before_migration: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
-    let newest = database.newest();
-    let version = version(connection, path, database)?;
+    let newest = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    let version = version(connection, path, database, newest)?;
     let (found, empty) = (version.unwrap_or(0), version.is_none());
     if !empty {
         // Before anything is changed: a stranger's database is left as it is.
@@ -334,7 +346,7 @@ pub(crate) fn prepare(
         }
         let tx = connection.transaction().map_err(failed)?;
         let from = usize::try_from(found).unwrap_or(usize::MAX);
-        for migration in database.migrations().iter().skip(from) {
+        for migration in migrations.iter().skip(from) {
             tx.execute_batch(migration).map_err(failed)?;
         }
         if empty {
@@ -352,7 +364,12 @@ pub(crate) fn prepare(
 }
 
 /// A database's format; `None` for an empty file.
-fn version(connection: &Connection, path: &Path, database: Database) -> Result<Option<u32>, FormatError> {
+fn version(
+    connection: &Connection,
+    path: &Path,
+    database: Database,
+    newest: u32,
+) -> Result<Option<u32>, FormatError> {
     let pragma = |name: &str| {
         connection
             .query_row(&format!("PRAGMA {name}"), (), |row| row.get::<_, i64>(0))
@@ -365,7 +382,6 @@ fn version(connection: &Connection, path: &Path, database: Database) -> Result<O
     if pragma("application_id")? != i64::from(database.application_id()) {
         return Err(FormatError::NotOurs { path: path.to_owned(), wanted: database });
     }
-    let newest = database.newest();
     if found > newest {
         return Err(FormatError::TooNew { path: path.to_owned(), found, newest });
     }
@@ -378,7 +394,8 @@ pub(crate) fn identify(
     path: &Path,
     database: Database,
 ) -> Result<Stamp, FormatError> {
-    let (found, newest) = (version(connection, path, database)?.unwrap_or(0), database.newest());
+    let newest = database.newest();
+    let found = version(connection, path, database, newest)?.unwrap_or(0);
     if found < newest {
         return Err(FormatError::TooOld { path: path.to_owned(), found, newest });
     }
