@@ -2,7 +2,7 @@
 //!
 //! The volumes in `fixtures/` are written by `cargo run -p node-store --example fixture`, once for each format,
 //! with the release that has it as its newest.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
 
 mod common;
 #[path = "fixtures/contents.rs"]
