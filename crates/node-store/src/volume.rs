@@ -463,7 +463,7 @@ mod tests {
     fn a_newer_format_is_refused_by_name_and_not_copied() {
         let old = Old::new();
         old.with(NEXT).unwrap();
-        fs::rename(old.backup(), old.home.path().join("aside")).unwrap();
+        RealDisk.rename(&old.backup(), &old.home.path().join("aside")).unwrap();
         let error = old.open(&Database::Jobs.migrations()[..1]).unwrap_err();
         assert!(matches!(error, FormatError::TooNew { found: 2, newest: 1, .. }), "{error}");
         assert!(error.to_string().contains("jobs.db"), "{error}");
@@ -477,7 +477,7 @@ mod tests {
         let before = Old::new();
         left.push((before.copy(), 1));
         let within = Old::new();
-        fs::write(within.path.with_extension("db.backup"), b"half a copy").unwrap();
+        RealDisk.create_file(&within.path.with_extension("db.backup"), b"half a copy").unwrap();
         left.push((within, 1));
 
         let at_commit = Old::new();

@@ -5,7 +5,7 @@
 //! again in every run; its shortest sequence is printed.
 //!
 //! The model judges offers with [`admit`], which is pure and has tests of its own.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
 
 mod common;
 
