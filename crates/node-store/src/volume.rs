@@ -616,3 +616,154 @@ impl Reserve for KeptBack {
 pub fn folder(home: &Path, network: Network) -> PathBuf {
     home.join(network.name())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use node_types::{Address, NodeId, VolumeId};
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::disk::RealDisk;
+
+    const NEXT: &str = "ALTER TABLE tally ADD COLUMN added INTEGER NOT NULL DEFAULT 7;";
+    /// Its first half works.
+    const BROKEN: &str = "ALTER TABLE tally ADD COLUMN added INTEGER; DROP TABLE jobs; DROP TABLE nothing;";
+
+    struct Old {
+        home: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    fn stamp() -> Stamp {
+        let network = Network::Testnet;
+        let node = NodeId::derive(network, &Address::from_bytes([1; 20]));
+        Stamp { network, node, volume: VolumeId::from_bytes([2; 16]) }
+    }
+
+    fn marked(path: &Path) -> i64 {
+        let raw = Connection::open(path).unwrap();
+        let whole: String = raw.query_row("PRAGMA integrity_check", (), |row| row.get(0)).unwrap();
+        assert_eq!(whole, "ok");
+        raw.query_row("SELECT expired FROM tally", (), |row| row.get(0)).unwrap()
+    }
+
+    fn format_of(path: &Path) -> u32 {
+        let raw = Connection::open(path).unwrap();
+        raw.query_row("PRAGMA user_version", (), |row| row.get(0)).unwrap()
+    }
+
+    impl Old {
+        /// A `jobs.db` of format 1 that holds something: 41 expired jobs.
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let this = Self { path: home.path().join("jobs.db"), home };
+            let first = &Database::Jobs.migrations()[..1];
+            let connection = this.open(first).unwrap();
+            connection.execute("UPDATE tally SET expired = 41", ()).unwrap();
+            this
+        }
+
+        fn open(&self, migrations: &[&str]) -> Result<Connection, FormatError> {
+            let path = &self.path;
+            let mut connection = format::connect(&RealDisk, path, Database::Jobs, Access::Write)?;
+            let back_up = |found| back_up(&RealDisk, path, found);
+            format::migrate(&mut connection, path, Database::Jobs, migrations, &stamp(), back_up)?;
+            Ok(connection)
+        }
+
+        fn with(&self, next: &str) -> Result<i64, FormatError> {
+            let connection = self.open(&[Database::Jobs.migrations()[0], next])?;
+            Ok(connection.query_row("SELECT added + expired FROM tally", (), |row| row.get(0)).unwrap())
+        }
+
+        fn backup(&self) -> PathBuf {
+            self.home.path().join("jobs.db.format-1")
+        }
+
+        /// The folder as it is at this moment: what a killed process leaves.
+        fn copy(&self) -> Self {
+            let home = tempfile::tempdir().unwrap();
+            for entry in fs::read_dir(self.home.path()).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), home.path().join(entry.file_name())).unwrap();
+            }
+            Self { path: home.path().join("jobs.db"), home }
+        }
+    }
+
+    #[test]
+    fn a_database_is_migrated_once_after_a_backup_that_is_a_database() {
+        let old = Old::new();
+        assert_eq!(old.with(NEXT).unwrap(), 48);
+        assert_eq!((marked(&old.backup()), format_of(&old.backup())), (41, 1));
+        assert_eq!((marked(&old.path), format_of(&old.path)), (41, 2));
+        let raw = Connection::open(&old.path).unwrap();
+        raw.execute("UPDATE tally SET expired = 42", ()).unwrap();
+        drop(raw);
+        assert_eq!(old.with(NEXT).unwrap(), 49, "opened again, not migrated again");
+        assert_eq!(marked(&old.backup()), 41, "the backup is of before");
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_the_old_format_and_its_rows() {
+        let old = Old::new();
+        for _ in 0..2 {
+            old.with(BROKEN).unwrap_err();
+            assert_eq!((marked(&old.path), format_of(&old.path)), (41, 1));
+            drop(old.open(&Database::Jobs.migrations()[..1]).unwrap());
+        }
+        assert_eq!(old.with(NEXT).unwrap(), 48, "mended in the next release");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name_and_not_copied() {
+        let old = Old::new();
+        old.with(NEXT).unwrap();
+        RealDisk.rename(&old.backup(), &old.home.path().join("aside")).unwrap();
+        let error = old.open(&Database::Jobs.migrations()[..1]).unwrap_err();
+        assert!(matches!(error, FormatError::TooNew { found: 2, newest: 1, .. }), "{error}");
+        assert!(error.to_string().contains("jobs.db"), "{error}");
+        assert!(!old.backup().exists());
+    }
+
+    /// What a killed process leaves: before the backup, within it, after it, at the commit, after it.
+    #[test]
+    fn a_migration_that_was_killed_anywhere_is_finished_at_the_next_opening() {
+        let mut left = Vec::new();
+        let before = Old::new();
+        left.push((before.copy(), 1));
+        let within = Old::new();
+        RealDisk.create_file(&within.path.with_extension("db.backup"), b"half a copy").unwrap();
+        left.push((within, 1));
+
+        let at_commit = Old::new();
+        let path = &at_commit.path;
+        let mut connection = format::connect(&RealDisk, path, Database::Jobs, Access::Write).unwrap();
+        let (image, folder) = (tempfile::tempdir().unwrap(), at_commit.home.path().to_owned());
+        let copy_to = image.path().to_owned();
+        let at_the_commit = move || {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), copy_to.join(entry.file_name())).unwrap();
+            }
+            false
+        };
+        connection.commit_hook(Some(at_the_commit)).unwrap();
+        let list = [Database::Jobs.migrations()[0], NEXT];
+        let copied = |found| back_up(&RealDisk, path, found);
+        format::migrate(&mut connection, path, Database::Jobs, &list, &stamp(), copied).unwrap();
+        left.push((Old { path: image.path().join("jobs.db"), home: image }, 1));
+        left.push((at_commit.copy(), 2));
+        drop(connection);
+        left.push((at_commit, 2));
+
+        for (number, (image, wanted)) in left.iter().enumerate() {
+            assert_eq!(format_of(&image.copy().path), *wanted, "image {number}");
+            assert_eq!(image.with(NEXT).unwrap(), 48, "image {number}");
+            assert_eq!((marked(&image.backup()), format_of(&image.backup())), (41, 1), "image {number}");
+            assert!(!image.path.with_extension("db.backup").exists());
+        }
+    }
+}

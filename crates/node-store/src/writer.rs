@@ -42,13 +42,16 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, hooks::Wal};
 
-use crate::format::{PAGE_BYTES, is_damage};
+use crate::format::{BUSY_WAIT_MAX, PAGE_BYTES, is_damage};
 
 /// Requests that share one commit at the most: bounds how long the first of them waits.
 pub const GROUP_MAX: usize = 512;
 /// Bytes of the write-ahead log from which the writer starts it anew: 16 MiB, or half of a smaller
 /// reserve, so that a full disk always has room to empty it. The checkpointer begins at a quarter of it.
 pub const WAL_BYTES_MAX: u64 = 16 << 20;
+/// How long a checkpoint waits for readers that are in its way: a look that is short ends meanwhile, one that
+/// is not must not hold up the commits.
+pub const CHECKPOINT_WAIT_MS_MAX: u64 = 10;
 /// How long the pages of deleted rows may stay in the write-ahead log while the store is open.
 pub const ERASE_DELAY_MS_MAX: u64 = 1000;
 
@@ -808,7 +811,11 @@ impl Desk {
 /// Runs a checkpoint; false if a reader, another checkpoint or a full disk was in its way. One that fails
 /// stops the writer.
 fn checkpoint(shared: &Shared, connection: &Connection, pragma: &str) -> Result<bool, Broken> {
-    match connection.query_row(pragma, (), |row| row.get::<_, i64>(0)) {
+    let waiting = |wait| connection.busy_timeout(wait);
+    let copied = waiting(Duration::from_millis(CHECKPOINT_WAIT_MS_MAX))
+        .and_then(|()| connection.query_row(pragma, (), |row| row.get::<_, i64>(0)));
+    let copied = waiting(BUSY_WAIT_MAX).and(copied);
+    match copied {
         Ok(busy) => Ok(busy == 0),
         Err(error) => match fault(&error) {
             Some(Fault::Broken(broken)) => {

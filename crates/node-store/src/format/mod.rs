@@ -28,6 +28,9 @@ pub const PAGE_BYTES: u64 = 4096;
 /// a race between a checkpoint and a commit that could leave a damaged database.
 pub const SQLITE_VERSION_MIN: i32 = 3_051_003;
 
+/// How long a statement waits for another connection's lock.
+pub(crate) const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// A database of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Database {
@@ -63,7 +66,7 @@ impl Database {
     }
 
     /// The SQL that leads from each format to the next, from 0 on.
-    const fn migrations(self) -> &'static [&'static str] {
+    pub(crate) const fn migrations(self) -> &'static [&'static str] {
         match self {
             Self::State => state::MIGRATIONS,
             Self::Jobs => jobs::MIGRATIONS,
@@ -283,7 +286,7 @@ fn settle(
     access: Access,
 ) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
-    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection.busy_timeout(BUSY_WAIT_MAX).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     let (synchronous, synchronous_read) = database.synchronous();
     let mut wanted = vec![("trusted_schema", "OFF", "0".to_owned())];
@@ -334,9 +337,21 @@ pub(crate) fn prepare(
     stamp: &Stamp,
     before_migration: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<(), FormatError> {
+    migrate(connection, path, database, database.migrations(), stamp, before_migration)
+}
+
+/// [`prepare`] by a list of migrations, of which there is one for each format.
+pub(crate) fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    database: Database,
+    migrations: &[&str],
+    stamp: &Stamp,
+    before_migration: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
-    let newest = database.newest();
-    let version = version(connection, path, database)?;
+    let newest = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    let version = version_up_to(connection, path, database, newest)?;
     let (found, empty) = (version.unwrap_or(0), version.is_none());
     if !empty {
         // Before anything is changed: a stranger's database is left as it is.
@@ -348,7 +363,7 @@ pub(crate) fn prepare(
         }
         let tx = connection.transaction().map_err(failed)?;
         let from = usize::try_from(found).unwrap_or(usize::MAX);
-        for migration in database.migrations().iter().skip(from) {
+        for migration in migrations.iter().skip(from) {
             tx.execute_batch(migration).map_err(failed)?;
         }
         if empty {
@@ -371,6 +386,16 @@ pub(crate) fn version(
     path: &Path,
     database: Database,
 ) -> Result<Option<u32>, FormatError> {
+    version_up_to(connection, path, database, database.newest())
+}
+
+/// A database's format, `newest` at the most; `None` for a file that holds nothing.
+fn version_up_to(
+    connection: &Connection,
+    path: &Path,
+    database: Database,
+    newest: u32,
+) -> Result<Option<u32>, FormatError> {
     let pragma = |name: &str| {
         connection
             .query_row(&format!("PRAGMA {name}"), (), |row| row.get::<_, i64>(0))
@@ -383,7 +408,6 @@ pub(crate) fn version(
     if pragma("application_id")? != i64::from(database.application_id()) {
         return Err(FormatError::NotOurs { path: path.to_owned(), wanted: database });
     }
-    let newest = database.newest();
     if found > newest {
         return Err(FormatError::TooNew { path: path.to_owned(), found, newest });
     }
@@ -396,7 +420,8 @@ pub(crate) fn identify(
     path: &Path,
     database: Database,
 ) -> Result<Stamp, FormatError> {
-    let (found, newest) = (version(connection, path, database)?.unwrap_or(0), database.newest());
+    let newest = database.newest();
+    let found = version(connection, path, database)?.unwrap_or(0);
     if found < newest {
         return Err(FormatError::TooOld { path: path.to_owned(), found, newest });
     }

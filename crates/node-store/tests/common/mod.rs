@@ -18,6 +18,7 @@ use node_types::{
     Address, Digest, JobId, Network, NodeId, Timestamp, VolumeId,
     job::{Job, Mode, ModelRef, Output, Request},
 };
+use sim_disk::SimDisk;
 
 /// The moment most tests happen at.
 pub const NOW: Timestamp = Timestamp::from_ms(1_795_478_400_000);
@@ -40,6 +41,28 @@ pub fn real_disk() -> Arc<dyn Disk> {
 
 pub fn create(folder: &Path) -> Volume {
     Volume::create(&real_disk(), folder, stamp(Network::Testnet), RESERVE_BYTES, NOW).unwrap()
+}
+
+/// A simulated disk, and the same as the store takes it.
+pub fn sim_disk() -> (SimDisk, Arc<dyn Disk>) {
+    let disk = SimDisk::new();
+    (disk.clone(), Arc::new(disk))
+}
+
+/// Where the volume of a simulated disk stands.
+pub const SIM_FOLDER: &str = "/volume";
+
+/// A volume without a reserve on a simulated disk.
+pub fn create_on(disk: &Arc<dyn Disk>) -> Volume {
+    Volume::create(disk, Path::new(SIM_FOLDER), stamp(Network::Testnet), 0, NOW).unwrap()
+}
+
+pub fn try_open_on(disk: &Arc<dyn Disk>) -> Result<Volume, VolumeError> {
+    Volume::open(disk, Path::new(SIM_FOLDER), stamp(Network::Testnet), 0, NOW)
+}
+
+pub fn open_on(disk: &Arc<dyn Disk>) -> Volume {
+    try_open_on(disk).unwrap()
 }
 
 pub fn open_as(folder: &Path, stamp: Stamp) -> Result<Volume, VolumeError> {

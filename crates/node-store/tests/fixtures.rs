@@ -1,0 +1,101 @@
+//! A volume of every format that there ever was opens, and all that was put into it is there.
+//!
+//! The volumes in `fixtures/` are written by `cargo run -p node-store --example fixture`, once for each format,
+//! with the release that has it as its newest.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+mod common;
+#[path = "fixtures/contents.rs"]
+#[expect(dead_code, reason = "the generator fills the volumes")]
+mod contents;
+#[path = "../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use node_store::{format::Database, store::Store};
+
+/// A format, and what its fixture must hold.
+type Fixture = (u32, fn(&Store));
+
+/// One for each format.
+const FIXTURES: &[Fixture] = &[(1, contents::check)];
+/// All fixtures together; they are cloned with every copy of the project.
+const FIXTURE_BYTES_MAX: u64 = 256 << 10;
+
+fn fixture(format: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/format-{format}"))
+}
+
+/// Copies a folder, as private as a volume must be: a checkout keeps no such permissions.
+fn copy(from: &Path, to: &Path) -> u64 {
+    fs::create_dir(to).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
+    let entry_bytes = |entry: fs::DirEntry| {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            return copy(&entry.path(), &target);
+        }
+        let bytes = fs::copy(entry.path(), &target).unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
+        bytes
+    };
+    fs::read_dir(from).unwrap().map(|entry| entry_bytes(entry.unwrap())).sum()
+}
+
+#[test]
+fn every_format_has_a_fixture() {
+    let formats: Vec<u32> = FIXTURES.iter().map(|(format, _)| *format).collect();
+    for database in Database::ALL {
+        let newest = database.newest();
+        assert!((1..=newest).all(|format| formats.contains(&format)), "{database} has format {newest}");
+    }
+    for format in formats {
+        let of = |database: Database| -> u32 {
+            let home = tempfile::tempdir().unwrap();
+            copy(&fixture(format), &home.path().join("testnet"));
+            let raw = rusqlite::Connection::open(home.path().join("testnet").join(database.file())).unwrap();
+            raw.query_row("PRAGMA user_version", (), |row| row.get(0)).unwrap()
+        };
+        assert_eq!(Database::ALL.map(of).into_iter().max(), Some(format));
+    }
+}
+
+#[test]
+fn a_volume_of_every_format_opens_with_all_that_was_put_into_it() {
+    let mut bytes = 0;
+    for (format, check) in FIXTURES {
+        let home = tempfile::tempdir().unwrap();
+        bytes += copy(&fixture(*format), &home.path().join("testnet"));
+        let options = contents::options(home.path());
+        let store = Store::open(&options, contents::OPENED_AT).unwrap();
+        check(&store);
+    }
+    assert!(bytes <= FIXTURE_BYTES_MAX, "the fixtures have {bytes} bytes");
+}
+
+#[test]
+fn a_fixture_has_something_in_every_table() {
+    let newest = FIXTURES.iter().map(|(format, _)| *format).max().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("testnet");
+    copy(&fixture(newest), &folder);
+    // Filled by damage alone, which no fixture has.
+    let empty = ["incidents"];
+    for database in Database::ALL {
+        let raw = rusqlite::Connection::open(folder.join(database.file())).unwrap();
+        let list = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
+        let names: Vec<String> =
+            raw.prepare(list).unwrap().query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        for name in names.iter().filter(|name| !empty.contains(&name.as_str())) {
+            let rows: u64 =
+                raw.query_row(&format!("SELECT count(*) FROM {name}"), (), |row| row.get(0)).unwrap();
+            assert!(rows > 0, "{database}: {name} is empty");
+        }
+    }
+}
