@@ -1,4 +1,10 @@
 //! Rotation: every cell of the table, the dry run, what a crash leaves, and clocks that jump.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    clippy::manual_range_contains,
+    clippy::cast_possible_truncation,
+    reason = "a test picks the few steps that it is about, from small numbers"
+)]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
 
 mod common;

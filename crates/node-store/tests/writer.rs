@@ -288,7 +288,7 @@ fn the_log_keeps_its_limit_and_a_reader_that_holds_an_old_snapshot_delays_no_com
     let folder = volume_folder(&home);
     let reserve_bytes = 4 << 20;
     let limit = reserve_bytes / 4;
-    let volume = Volume::create(&real_disk(), &folder, stamp(Network::Testnet), reserve_bytes).unwrap();
+    let volume = Volume::create(&real_disk(), &folder, stamp(Network::Testnet), reserve_bytes, NOW).unwrap();
     let jobs = jobs(&volume);
     let log = folder.join("jobs.db-wal");
     let prompt = "x".repeat(64 << 10);

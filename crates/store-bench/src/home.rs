@@ -47,6 +47,10 @@ impl Drop for Folder {
     }
 }
 
+fn now() -> node_store::clock::Reading {
+    node_store::clock::Reading { wall: NOW, since_boot_ms: 0, boot: "bench".to_owned() }
+}
+
 fn options(home: &Path) -> Options {
     Options::new(home, Network::Testnet)
 }
@@ -54,7 +58,7 @@ fn options(home: &Path) -> Options {
 /// Makes a store whose snapshot has room for every job of a run.
 #[must_use]
 pub fn create(home: &Path) -> Store {
-    let store = Store::create(&options(home), None, NOW).unwrap();
+    let store = Store::create(&options(home), None, &now()).unwrap();
     let signer = Signer::new(1);
     store.snapshots().pin(trusted(&keyset(1, 1, &[&signer]))).unwrap();
     let document = with(config(1), "/limits/queue_jobs_max", (1_u64 << 40).into());
@@ -67,7 +71,7 @@ pub fn create(home: &Path) -> Store {
 /// Opens a store that was made before.
 #[must_use]
 pub fn open(home: &Path) -> Store {
-    Store::open(&options(home), NOW).unwrap()
+    Store::open(&options(home), &now()).unwrap()
 }
 
 /// A request body of [`JOB_BYTES`].
