@@ -386,16 +386,16 @@ fn a_power_cut_while_saving_ends_with_the_same_jobs() {
     let disk = SimDisk::new();
     for entry in ["state.db", "jobs.db", "logs.db", "keys/node.key", "keys/volume.key", "keys/local.kek"] {
         let from = original.path(entry);
-        disk.put(&Path::new("/home/testnet").join(entry), &fs::read(from).unwrap()).unwrap();
+        disk.put(&Path::new("/volumes/testnet").join(entry), &fs::read(from).unwrap()).unwrap();
     }
     let mut spoiled = fs::read(original.path("jobs.db")).unwrap();
     let middle = spoiled.len() / PAGE / 2 * PAGE;
     spoiled[middle..middle + PAGE].copy_from_slice(&noise(3));
-    disk.put(Path::new("/home/testnet/jobs.db"), &spoiled).unwrap();
-    disk.put(Path::new("/home/testnet/LOCK"), b"1").unwrap();
+    disk.put(Path::new("/volumes/testnet/jobs.db"), &spoiled).unwrap();
+    disk.put(Path::new("/volumes/testnet/LOCK"), b"1").unwrap();
     let options = |disk: &SimDisk| {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        Options { disk, reserve_bytes: 0, ..Options::new(Path::new("/home"), Network::Testnet) }
+        Options { disk, reserve_bytes: 0, ..Options::new(Path::new("/volumes"), Network::Testnet) }
     };
     let start = disk.ops();
     let jobs_of = |store: &Store| {

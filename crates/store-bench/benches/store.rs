@@ -148,7 +148,7 @@ fn logs(folder: &Path, report: &mut Report) {
     // Until the limit no record goes; from then on each that comes drops another.
     let fresh = (0..1).map(|_| log_rate(&store)).collect();
     report.row(Row::new("records, file growing", median(fresh), "records/s").aim(Aim::AtLeast(200_000.0)));
-    while store.logs().losses().wait().unwrap().is_empty() {
+    while store.logs().view().losses().unwrap().is_empty() {
         log_rate(&store);
     }
     let before = device_bytes();
