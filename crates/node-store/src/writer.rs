@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, hooks::Wal};
+use rusqlite::{Connection, ErrorCode, config::DbConfig, hooks::Wal};
 
 use crate::format::{BUSY_WAIT_MAX, PAGE_BYTES, is_damage};
 
@@ -564,7 +564,9 @@ fn run(shared: &Shared, desk: Desk) {
     *held = Some(desk);
     drop(held);
     let ended = panic::catch_unwind(AssertUnwindSafe(|| commit_until_closed(shared)));
-    let cause = match ended.unwrap_or_else(|_| Err(panicked())) {
+    let ended = ended.unwrap_or_else(|_| Err(panicked()));
+    let broken = ended.is_err() || shared.inbox().stopped.is_some();
+    let cause = match ended {
         Ok(()) => "it was closed".into(),
         Err(broken) => {
             shared.stop(&broken);
@@ -580,8 +582,18 @@ fn run(shared: &Shared, desk: Desk) {
     for request in late {
         request.answer(Err(shared.closed(&cause)));
     }
+    let mut desk = shared.desk.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(desk) = desk.as_ref().filter(|_| broken) {
+        leave_the_log(&desk.connection);
+    }
     // Closed here, so that it is closed when the writer has been dropped, whoever holds a ticket still.
-    drop(shared.desk.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(desk.take());
+}
+
+/// Closing the last connection would copy the log back, and so try again the sync that failed.
+fn leave_the_log(connection: &Connection) {
+    // It fails on no open connection.
+    let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
 }
 
 fn commit_until_closed(shared: &Shared) -> Result<(), Broken> {
@@ -836,12 +848,16 @@ fn copy_back(shared: &Shared, connection: &Connection) {
             inbox = shared.sleep(inbox, &shared.checkpoint, None);
         }
         if inbox.closing.is_some() || inbox.stopped.is_some() {
+            if inbox.stopped.is_some() {
+                leave_the_log(connection);
+            }
             return;
         }
         inbox.checkpoint_due = false;
         drop(inbox);
         let _alone = shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
         if checkpoint(shared, connection, "PRAGMA wal_checkpoint(PASSIVE)").is_err() {
+            leave_the_log(connection);
             return;
         }
     }

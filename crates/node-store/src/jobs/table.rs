@@ -379,12 +379,12 @@ pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result
     select(tx, "WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2", (now.ms(), BATCH_MAX))
 }
 
-/// Queued and running jobs by model and mode.
-pub(super) fn queued_kinds(tx: &Connection) -> rusqlite::Result<Vec<Queued>> {
-    tx.prepare_cached(
+/// Jobs in these states, queued or running, by model and mode.
+pub(super) fn kinds(tx: &Connection, states: &'static str) -> rusqlite::Result<Vec<Queued>> {
+    tx.prepare_cached(&format!(
         "SELECT model_name, model_version, mode, sum(state = 0), sum(state = 1) FROM jobs
-         WHERE state IN (0, 1) GROUP BY 1, 2, 3",
-    )?
+         WHERE state IN ({states}) GROUP BY 1, 2, 3",
+    ))?
     .query_map((), |row| {
         Ok(Queued {
             model: ModelRef { name: row.get(0)?, version: row.get(1)? },
