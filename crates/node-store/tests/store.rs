@@ -131,6 +131,21 @@ fn a_new_snapshot_fails_the_queued_jobs_that_it_forbids_and_a_restart_too() {
 }
 
 #[test]
+fn a_job_that_ran_when_a_snapshot_forbade_it_is_failed_and_not_queued_by_a_restart() {
+    let home = Home::new();
+    let store = home.create();
+    store.jobs().accept(&offered(1), NOW).wait().unwrap();
+    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+    apply(&store, 2, "another-model");
+    assert!(store.jobs().outbox(0, NOW).wait().unwrap().is_empty(), "what runs already may end");
+    drop(store);
+    let store = home.open();
+    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Empty));
+    let sent = store.jobs().outbox(0, NOW).wait().unwrap();
+    assert!(matches!(&sent[0].as_ref().unwrap().result, Err(why) if why.kind == FailureKind::Forbidden));
+}
+
+#[test]
 fn a_missing_key_beside_databases_is_an_error_and_no_new_identity() {
     for key in ["keys/node.key", "keys/volume.key"] {
         let home = Home::new();

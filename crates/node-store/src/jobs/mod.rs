@@ -158,9 +158,10 @@ impl JobsView {
                 unsent: table::count_standing(tx, Standing::Finished)?
                     + table::count_standing(tx, Standing::Failed)?,
                 unanswered: if asked.config.is_some() && asked.config == table::screened(tx)? {
-                    table::kinds(tx, "1")?
+                    // A job that runs may be one of an earlier snapshot.
+                    table::kinds_in(tx, &[Standing::Running])?
                 } else {
-                    table::kinds(tx, "0, 1")?
+                    table::kinds_in(tx, &[Standing::Queued, Standing::Running])?
                 },
                 traces_past_ttl: traces(asked.traces.map(|moment| Traces::EndedBy(moment.at())))?,
                 traces_of_others: traces(asked.config.map(Traces::TriedOfOthers))?,
@@ -198,7 +199,8 @@ pub struct JobFacts {
     pub running: u64,
     /// Answers and failures that the network has not acknowledged.
     pub unsent: u64,
-    /// Jobs that wait or run, by what they ask for; only those that run where the queue is known to keep the rules in force.
+    /// Jobs that wait or run, by what they ask for; only those that run where all that wait are known to keep
+    /// the rules in force.
     pub unanswered: Vec<Queued>,
     /// Traces whose time to live has ended; none while time is held.
     pub traces_past_ttl: Dropped,

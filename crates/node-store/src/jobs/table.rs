@@ -379,11 +379,13 @@ pub(super) fn past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result
     select(tx, "WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2", (now.ms(), BATCH_MAX))
 }
 
-/// Jobs in these states, queued or running, by model and mode.
-pub(super) fn kinds(tx: &Connection, states: &'static str) -> rusqlite::Result<Vec<Queued>> {
+/// Jobs that stand at one of these, by model and mode.
+pub(super) fn kinds_in(tx: &Connection, standings: &[Standing]) -> rusqlite::Result<Vec<Queued>> {
+    let codes: Vec<_> = standings.iter().map(|standing| code(*standing).to_string()).collect();
     tx.prepare_cached(&format!(
         "SELECT model_name, model_version, mode, sum(state = 0), sum(state = 1) FROM jobs
-         WHERE state IN ({states}) GROUP BY 1, 2, 3",
+         WHERE state IN ({}) GROUP BY 1, 2, 3",
+        codes.join(", ")
     ))?
     .query_map((), |row| {
         Ok(Queued {

@@ -1,6 +1,6 @@
 //! Rotation: what happens to each class of data at each trigger.
 //!
-//! [`rule`] is the table. [`plan`](plan::plan) asks it and makes steps of what it says, a pure function of
+//! [`rule`](mod@rule) is the table. [`plan`](plan::plan) asks it and makes steps of what it says, a pure function of
 //! rules, facts and time: printing its steps is the dry run. `apply` does what a step says and decides
 //! nothing.
 //!

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, error::Error, fmt};
 
 use node_store::{
-    jobs::{Accepted, Lease},
+    clock::Mark,
+    jobs::{Accepted, Lease, TRACE_ROW_BYTES},
     keys::Protection,
     logs::Query,
     store::{Store, StoreError},
@@ -18,7 +19,7 @@ use sim_disk::{Image, SimDisk};
 
 use crate::{
     model::{Job, Logs, Model},
-    workload::{Node, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, mark, number_of, output},
+    workload::{Node, SEQUENCE_BLOCK, id, imported_key, job, keys_folder, link, number_of, output},
 };
 
 /// What must hold at a moment.
@@ -53,15 +54,16 @@ struct Seen {
     previous: Option<u64>,
     sequence: u64,
     account: Option<u64>,
-    clock: Option<u64>,
+    clock: Option<Mark>,
+    high_water: Timestamp,
 }
 
 impl Seen {
-    /// What the model's volume shows once it is opened.
-    fn expected(model: &Model) -> Self {
+    /// What the model's volume shows once it is opened at `now`.
+    fn expected(model: &Model, now: Timestamp) -> Self {
         let mut model = model.clone();
-        model.reopen();
-        let now = |(number, job): (&u64, &Job)| (*number, (job.now, job.attempt));
+        model.reopen(now);
+        let stands = |(number, job): (&u64, &Job)| (*number, (job.now, job.attempt));
         let outbox = |(number, job): (&u64, &Job)| match (job.now, job.failure) {
             (Ok(Standing::Finished), _) => Some((*number, Ok(output(*number).body))),
             (Ok(Standing::Failed), Some(kind)) => Some((*number, Err(kind))),
@@ -70,7 +72,7 @@ impl Seen {
         let expired = |job: &&Job| job.now == Err(Outcome::Expired);
         let unreported = model.ended.iter().filter(|number| !model.jobs[number].reported);
         Self {
-            jobs: model.jobs.iter().map(now).collect(),
+            jobs: model.jobs.iter().map(stands).collect(),
             outbox: model.jobs.iter().filter_map(outbox).collect(),
             unreported: unreported.copied().collect(),
             traces: model.ended.clone(),
@@ -82,50 +84,63 @@ impl Seen {
             previous: model.previous,
             sequence: model.sequence,
             account: model.account,
-            clock: model.clock,
+            clock: model.clock.clone(),
+            high_water: model.high_water,
         }
     }
 
     fn of(store: &Store, offered: u64, now: Timestamp) -> Result<Self, Box<dyn Error>> {
-        let (jobs, snapshots, binding) = (store.jobs(), store.snapshots(), store.binding());
-        // All is asked before anything is waited for: one commit answers it.
-        let answers = jobs.outbox(0, now);
-        let stories: Vec<_> = (1..=offered).map(|number| (number, jobs.explain(id(number)))).collect();
-        let (unreported, traces, tally) = (jobs.unreported(), jobs.traces(0), jobs.tally());
-        let (account, clock) = (binding.account(), binding.clock_mark());
-        let sequence = binding.reserve_sequence(SEQUENCE_BLOCK);
+        let (snapshots, binding, view) = (store.snapshots(), store.binding(), store.view());
+        let incidents = view.incidents()?;
+        if !incidents.is_empty() {
+            return Err(format!("taken for damage: {incidents:?}").into());
+        }
         let mut outbox = Vec::new();
-        for answer in answers.wait()? {
+        for answer in store.jobs().outbox(0, now).wait()? {
             let answer = answer?;
             let result = answer.result.map(|output| output.body).map_err(|failure| failure.kind);
             outbox.push((number_of(answer.job), result));
         }
+        let jobs = view.jobs();
         let mut seen = BTreeMap::new();
-        for (number, story) in stories {
-            if let Some(story) = story.wait()? {
+        for number in 1..=offered {
+            if let Some(story) = jobs.explain(id(number))? {
                 let trace = story.trace.ok_or("a job without a trace")?;
                 let leased = trace.iter().filter(|event| matches!(event.step, Step::Leased { .. })).count();
                 seen.insert(number, (story.now, u16::try_from(leased)?));
             }
         }
-        if let Some(stored) = snapshots.unverifiable().first() {
-            return Err(format!("a stored snapshot does not verify: {}", stored.why).into());
+        if let Some(why) = snapshots.look(|view| view.unverifiable().first().map(|it| it.why.to_string())) {
+            return Err(format!("a stored snapshot does not verify: {why}").into());
         }
-        let tally = tally.wait()?;
+        let (tally, traces) = (jobs.tally()?, jobs.traces(0)?);
+        let mut trace_bytes = 0;
+        for (_, trace) in &traces {
+            trace_bytes += serde_json::to_string(trace)?.len() as u64 + TRACE_ROW_BYTES;
+        }
+        if tally.trace_bytes != trace_bytes {
+            return Err(format!("traces take {trace_bytes} bytes, counted are {}", tally.trace_bytes).into());
+        }
+        let (floor, copy) = (snapshots.floor(), jobs.floor()?);
+        if floor != copy {
+            return Err(format!("the floor is {floor:?}, its copy {copy:?}").into());
+        }
+        let account = view.binding().account()?;
         Ok(Self {
             jobs: seen,
             outbox,
-            unreported: unreported.wait()?.iter().map(|expired| number_of(expired.job)).collect(),
-            traces: traces.wait()?.iter().map(|(_, trace)| number_of(trace.job)).collect(),
+            unreported: jobs.unreported()?.iter().map(|expired| number_of(expired.job)).collect(),
+            traces: traces.iter().map(|(_, trace)| number_of(trace.job)).collect(),
             held: tally.jobs,
             expired: tally.expired,
             keyset: snapshots.keyset().map(|keyset| keyset.document().version),
-            floor: snapshots.floor().version,
+            floor: floor.version,
             current: snapshots.current().map(|it| (it.config.document().version, it.good)),
             previous: snapshots.previous().map(|it| it.config.document().version),
-            sequence: sequence.wait()?.start,
-            account: account.wait()?.map(|found| number_in(|number| link(number) == found)).transpose()?,
-            clock: clock.wait()?.map(|found| number_in(|number| mark(number) == found)).transpose()?,
+            sequence: binding.reserve_sequence(SEQUENCE_BLOCK).wait()?.start,
+            account: account.map(|found| number_in(|number| link(number) == found)).transpose()?,
+            clock: view.binding().clock_mark()?,
+            high_water: jobs.high_water()?,
         })
     }
 }
@@ -134,15 +149,15 @@ fn number_in(is: impl Fn(u64) -> bool) -> Result<u64, String> {
     (1..1000).find(|number| is(*number)).ok_or_else(|| "a value that nobody gave".to_owned())
 }
 
-/// Those of the models that an open volume shows; at least one.
-pub fn shown(store: &Store, allowed: &[Model]) -> Result<Vec<Model>, Box<dyn Error>> {
+/// Those of the models that a volume opened at `now` shows; at least one.
+pub fn shown(store: &Store, allowed: &[Model], now: Timestamp) -> Result<Vec<Model>, Box<dyn Error>> {
     let offered = allowed.iter().map(|model| model.offered).max().unwrap_or(0);
-    let now = allowed.iter().map(|model| model.now).min().unwrap_or(Timestamp::EPOCH);
     let seen = Seen::of(store, offered, now)?;
-    let fits = |model: &&Model| Seen::expected(model) == seen;
+    let fits = |model: &&Model| Seen::expected(model, now) == seen;
     let shown: Vec<_> = allowed.iter().filter(fits).cloned().collect();
     if shown.is_empty() {
-        return Err(differs(&seen, &allowed.iter().map(Seen::expected).collect::<Vec<_>>()).into());
+        let expected: Vec<_> = allowed.iter().map(|model| Seen::expected(model, now)).collect();
+        return Err(differs(&seen, &expected).into());
     }
     Ok(shown)
 }
@@ -179,7 +194,7 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
     let Some(store) = &node.store else { return Err("nothing was opened".into()) };
 
     same_identity(image, store, promise)?;
-    let shown = shown(store, allowed)?;
+    let shown = shown(store, allowed, answered.now)?;
     let logs = logs_of(store)?;
     let mut may_be = allowed.iter().flat_map(|model| &model.logs_since);
     if *records && !may_be.any(|allowed| *allowed == logs) {
@@ -205,7 +220,7 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
     node.open(answered.now)?;
     let Some(store) = &node.store else { return Err("nothing was opened".into()) };
     same_identity(image, store, promise)?;
-    let kept = store.jobs().explain(id(NEW_JOB)).wait()?.map(|story| story.now);
+    let kept = store.view().jobs().explain(id(NEW_JOB))?.map(|story| story.now);
     if answered.current.is_some() && kept != Some(Ok(Standing::Queued)) {
         return Err(format!("the job accepted after the power cut is {kept:?}").into());
     }
@@ -258,7 +273,7 @@ fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Err
         return Err(format!("a new job is {answer:?}").into());
     }
     let mut model = model.clone();
-    model.reopen();
+    model.reopen(now);
     let queued = model.jobs.iter().filter(|(_, job)| job.now == Ok(Standing::Queued));
     let mut wanted: Vec<_> = queued.map(|(number, job)| (*number, job.attempt + 1)).collect();
     wanted.push((NEW_JOB, 1));
@@ -286,12 +301,12 @@ fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Err
 /// The records and the batches, whose chain must have no gap.
 fn logs_of(store: &Store) -> Result<Logs, Box<dyn Error>> {
     let mut logs = Logs::default();
-    let (records, batches) = (store.logs().query(Query::default()), store.logs().batches(u32::MAX));
-    for entry in records.wait()? {
+    let view = store.view().logs();
+    for entry in view.query(&Query::default())? {
         logs.records.push(entry.record.message.parse()?);
     }
     let mut before: Option<(u64, Digest)> = None;
-    for batch in batches.wait()? {
+    for batch in view.batches(u32::MAX)? {
         if before.is_some_and(|before| (before.0 + 1, before.1) != (batch.header.seq, batch.header.prev)) {
             return Err(format!("batch {} does not follow the one before it", batch.header.seq).into());
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use node_store::{
+    clock::{self, Mark},
     jobs::{Accepted, Moved, Rejection},
     snapshot::Applied,
 };
@@ -15,7 +16,9 @@ use node_types::{
     trace::{Outcome, Standing},
 };
 
-use crate::workload::{Answer, Call, DEADLINE_STEP_MS, FIRST_DEADLINE, NOW, Op, SEQUENCE_BLOCK, model_of};
+use crate::workload::{
+    Answer, Call, DEADLINE_STEP_MS, FIRST_DEADLINE, NOW, Op, SEQUENCE_BLOCK, mark, model_of, reading,
+};
 
 /// How often a job may be started.
 pub const ATTEMPTS_MAX: u16 = 2;
@@ -69,7 +72,9 @@ pub struct Model {
     pub previous: Option<u64>,
     pub sequence: u64,
     pub account: Option<u64>,
-    pub clock: Option<u64>,
+    pub clock: Option<Mark>,
+    /// The latest moment at which a job was taken or ended.
+    pub high_water: Timestamp,
     pub records_written: u64,
     pub batches_sealed: u64,
     /// The last record that is in a batch.
@@ -96,6 +101,7 @@ impl Default for Model {
             sequence: 1,
             account: None,
             clock: None,
+            high_water: Timestamp::EPOCH,
             records_written: 0,
             batches_sealed: 0,
             sealed: 0,
@@ -132,7 +138,7 @@ impl Model {
             Op::RotateKeyset => Call::RotateKeyset(self.keyset? + 1),
             Op::Reserve => Call::Reserve,
             Op::Link => Call::Link(self.account.map_or(1, |link| link + 1)),
-            Op::KeepMark => Call::KeepMark(self.clock.map_or(1, |mark| mark + 1)),
+            Op::KeepMark => Call::KeepMark(self.clock.as_ref().map_or(0, |mark| mark.now.since_ms(NOW)) + 1),
             Op::Log => Call::Log(self.records_written + 1),
             Op::Seal => {
                 let unsealed = self.logs.records.iter().any(|record| *record > self.sealed);
@@ -145,15 +151,30 @@ impl Model {
         })
     }
 
+    /// What a call may leave that is not done to its end, beside nothing and all of it: the version floor has
+    /// a second copy that is raised first, and opening the volume raises the other one.
+    pub fn partly(&self, call: &Call) -> Option<Self> {
+        let Call::Apply(version) = call else { return None };
+        Some(Self { floor: self.floor.max(*version), ..self.clone() })
+    }
+
     /// Takes a step; says what the store must answer.
     pub fn step(&mut self, call: &Call) -> Answer {
+        self.step_at(call, self.now)
+    }
+
+    /// The same, where the caller's time is not this model's.
+    pub fn step_at(&mut self, call: &Call, now: Timestamp) -> Answer {
         match call {
-            Call::Create { .. } => Answer::Created,
+            Call::Create { .. } => {
+                self.judge_time(now);
+                Answer::Created
+            }
             Call::Pin => {
                 self.keyset = Some(1);
                 Answer::Done
             }
-            Call::Accept(number) => self.accept(*number),
+            Call::Accept(number) => self.accept(*number, now),
             Call::Lease => {
                 let found = self.first(&[Standing::Queued]);
                 if let Some(job) = found.and_then(|number| self.jobs.get_mut(&number)) {
@@ -166,6 +187,7 @@ impl Model {
             Call::Cancel(number) => self.moved(*number, |job| job.fail(FailureKind::Cancelled)),
             Call::Acknowledge(number) => {
                 self.ended.push(*number);
+                self.high_water = self.high_water.max(now);
                 self.moved(*number, |job| {
                     let finished = job.now == Ok(Standing::Finished);
                     job.now = Err(if finished { Outcome::Answered } else { Outcome::Failed });
@@ -181,6 +203,9 @@ impl Model {
                         expired.push(*number);
                     }
                 }
+                if !expired.is_empty() {
+                    self.high_water = self.high_water.max(self.now);
+                }
                 self.ended.extend(&expired);
                 Answer::Expired(expired)
             }
@@ -189,6 +214,10 @@ impl Model {
                 Answer::Done
             }
             Call::Apply(version) => {
+                if self.current.is_some_and(|(current, _)| current == *version) {
+                    self.fail_forbidden();
+                    return Answer::Applied(Applied::Already);
+                }
                 if let Some((current, true)) = self.current {
                     self.previous = Some(current);
                 }
@@ -219,7 +248,10 @@ impl Model {
                 Answer::Done
             }
             Call::KeepMark(number) => {
-                self.clock = Some(*number);
+                let mark = mark(*number);
+                if self.clock.as_ref().is_none_or(|held| held.now <= mark.now) {
+                    self.clock = Some(mark);
+                }
                 Answer::Done
             }
             Call::Log(number) => {
@@ -247,7 +279,7 @@ impl Model {
                 Answer::Done
             }
             Call::Restart => {
-                self.reopen();
+                self.reopen(now);
                 self.logs_since = vec![self.logs.clone()];
                 Answer::Done
             }
@@ -273,8 +305,11 @@ impl Model {
         }
     }
 
-    fn accept(&mut self, number: u64) -> Answer {
+    fn accept(&mut self, number: u64, now: Timestamp) -> Answer {
         self.offered = self.offered.max(number);
+        if self.jobs.contains_key(&number) {
+            return Answer::Accepted(Accepted::Duplicate);
+        }
         if self.current.is_none() {
             return Answer::Accepted(Accepted::Rejected(Rejection::NoConfiguration));
         }
@@ -282,6 +317,7 @@ impl Model {
             return Answer::Accepted(Accepted::Rejected(Rejection::UnknownModel(model_of(number))));
         }
         self.jobs.insert(number, Job::QUEUED);
+        self.high_water = self.high_water.max(now);
         Answer::Accepted(Accepted::New)
     }
 
@@ -300,8 +336,13 @@ impl Model {
         }
     }
 
+    fn judge_time(&mut self, now: Timestamp) {
+        self.clock = Some(clock::known(self.clock.take(), self.high_water, &reading(now)));
+    }
+
     /// What opening the volume does.
-    pub fn reopen(&mut self) {
+    pub fn reopen(&mut self, now: Timestamp) {
+        self.judge_time(now);
         for job in self.jobs.values_mut().filter(|job| job.now == Ok(Standing::Running)) {
             if job.attempt < ATTEMPTS_MAX {
                 job.now = Ok(Standing::Queued);

@@ -73,7 +73,7 @@ fn a_volume_of_every_format_opens_with_all_that_was_put_into_it() {
         let home = tempfile::tempdir().unwrap();
         bytes += copy(&fixture(*format), &home.path().join("testnet"));
         let options = contents::options(home.path());
-        let store = Store::open(&options, contents::OPENED_AT).unwrap();
+        let store = Store::open(&options, &common::at(contents::OPENED_AT)).unwrap();
         check(&store);
     }
     assert!(bytes <= FIXTURE_BYTES_MAX, "the fixtures have {bytes} bytes");

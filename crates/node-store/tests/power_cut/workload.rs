@@ -15,7 +15,7 @@ use std::{
 
 use node_store::{
     binding::{Account, AccountLink},
-    clock::{Mark, Trust},
+    clock::{Mark, Reading, Trust},
     jobs::{Accepted, Lease, Moved},
     keys::{self, KekSources, NodeKey, Source},
     snapshot::{Applied, SnapshotError},
@@ -181,7 +181,8 @@ impl From<SnapshotError> for NoAnswer {
             SnapshotError::Refused(_)
             | SnapshotError::NoKeyset
             | SnapshotError::OtherPin { .. }
-            | SnapshotError::NoPrevious => Self::NotDone(error.to_string()),
+            | SnapshotError::NoPrevious
+            | SnapshotError::Read(_) => Self::NotDone(error.to_string()),
         }
     }
 }
@@ -215,13 +216,13 @@ impl Node {
         let key = imported.then(imported_key);
         let mut options = options(&self.disk, self.reserve_bytes);
         options.kek.secret_file = None;
-        self.store = Some(Store::create(&options, key, NOW)?);
+        self.store = Some(Store::create(&options, key, &reading(NOW))?);
         Ok(())
     }
 
     pub fn open(&mut self, now: Timestamp) -> Result<(), StoreError> {
         self.store = None;
-        self.store = Some(Store::open(&options(&self.disk, self.reserve_bytes), now)?);
+        self.store = Some(Store::open(&options(&self.disk, self.reserve_bytes), &reading(now))?);
         Ok(())
     }
 
@@ -269,7 +270,10 @@ impl Node {
             Call::Cancel(number) => moved(jobs.cancel(id(*number), now)),
             Call::Acknowledge(number) => moved(jobs.acknowledge(id(*number), now)),
             Call::Expire(number) => {
-                let expired = jobs.expire(deadline(*number)).wait()?;
+                let Some(deadlines) = trusted_mark(deadline(*number)).cutoff(0) else {
+                    return Err(NoAnswer::NotDone("time is held".into()));
+                };
+                let expired = jobs.expire(deadlines).wait()?;
                 Ok(Answer::Expired(expired.iter().map(|expired| number_of(expired.job)).collect()))
             }
             Call::Report(number) => done(jobs.reported(vec![id(*number)])),
@@ -399,8 +403,19 @@ pub fn link(number: u64) -> AccountLink {
     AccountLink::new(Account::Email(format!("owner{number}@example.org")), NOW, "proof".into()).unwrap()
 }
 
+/// What the clocks say at `now`, always in the same start of the machine.
+pub fn reading(now: Timestamp) -> Reading {
+    Reading { wall: now, since_boot_ms: now.ms(), boot: "a".into() }
+}
+
+/// A mark of another start of the machine than that of [`reading`].
+fn trusted_mark(now: Timestamp) -> Mark {
+    Mark { now, since_boot_ms: 1, boot: "b".into(), trust: Trust::Trusted }
+}
+
+/// The mark of so many milliseconds after the beginning.
 pub fn mark(number: u64) -> Mark {
-    Mark { now: NOW.plus_ms(number), since_boot_ms: number, boot: "boot".into(), trust: Trust::Trusted }
+    trusted_mark(NOW.plus_ms(number))
 }
 
 fn record(number: u64) -> Record {

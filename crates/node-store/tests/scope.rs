@@ -8,7 +8,7 @@ mod trust;
 
 use std::path::Path;
 
-use common::{id, output};
+use common::{at, cutoff, id, output};
 use node_store::{
     binding::AccountLink,
     jobs::{Accepted, Lease, Moved},
@@ -58,7 +58,7 @@ fn store() -> (tempfile::TempDir, Options, Store) {
     let home = tempfile::tempdir().unwrap();
     let mut options = Options::new(home.path(), Network::Testnet);
     options.reserve_bytes = 0;
-    let store = Store::create(&options, None, NOW).unwrap();
+    let store = Store::create(&options, None, &at(NOW)).unwrap();
     store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
     let envelope = signed_config(&config(1), &[&Signer::new(1)]);
     store.apply_snapshot(store.snapshots().verify(&envelope, NOW).unwrap(), NOW).unwrap();
@@ -97,11 +97,11 @@ fn a_job_that_carries_balances_leaves_nothing_of_them_on_disk() {
     no_canary(home.path(), "after the answer");
     assert_eq!(jobs.acknowledge(id(1), NOW).wait().unwrap(), Moved::Done);
     assert_eq!(jobs.cancel(id(2), NOW).wait().unwrap(), Moved::Done);
-    assert_eq!(jobs.expire(NOW.plus_ms(1000)).wait().unwrap().len(), 2);
+    assert_eq!(jobs.expire(cutoff(NOW.plus_ms(1000))).wait().unwrap().len(), 2);
     no_canary(home.path(), "after the jobs ended");
     drop(store);
     no_canary(home.path(), "after the volume was closed");
-    drop(Store::open(&options, NOW).unwrap());
+    drop(Store::open(&options, &at(NOW)).unwrap());
     no_canary(home.path(), "after it was opened again");
 }
 

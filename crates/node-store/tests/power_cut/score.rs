@@ -4,8 +4,8 @@
 //! alone. SQLite's syncs of one file are a few lines that nobody outside can tell apart: they are taken
 //! out together, once while the volume is made and once on a volume that stands.
 //!
-//! What may be missing without a loss is listed with the reason ([`HARMLESS`]); where two syncs stand in
-//! for each other, taking out both must be noticed.
+//! What may be missing without a loss is listed with the reason ([`HARMLESS`]); where several syncs stand
+//! in for each other, taking out all of them must be noticed.
 
 use std::{
     fmt,
@@ -67,64 +67,61 @@ const STANDING: [&str; 8] = [
 pub struct Harmless {
     pub name: &'static str,
     pub why: &'static str,
-    /// The sync that stands in for it: who makes it, and of which folder.
-    pub twin: Option<(Caller, &'static str)>,
+    /// The syncs that stand in for it: who makes them, and of which folder.
+    pub twins: &'static [(Caller, &'static str)],
 }
 
 const SQLITE_SYNCS: &str = "SQLite syncs the folder when it first syncs a log in it";
 const KEYS_FIRST: &str = "the names are synced twice before the first database is made";
+const NEW_LOGS: &str =
+    "opening syncs the names of the new logs twice, and SQLite does when it first syncs a log";
+const NOTHING_AFTER: &str =
+    "nothing is written after this opening; the same calls are judged in Restart.Accept";
+const LOCKED: &str = "a bad end may look like one in good order, so a check is skipped: it finds damage, which a power \
+                      cut makes none of";
+const EVERY_SYNC: &[(Caller, &str)] = &[(Caller::Files, "."), (Caller::Sqlite, ".")];
 
-pub const HARMLESS: [Harmless; 10] = [
-    Harmless {
-        name: "store, folder ., call 1 of created",
-        why: KEYS_FIRST,
-        twin: Some((Caller::Files, ".")),
-    },
-    Harmless {
-        name: "store, folder ., call 2 of created",
-        why: KEYS_FIRST,
-        twin: Some((Caller::Files, ".")),
-    },
+pub const HARMLESS: [Harmless; 20] = [
+    Harmless { name: "store, folder ., call 1 of created", why: KEYS_FIRST, twins: &[(Caller::Files, ".")] },
+    Harmless { name: "store, folder ., call 2 of created", why: KEYS_FIRST, twins: &[(Caller::Files, ".")] },
     Harmless {
         name: "store, folder keys, call 3 of created",
         why: KEYS_FIRST,
-        twin: Some((Caller::Files, "keys")),
+        twins: &[(Caller::Files, "keys")],
     },
     Harmless {
         name: "store, folder keys, call 4 of created",
         why: KEYS_FIRST,
-        twin: Some((Caller::Files, "keys")),
+        twins: &[(Caller::Files, "keys")],
     },
     Harmless {
         name: "store, folder ., call 3 of created",
         why: SQLITE_SYNCS,
-        twin: Some((Caller::Sqlite, ".")),
+        twins: &[(Caller::Sqlite, ".")],
     },
     Harmless {
         name: "store, folder ., call 4 of created",
         why: SQLITE_SYNCS,
-        twin: Some((Caller::Sqlite, ".")),
+        twins: &[(Caller::Sqlite, ".")],
     },
-    Harmless {
-        name: "store, folder ., call 1 of Reseal",
-        why: SQLITE_SYNCS,
-        twin: Some((Caller::Sqlite, ".")),
-    },
-    Harmless {
-        name: "store, folder ., call 1 of Restart.Accept",
-        why: SQLITE_SYNCS,
-        twin: Some((Caller::Sqlite, ".")),
-    },
-    Harmless {
-        name: "store, folder ., call 2 of Restart.Accept",
-        why: SQLITE_SYNCS,
-        twin: Some((Caller::Sqlite, ".")),
-    },
+    Harmless { name: "store, folder ., call 5 of created", why: NOTHING_AFTER, twins: &[] },
+    Harmless { name: "store, folder ., call 6 of created", why: NOTHING_AFTER, twins: &[] },
+    Harmless { name: "store, folder ., call 1 of Reseal", why: NEW_LOGS, twins: EVERY_SYNC },
+    Harmless { name: "store, folder ., call 2 of Reseal", why: NEW_LOGS, twins: EVERY_SYNC },
+    Harmless { name: "store, folder ., call 1 of Restart.Accept", why: NEW_LOGS, twins: EVERY_SYNC },
+    Harmless { name: "store, folder ., call 2 of Restart.Accept", why: NEW_LOGS, twins: EVERY_SYNC },
+    Harmless { name: "store, folder ., call 3 of Restart.Accept", why: NEW_LOGS, twins: EVERY_SYNC },
+    Harmless { name: "store, folder ., call 4 of Restart.Accept", why: NEW_LOGS, twins: EVERY_SYNC },
     Harmless {
         name: "store, folder keys, call 1 of Reseal",
         why: "the old node key opens too, and the folder is synced again before the old secret is removed",
-        twin: None,
+        twins: &[],
     },
+    Harmless { name: "store, file LOCK, call 1 of created", why: LOCKED, twins: &[] },
+    Harmless { name: "store, file LOCK, call 2 of created", why: LOCKED, twins: &[] },
+    Harmless { name: "store, file LOCK, call 1 of Reseal", why: LOCKED, twins: &[] },
+    Harmless { name: "store, file LOCK, call 1 of Restart.Accept", why: LOCKED, twins: &[] },
+    Harmless { name: "store, file LOCK, call 2 of Restart.Accept", why: LOCKED, twins: &[] },
 ];
 
 impl fmt::Display for Removed {
@@ -152,7 +149,7 @@ impl Removed {
         Self { caller: site.caller, kind: site.kind, path: below(site), which }
     }
 
-    /// What stands in for it, in the same workloads.
+    /// One that stands in for it, in the same workloads.
     pub fn twin(&self, (caller, folder): (Caller, &str)) -> Self {
         let which = Which::Along(self.workloads().to_vec());
         Self { caller, kind: SyncKind::Dir, path: folder.to_owned(), which }

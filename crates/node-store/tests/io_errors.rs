@@ -39,8 +39,9 @@ use node_store::{
     volume::VolumeError,
     writer::WriteError,
 };
+use node_types::Timestamp;
 use sim_disk::{Call as DiskCall, Fault, Lasts, Loss, SimDisk};
-use workload::{Answer, Call, NoAnswer, Node, Op, TIGHT, Workload};
+use workload::{Answer, Call, NoAnswer, Node, Op, TIGHT, Workload, mark};
 
 const WORK: [Op; 24] = {
     use Op::*;
@@ -99,12 +100,13 @@ fn run(workload: &Workload, disk: &SimDisk, counts: &mut Counts) -> Vec<Model> {
     let first = workload.first().into_iter().map(Ok);
     for next in first.chain(workload.ops().into_iter().map(Err)) {
         let Some(call) = next.map_or_else(|op| possible[0].choose(op), Some) else { continue };
-        let answer = node.run(&call, possible[0].now, || ());
+        let now = possible[0].now;
+        let answer = node.run(&call, now, || ());
         match answer {
             Ok(answer) => {
                 counts.done += 1;
                 let mut after: Vec<_> =
-                    possible.iter().filter_map(|model| after(model, &call, &answer)).collect();
+                    possible.iter().filter_map(|model| after(model, &call, &answer, now)).collect();
                 assert!(!after.is_empty(), "{call:?} answered {answer:?}");
                 if let (Answer::Created, Some(store)) = (&answer, &node.store) {
                     after[0].identity = Some((store.node(), store.volume().stamp().volume));
@@ -113,10 +115,13 @@ fn run(workload: &Workload, disk: &SimDisk, counts: &mut Counts) -> Vec<Model> {
             }
             Err(NoAnswer::Unknown(_)) => {
                 counts.unknown += 1;
-                for mut model in possible.clone() {
-                    model.step(&call);
-                    if !possible.contains(&model) {
-                        possible.push(model);
+                for before in possible.clone() {
+                    let mut whole = before.clone();
+                    whole.step_at(&call, now);
+                    for model in before.partly(&call).into_iter().chain([whole]) {
+                        if !possible.contains(&model) {
+                            possible.push(model);
+                        }
                     }
                 }
             }
@@ -131,19 +136,22 @@ fn run(workload: &Workload, disk: &SimDisk, counts: &mut Counts) -> Vec<Model> {
 }
 
 /// What a model is after an answer, if it is one that the answer allows.
-fn after(model: &Model, call: &Call, answer: &Answer) -> Option<Model> {
+fn after(model: &Model, call: &Call, answer: &Answer, now: Timestamp) -> Option<Model> {
     let mut next = model.clone();
-    let wanted = next.step(call);
+    let wanted = next.step_at(call, now);
     match (call, answer) {
         _ if wanted == *answer => Some(next),
         // Jobs are judged by the snapshot that is in force in memory. If it is unknown whether the next one
         // is on disk, opening the volume tells.
         (Call::Accept(number), Answer::Accepted(Accepted::New)) => {
             next.jobs.insert(*number, Job::QUEUED);
+            next.high_water = next.high_water.max(now);
             Some(next)
         }
-        (Call::Accept(number), Answer::Accepted(Accepted::Rejected(_))) => {
+        // On a full disk a job is turned away and nothing is written.
+        (Call::Accept(number), Answer::Accepted(Accepted::Full | Accepted::Rejected(_))) => {
             next.jobs.remove(number);
+            next.high_water = model.high_water;
             Some(next)
         }
         (_, _) => None,
@@ -157,9 +165,9 @@ fn stays_closed(store: &Store) -> bool {
     for database in Database::ALL.into_iter().filter(|database| stopped(*database)) {
         any = true;
         let error = match database {
-            Database::State => store.binding().account().wait().map(|_| ()),
-            Database::Jobs => store.jobs().tally().wait().map(|_| ()),
-            Database::Logs => store.logs().losses().wait().map(|_| ()),
+            Database::State => store.binding().keep_clock_mark(mark(1)).wait(),
+            Database::Jobs => store.jobs().reported(Vec::new()).wait(),
+            Database::Logs => store.logs().flush().wait(),
         };
         assert!(matches!(error, Err(WriteError::Closed { .. })), "{database}: {error:?}");
     }
@@ -204,7 +212,12 @@ fn meet(workload: &Workload, meets: Meets, counts: &mut Counts) {
     }
     let opened = disk.ops();
     let store = node.store.as_ref().unwrap();
-    promise.allowed = shown(store, &promise.allowed).unwrap();
+    let now = answered.now;
+    promise.allowed = shown(store, &promise.allowed, now).unwrap();
+    for model in &mut promise.allowed {
+        model.reopen(now);
+        model.now = now;
+    }
     promise.allowed[0].identity = Some((store.node(), store.volume().stamp().volume));
     holds(opened, Loss::Unsynced, &promise);
 }

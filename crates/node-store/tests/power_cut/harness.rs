@@ -114,10 +114,12 @@ impl Recorded {
     pub fn promise(&self, at: usize) -> (usize, Promise) {
         let done = self.steps.iter().take_while(|step| step.to <= at).count();
         let answered = done.checked_sub(1).map_or(&self.begin, |last| &self.steps[last].after);
-        let in_flight = self.steps.get(done).filter(|step| at > step.from).map(|step| &step.after);
-        let allowed: Vec<_> = [Some(answered), in_flight].into_iter().flatten().cloned().collect();
+        let in_flight = self.steps.get(done).filter(|step| at > step.from);
+        let mut allowed = vec![answered.clone()];
+        allowed.extend(in_flight.map(|step| step.after.clone()));
+        allowed.extend(in_flight.and_then(|step| answered.partly(&step.call)));
         let imported = self.workload == Workload::Creation { imported: true };
-        (2 * done + allowed.len(), Promise { allowed, imported, records: true })
+        (2 * done + usize::from(in_flight.is_some()), Promise { allowed, imported, records: true })
     }
 
     /// The crash points that no shorter workload has: those of the last operation, and all where there
