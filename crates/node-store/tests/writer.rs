@@ -165,7 +165,8 @@ fn a_request_that_fails_takes_nothing_of_its_group_with_it() {
     binding.unlink().wait().unwrap();
     let before = syncs(&sim, "state.db-wal");
     gate.close();
-    let first = binding.link(link("first"));
+    let mut first = binding.link(link("first"));
+    first.begin();
     gate.wait_for_a_writer();
     let linked = binding.link(link("second"));
     let refused = binding.reserve_sequence(1);
@@ -195,6 +196,7 @@ fn nothing_is_answered_before_the_sync_and_a_dropped_ticket_takes_nothing_back()
     let gate = Gate::before_syncs_of(&sim);
     gate.close();
     let mut first = jobs.accept(&job(1), NOW);
+    first.begin();
     gate.wait_for_a_writer();
     let mut second = jobs.accept(&job(2), NOW);
     drop(jobs.accept(&job(3), NOW));
@@ -242,7 +244,8 @@ fn after_a_failed_sync_the_group_is_in_doubt_the_writer_is_closed_and_the_others
     sim.fail_at("jobs.db-wal", 2, Call::Sync, Fault::IoErr, Lasts::Once);
     let before = syncs(&sim, "jobs.db-wal");
     gate.close();
-    let first = jobs.accept(&job(2), NOW);
+    let mut first = jobs.accept(&job(2), NOW);
+    first.begin();
     gate.wait_for_a_writer();
     let group = [jobs.accept(&job(3), NOW), jobs.accept(&job(4), NOW)];
     gate.open();

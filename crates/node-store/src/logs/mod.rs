@@ -509,11 +509,12 @@ mod tests {
     fn one_group(logs: &Logs, queue: impl FnOnce()) {
         let (go, held) = mpsc::channel::<()>();
         let (started, running) = mpsc::channel();
-        let holding = logs.writer.submit(Effect::Keeps, move |_| {
+        let mut holding = logs.writer.submit(Effect::Keeps, move |_| {
             started.send(()).unwrap();
             held.recv().unwrap();
             Ok(())
         });
+        holding.begin();
         running.recv().unwrap();
         queue();
         go.send(()).unwrap();

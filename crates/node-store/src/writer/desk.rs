@@ -1,0 +1,304 @@
+//! The desk: the connection that writes rows, and what its leader does with it.
+
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, config::DbConfig};
+
+use super::{
+    CHECKPOINT_WAIT_MS_MAX, COPY_BACK_STEP_BYTES, ERASE_DELAY_MS_MAX, Effect, Reserve, Room, Upkeep,
+    WriteError,
+    inbox::{Group, Request, Shared},
+};
+use crate::format::{BUSY_WAIT_MAX, PAGE_BYTES, is_damage};
+
+/// What stops a writer.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    pub(super) cause: Arc<str>,
+    /// What was read is not what was written.
+    pub(super) damaged: bool,
+}
+
+/// What stops the writer where a request's closure panicked: its transaction may be half done.
+pub(super) fn panicked() -> Broken {
+    Broken { cause: "a request panicked".into(), damaged: false }
+}
+
+enum Fault {
+    DiskFull,
+    Broken(Broken),
+}
+
+/// What an SQLite error means for the writer: `None` is the request's own fault.
+fn fault(error: &rusqlite::Error) -> Option<Fault> {
+    if is_damage(error) {
+        return Some(Fault::Broken(Broken { cause: error.to_string().into(), damaged: true }));
+    }
+    let code = error.sqlite_error_code()?;
+    let broken = [
+        ErrorCode::SystemIoFailure,
+        ErrorCode::CannotOpen,
+        ErrorCode::OutOfMemory,
+        ErrorCode::FileLockingProtocolFailed,
+        ErrorCode::ReadOnly,
+        ErrorCode::PermissionDenied,
+        ErrorCode::InternalMalfunction,
+    ];
+    if code == ErrorCode::DiskFull {
+        Some(Fault::DiskFull)
+    } else {
+        let cause = || Broken { cause: error.to_string().into(), damaged: false };
+        broken.contains(&code).then(|| Fault::Broken(cause()))
+    }
+}
+
+/// `None` for a request that ran; else its own error.
+type Outcomes = Vec<Option<Arc<str>>>;
+
+pub(super) struct Desk {
+    shared: Arc<Shared>,
+    connection: Connection,
+    reserve: Box<dyn Reserve>,
+    /// Pages in the write-ahead log after the last commit.
+    wal_pages: Arc<AtomicU32>,
+    wal_bytes_max: u64,
+    /// Bytes in the log at which the checkpointer is asked for its next pass.
+    copy_back_at: u64,
+    /// Bytes in the log after the commit before the last.
+    wal_bytes_before: u64,
+}
+
+impl Desk {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Connection,
+        reserve: Box<dyn Reserve>,
+        wal_pages: Arc<AtomicU32>,
+        wal_bytes_max: u64,
+    ) -> Self {
+        let copy_back_at = wal_bytes_max / 2;
+        Self { shared, connection, reserve, wal_pages, wal_bytes_max, copy_back_at, wal_bytes_before: 0 }
+    }
+
+    /// Commits a group, and keeps the log small.
+    pub(super) fn commit(&mut self, group: Group) -> Result<(), Broken> {
+        self.commit_all(group)?;
+        match self.shared.upkeep {
+            Upkeep::WhenDue => self.keep_log_small(),
+            Upkeep::WhenAsked => Ok(()),
+        }
+    }
+
+    fn commit_all(&mut self, group: Group) -> Result<(), Broken> {
+        let Group { requests: mut group, ending: _ending } = group;
+        let database = &Arc::clone(&self.shared.database);
+        let any = |group: &[Box<dyn Request>], wanted| group.iter().any(|it| it.effect() == wanted);
+        let mut attempt = self.attempt(&mut group, None);
+        if let Err(Fault::DiskFull) = attempt {
+            let (growing, others): (Vec<_>, Vec<_>) =
+                group.into_iter().partition(|request| request.effect() == Effect::Grows);
+            for request in growing {
+                request.answer(Err(WriteError::Full { database: database.to_path_buf() }));
+            }
+            group = others;
+            if group.is_empty() {
+                return Ok(());
+            }
+            // What only looks now needs no reserve.
+            if any(&group, Effect::Keeps) || any(&group, Effect::Shrinks) {
+                // The reserve has room for every page that waits in the log, so the log can be emptied, and
+                // its own space serves the requests that follow.
+                self.reserve.release();
+                let emptied = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
+                if let Err(broken) = emptied {
+                    for request in group {
+                        request.answer(Err(self.shared.closed(&broken.cause)));
+                    }
+                    return Err(broken);
+                }
+            }
+            attempt = self.attempt(&mut group, Some(Room::Low));
+        }
+        match attempt {
+            Ok(outcomes) => {
+                if any(&group, Effect::Shrinks) {
+                    self.shared.plan_erasure(Duration::from_millis(ERASE_DELAY_MS_MAX));
+                }
+                for (request, outcome) in group.into_iter().zip(outcomes) {
+                    request.answer(outcome.map_or(Ok(()), |cause| {
+                        Err(WriteError::Refused { database: database.to_path_buf(), cause })
+                    }));
+                }
+                Ok(())
+            }
+            Err(Fault::DiskFull) => {
+                for request in group {
+                    request.answer(Err(WriteError::Full { database: database.to_path_buf() }));
+                }
+                Ok(())
+            }
+            Err(Fault::Broken(broken)) => {
+                // Stop before answering: whoever hears of it must find the writer closed.
+                self.shared.stop(&broken);
+                for request in group {
+                    request.answer(Err(WriteError::Unknown {
+                        database: database.to_path_buf(),
+                        cause: Arc::clone(&broken.cause),
+                    }));
+                }
+                Err(broken)
+            }
+        }
+    }
+
+    fn attempt(&self, group: &mut [Box<dyn Request>], room: Option<Room>) -> Result<Outcomes, Fault> {
+        let done = self.transaction(group, room);
+        if done.is_err() && !self.connection.is_autocommit() {
+            // Its error adds nothing: the transaction is not committed either way.
+            let _ = self.execute("ROLLBACK");
+        }
+        match done {
+            Ok(outcomes) => Ok(outcomes),
+            Err(error) => match fault(&error) {
+                Some(fault) => Err(fault),
+                None => Ok(vec![Some(error.to_string().into()); group.len()]),
+            },
+        }
+    }
+
+    /// Bytes of pages that the database has and does not use; 0 where it does not say.
+    fn free_within(&self) -> u64 {
+        let asked = self.connection.prepare_cached("PRAGMA freelist_count");
+        asked.and_then(|mut pragma| pragma.query_row((), |row| row.get(0))).unwrap_or(0_u64) * PAGE_BYTES
+    }
+
+    fn execute(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute(()).map(|_| ())
+    }
+
+    /// Savepoints cost a copy of every page that a request changes, and hardly any request fails: the group
+    /// runs without them first, and again with them where one does.
+    fn transaction(&self, group: &mut [Box<dyn Request>], room: Option<Room>) -> rusqlite::Result<Outcomes> {
+        self.execute("BEGIN IMMEDIATE")?;
+        let room = room.unwrap_or_else(|| self.room_for(group));
+        let mut outcomes = vec![None; group.len()];
+        match group.iter_mut().try_for_each(|request| request.run(&self.connection, room)) {
+            Err(error) if fault(&error).is_none() && group.len() > 1 => {
+                self.execute("ROLLBACK")?;
+                self.execute("BEGIN IMMEDIATE")?;
+                outcomes = self.each_in_a_savepoint(group, room)?;
+            }
+            done => done?,
+        }
+        self.execute("COMMIT")?;
+        Ok(outcomes)
+    }
+
+    /// Asked only where somebody needs to know, and once for all.
+    fn room_for(&self, group: &[Box<dyn Request>]) -> Room {
+        let asked = group.iter().any(|request| request.effect() == Effect::Yields);
+        if asked && self.reserve.low(self.free_within()) { Room::Low } else { Room::Enough }
+    }
+
+    fn each_in_a_savepoint(&self, group: &mut [Box<dyn Request>], room: Room) -> rusqlite::Result<Outcomes> {
+        let mut outcomes = Vec::with_capacity(group.len());
+        for request in group {
+            self.execute("SAVEPOINT request")?;
+            let outcome = match request.run(&self.connection, room) {
+                Ok(()) => None,
+                Err(error) if fault(&error).is_some() => return Err(error),
+                Err(error) => {
+                    self.execute("ROLLBACK TO request")?;
+                    Some(error.to_string().into())
+                }
+            };
+            self.execute("RELEASE request")?;
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// Asks the checkpointer for a pass where one is due; starts the log anew where it has outgrown its limit.
+    pub(super) fn keep_log_small(&mut self) -> Result<(), Broken> {
+        let bytes = u64::from(self.wal_pages.load(Ordering::Relaxed)) * PAGE_BYTES;
+        if bytes > self.wal_bytes_max {
+            return self.checkpoint("PRAGMA wal_checkpoint(RESTART)").map(|_| ());
+        }
+        if bytes < self.wal_bytes_before {
+            // The log was started anew.
+            self.copy_back_at = self.wal_bytes_max / 2;
+        }
+        self.wal_bytes_before = bytes;
+        if bytes >= self.copy_back_at {
+            // Half of what is left each time: what the last pass leaves to the writer is little, and few passes
+            // copy the same page again.
+            self.copy_back_at = bytes + ((self.wal_bytes_max - bytes) / 2).max(COPY_BACK_STEP_BYTES);
+            self.shared.ask_for_checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Takes the pages of deleted rows out of the write-ahead log, and what they held with them.
+    pub(super) fn erase(&mut self) -> Result<(), Broken> {
+        let done = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        // A reader that holds an old snapshot, or a full disk, delays it: again in a moment.
+        self.shared.erased((!done).then_some(Duration::from_millis(ERASE_DELAY_MS_MAX)));
+        if done {
+            self.reserve.restore();
+        }
+        Ok(())
+    }
+
+    /// Closing the last connection would copy the log back, and so try again the sync that failed.
+    pub(super) fn leave_the_log(&self) {
+        leave_the_log(&self.connection);
+    }
+
+    fn checkpoint(&self, pragma: &str) -> Result<bool, Broken> {
+        let _alone = self.shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        checkpoint(&self.shared, &self.connection, pragma)
+    }
+}
+
+/// Runs a checkpoint; false if a reader, another checkpoint or a full disk was in its way. One that fails
+/// stops the writer.
+fn checkpoint(shared: &Shared, connection: &Connection, pragma: &str) -> Result<bool, Broken> {
+    let waiting = |wait| connection.busy_timeout(wait);
+    let copied = waiting(Duration::from_millis(CHECKPOINT_WAIT_MS_MAX))
+        .and_then(|()| connection.query_row(pragma, (), |row| row.get::<_, i64>(0)));
+    let copied = waiting(BUSY_WAIT_MAX).and(copied);
+    match copied {
+        Ok(busy) => Ok(busy == 0),
+        Err(error) => match fault(&error) {
+            Some(Fault::Broken(broken)) => {
+                shared.stop(&broken);
+                Err(broken)
+            }
+            // Everything is in the log still; the next one tries again.
+            Some(Fault::DiskFull) | None => Ok(false),
+        },
+    }
+}
+
+/// The checkpointer: copies pages back beside the leader, who only waits for it at the limit.
+pub(super) fn copy_back(shared: &Shared, connection: &Connection) {
+    while shared.next_checkpoint() {
+        let _alone = shared.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        // It has stopped the writer where it fails.
+        let _ = checkpoint(shared, connection, "PRAGMA wal_checkpoint(PASSIVE)");
+    }
+    if shared.stopped().is_some() {
+        leave_the_log(connection);
+    }
+}
+
+fn leave_the_log(connection: &Connection) {
+    // It fails on no open connection.
+    let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+}
