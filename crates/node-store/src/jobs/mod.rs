@@ -324,14 +324,14 @@ impl Jobs {
             if let Some(held) = table::known(tx, row.id)? {
                 return Ok(same(&held, &digest));
             }
-            if row.expires_at <= table::high_water(tx)? {
+            let counted = table::counted(tx)?;
+            if row.expires_at <= counted.high_water {
                 return Ok(Accepted::Expired);
             }
-            if room == Room::Low {
+            if room == Room::Low || !table::has_place(&counted, &row, &rules) {
                 return Ok(Accepted::Full);
             }
-            let Some(seq) = table::take_place(tx, &row, &rules)? else { return Ok(Accepted::Full) };
-            table::insert(tx, seq, &row).map(|()| Accepted::New)
+            table::insert(tx, &counted, &row).map(|()| Accepted::New)
         })
     }
 

@@ -217,33 +217,50 @@ impl NewJob {
     }
 }
 
-/// Counts a job in and gives its sequence number, which no other job had or will have; `None` where it is one
-/// too many.
-pub(super) fn take_place(tx: &Connection, job: &NewJob, rules: &JobRules) -> rusqlite::Result<Option<u64>> {
-    tx.prepare_cached(
-        "UPDATE tally SET jobs = jobs + 1, bytes = bytes + ?1, seq = seq + 1,
-             high_water_ms = max(high_water_ms, ?2), screened = iif(screened = ?5, ?5, NULL)
-         WHERE jobs < ?3 AND bytes <= ?4 RETURNING seq",
-    )?
-    .query_row(
-        (
-            job.bytes,
-            job.accepted_at.ms(),
-            at_most_i64(rules.jobs_max),
-            at_most_i64(rules.bytes_max) - i64::try_from(job.bytes).unwrap_or(i64::MAX),
-            job.config.as_bytes(),
-        ),
-        |row| row.get(0),
-    )
-    .optional()
+/// What an offered job is judged by beside the rules.
+pub(super) struct Counted {
+    pub(super) high_water: Timestamp,
+    jobs: u64,
+    bytes: u64,
+    seq: u64,
+    screened: Option<Digest>,
 }
 
-/// A limit as SQLite counts: one beyond its integers limits nothing.
-fn at_most_i64(limit: u64) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
+pub(super) fn counted(tx: &Connection) -> rusqlite::Result<Counted> {
+    tx.prepare_cached("SELECT high_water_ms, jobs, bytes, seq, screened FROM tally")?.query_row((), |row| {
+        Ok(Counted {
+            high_water: time(row, 0)?,
+            jobs: row.get(1)?,
+            bytes: row.get(2)?,
+            seq: row.get(3)?,
+            screened: row.get::<_, Option<[u8; 32]>>(4)?.map(Digest::from_bytes),
+        })
+    })
 }
 
-pub(super) fn insert(tx: &Connection, seq: u64, job: &NewJob) -> rusqlite::Result<()> {
+/// Whether there is room for one more job.
+pub(super) fn has_place(counted: &Counted, job: &NewJob, rules: &JobRules) -> bool {
+    counted.jobs < rules.jobs_max && counted.bytes.saturating_add(job.bytes) <= rules.bytes_max
+}
+
+/// Writes a job under the next sequence number, which no other job had or will have, and counts it.
+pub(super) fn insert(tx: &Connection, counted: &Counted, job: &NewJob) -> rusqlite::Result<()> {
+    let seq = counted.seq + 1;
+    // One of another snapshot than the queue was screened for: not by RETURNING, which makes a table of its own
+    // for each job.
+    let screened = counted.screened.filter(|screened| *screened == job.config);
+    tx.prepare_cached("UPDATE tally SET jobs = ?1, bytes = ?2, seq = ?3, high_water_ms = ?4, screened = ?5")?
+        .execute((
+            counted.jobs + 1,
+            counted.bytes + job.bytes,
+            seq,
+            counted.high_water.max(job.accepted_at).ms(),
+            screened.as_ref().map(Digest::as_bytes),
+        ))?;
+    insert_row(tx, seq, job)
+}
+
+fn insert_row(tx: &Connection, seq: u64, job: &NewJob) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO jobs (id, state, priority, expires_at, accepted_at, attempts_max, max_tokens, mode,
              model_name, model_version, config, digest, wrapped_key, bytes, events, seq)

@@ -11,8 +11,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, config::DbConfig};
 
 use super::{
-    CHECKPOINT_WAIT_MS_MAX, COPY_BACK_STEP_BYTES, ERASE_DELAY_MS_MAX, Effect, Reserve, Room, Upkeep,
-    WriteError,
+    CHECKPOINT_WAIT_MS_MAX, ERASE_DELAY_MS_MAX, Effect, Reserve, Room, Upkeep, WriteError,
     inbox::{Group, Request, Shared},
 };
 use crate::format::{BUSY_WAIT_MAX, PAGE_BYTES, is_damage};
@@ -68,10 +67,32 @@ pub(super) struct Desk {
     /// Pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicU32>,
     wal_bytes_max: u64,
-    /// Bytes in the log at which the checkpointer is asked for its next pass.
-    copy_back_at: u64,
-    /// Bytes in the log after the commit before the last.
-    wal_bytes_before: u64,
+    /// Pages in the log after the commit before the last.
+    wal_pages_before: u32,
+}
+
+/// What a write-ahead log needs after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LogCare {
+    Nothing,
+    /// A pass of the checkpointer, beside the commits.
+    CopyBack,
+    /// The rest of the copy between two commits, and a log that begins anew.
+    StartAnew,
+}
+
+/// Decides by the bytes in the log, and those of them that are not copied back. Above three quarters of its limit
+/// the log is started anew as soon as hardly anything is left to copy, so that the commit behind it waits for little;
+/// at the limit in any case.
+const fn log_care(bytes: u64, uncopied: u64, bytes_max: u64) -> LogCare {
+    let due = bytes > bytes_max / 4 * 3;
+    if bytes > bytes_max || (due && uncopied <= bytes_max / 32) {
+        LogCare::StartAnew
+    } else if due || uncopied >= bytes_max / 8 {
+        LogCare::CopyBack
+    } else {
+        LogCare::Nothing
+    }
 }
 
 impl Desk {
@@ -82,8 +103,7 @@ impl Desk {
         wal_pages: Arc<AtomicU32>,
         wal_bytes_max: u64,
     ) -> Self {
-        let copy_back_at = wal_bytes_max / 2;
-        Self { shared, connection, reserve, wal_pages, wal_bytes_max, copy_back_at, wal_bytes_before: 0 }
+        Self { shared, connection, reserve, wal_pages, wal_bytes_max, wal_pages_before: 0 }
     }
 
     /// Commits a group, and keeps the log small.
@@ -226,22 +246,22 @@ impl Desk {
 
     /// Asks the checkpointer for a pass where one is due; starts the log anew where it has outgrown its limit.
     pub(super) fn keep_log_small(&mut self) -> Result<(), Broken> {
-        let bytes = u64::from(self.wal_pages.load(Ordering::Relaxed)) * PAGE_BYTES;
-        if bytes > self.wal_bytes_max {
-            return self.checkpoint("PRAGMA wal_checkpoint(RESTART)").map(|_| ());
+        let pages = self.wal_pages.load(Ordering::Relaxed);
+        if pages < self.wal_pages_before {
+            // SQLite has started it anew itself.
+            self.shared.copied_pages.store(0, Ordering::Relaxed);
         }
-        if bytes < self.wal_bytes_before {
-            // The log was started anew.
-            self.copy_back_at = self.wal_bytes_max / 2;
+        self.wal_pages_before = pages;
+        let uncopied = pages.saturating_sub(self.shared.copied_pages.load(Ordering::Relaxed));
+        let bytes = |pages| u64::from(pages) * PAGE_BYTES;
+        match log_care(bytes(pages), bytes(uncopied), self.wal_bytes_max) {
+            LogCare::Nothing => Ok(()),
+            LogCare::CopyBack => {
+                self.shared.ask_for_checkpoint();
+                Ok(())
+            }
+            LogCare::StartAnew => self.checkpoint("PRAGMA wal_checkpoint(RESTART)").map(|_| ()),
         }
-        self.wal_bytes_before = bytes;
-        if bytes >= self.copy_back_at {
-            // Half of what is left each time: what the last pass leaves to the writer is little, and few passes
-            // copy the same page again.
-            self.copy_back_at = bytes + ((self.wal_bytes_max - bytes) / 2).max(COPY_BACK_STEP_BYTES);
-            self.shared.ask_for_checkpoint();
-        }
-        Ok(())
     }
 
     /// Takes the pages of deleted rows out of the write-ahead log, and what they held with them.
@@ -270,11 +290,14 @@ impl Desk {
 /// stops the writer.
 fn checkpoint(shared: &Shared, connection: &Connection, pragma: &str) -> Result<bool, Broken> {
     let waiting = |wait| connection.busy_timeout(wait);
-    let copied = waiting(Duration::from_millis(CHECKPOINT_WAIT_MS_MAX))
-        .and_then(|()| connection.query_row(pragma, (), |row| row.get::<_, i64>(0)));
-    let copied = waiting(BUSY_WAIT_MAX).and(copied);
-    match copied {
-        Ok(busy) => Ok(busy == 0),
+    let told = waiting(Duration::from_millis(CHECKPOINT_WAIT_MS_MAX)).and_then(|()| {
+        connection.query_row(pragma, (), |row| Ok((row.get::<_, i64>(0)? == 0, row.get::<_, i64>(2)?)))
+    });
+    match waiting(BUSY_WAIT_MAX).and(told) {
+        Ok((done, copied)) => {
+            shared.copied_pages.store(u32::try_from(copied).unwrap_or(0), Ordering::Relaxed);
+            Ok(done)
+        }
         Err(error) => match fault(&error) {
             Some(Fault::Broken(broken)) => {
                 shared.stop(&broken);
@@ -301,4 +324,23 @@ pub(super) fn copy_back(shared: &Shared, connection: &Connection) {
 fn leave_the_log(connection: &Connection) {
     // It fails on no open connection.
     let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u64 = 8 << 20;
+
+    #[test]
+    fn a_log_is_copied_back_by_eighths_and_started_anew_when_little_is_left_or_at_its_limit() {
+        let eighth = MAX / 8;
+        assert_eq!(log_care(eighth - 1, eighth - 1, MAX), LogCare::Nothing);
+        assert_eq!(log_care(eighth, eighth, MAX), LogCare::CopyBack);
+        assert_eq!(log_care(6 * eighth, MAX / 32, MAX), LogCare::Nothing);
+        assert_eq!(log_care(6 * eighth + 1, MAX / 32, MAX), LogCare::StartAnew);
+        assert_eq!(log_care(6 * eighth + 1, MAX / 32 + 1, MAX), LogCare::CopyBack);
+        assert_eq!(log_care(MAX, MAX, MAX), LogCare::CopyBack);
+        assert_eq!(log_care(MAX + 1, MAX, MAX), LogCare::StartAnew);
+    }
 }

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
     thread,
     time::{Duration, Instant},
 };
@@ -132,6 +132,8 @@ pub(super) struct Shared {
     /// Held while a checkpoint runs: SQLite answers busy at once where another one is under way, and the
     /// log would grow past its limit meanwhile.
     pub(super) copying: Mutex<()>,
+    /// Pages of the log that are copied back.
+    pub(super) copied_pages: AtomicU32,
 }
 
 impl Shared {
@@ -146,6 +148,7 @@ impl Shared {
             checkpoint: Condvar::new(),
             rested: Condvar::new(),
             copying: Mutex::default(),
+            copied_pages: AtomicU32::new(0),
         }
     }
 

@@ -18,9 +18,8 @@
 //! else is under way ([`inbox`]). Whoever it is, one at a time has the connection ([`desk`]).
 //!
 //! Checkpoints are not on the commit path. A second thread with a connection that never writes rows
-//! copies pages back while commits go on: at a half of [`WAL_BYTES_MAX`], and then whenever half of what was left
-//! has been written. Only where the log has outgrown the limit is the copy finished between two commits, which
-//! is short by then, and the log started anew.
+//! copies pages back while commits go on, an eighth of [`WAL_BYTES_MAX`] at a time. When the log nears its
+//! limit and little is left to copy, the rest is copied between two commits and the log started anew.
 //!
 //! Left out on purpose: retries, priorities between requests, more than one group in flight.
 
@@ -48,11 +47,9 @@ use inbox::{Asked, Call, Closing, Shared, Turn};
 
 /// Requests that share one commit at the most: bounds how long the first of them waits.
 pub const GROUP_MAX: usize = 512;
-/// Bytes of the write-ahead log from which the writer starts it anew: 16 MiB, or half of a smaller
-/// reserve, so that a full disk always has room to empty it. The checkpointer begins at a half of it.
-pub const WAL_BYTES_MAX: u64 = 16 << 20;
-/// Bytes that the write-ahead log grows at the least between two passes of the checkpointer.
-const COPY_BACK_STEP_BYTES: u64 = 256 << 10;
+/// Bytes of the write-ahead log beyond which it is started anew before the next commit: 8 MiB, or half of a
+/// smaller reserve, so that a full disk always has room to empty it. What is in it is read once after `kill -9`.
+pub const WAL_BYTES_MAX: u64 = 8 << 20;
 /// How long a checkpoint waits for readers that are in its way: a look that is short ends meanwhile, one that
 /// is not must not hold up the commits.
 pub const CHECKPOINT_WAIT_MS_MAX: u64 = 10;
