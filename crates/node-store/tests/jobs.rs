@@ -10,7 +10,7 @@ use node_store::{
 };
 use node_types::{
     Timestamp,
-    job::{Failure, FailureKind},
+    job::{Failure, FailureKind, Job},
     trace::{Outcome, ReleaseReason, Standing, Step},
 };
 
@@ -90,6 +90,28 @@ fn an_acknowledged_job_is_never_run_or_sent_again() {
     assert_eq!(jobs.forget(cutoff(Timestamp::from_ms(end.ms() - 1))).wait().unwrap(), 0);
     assert_eq!(jobs.forget(cutoff(end)).wait().unwrap(), 1);
     assert_eq!(jobs.accept(&job(1), end).wait().unwrap(), Accepted::Expired);
+    // Nor is it taken by a clock that has gone back since.
+    assert_eq!(accept(&jobs, 1), Accepted::Expired);
+}
+
+#[test]
+fn an_id_that_is_used_again_after_a_job_was_forgotten_is_not_explained_by_that_job() {
+    let (_home, _volume, jobs) = fresh();
+    accept(&jobs, 1);
+    jobs.cancel(id(1), NOW).wait().unwrap();
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    let later = job(1).expires_at.plus_ms(SETTLED_MARGIN_MS);
+    assert_eq!(jobs.forget(cutoff(later)).wait().unwrap(), 1);
+    let again = Job { expires_at: later.plus_ms(MINUTE_MS), ..job(1) };
+    assert_eq!(jobs.accept(&again, later).wait().unwrap(), Accepted::New);
+    jobs.cancel(id(1), later).wait().unwrap();
+    jobs.acknowledge(id(1), later).wait().unwrap();
+    let (last, _) = *jobs.view().traces(0).unwrap().last().unwrap();
+    jobs.traces_uploaded(vec![last]).wait().unwrap();
+    let bytes_max = jobs.view().tally().unwrap().trace_bytes - 1;
+    jobs.keep_traces_within(bytes_max).wait().unwrap();
+    let story = jobs.view().explain(id(1)).unwrap().unwrap();
+    assert_eq!((story.trace, story.ended_at), (None, Some(later)));
 }
 
 #[test]

@@ -16,9 +16,9 @@
 //! [`SETTLED_BYTES`] until it is forgotten. Beyond them, and where the disk is full or nearly so, an
 //! offer is answered [`Accepted::Full`]. Traces take [`TRACES_BYTES_MAX`] at the most.
 //!
-//! Time: what was taken or ended raises a high-water mark in the same commit, and no job is judged by an
-//! earlier moment: a clock that jumps back revives none. What ends jobs takes a
-//! [`Cutoff`], which a clock in doubt does not give.
+//! Time: what was taken, ended or forgotten raises a high-water mark in the same commit, and no job is judged
+//! by an earlier moment: a clock that jumps back revives none. What ends jobs takes a [`Cutoff`], which a clock
+//! in doubt does not give.
 //!
 //! Left out on purpose: running anything, and talking to anyone.
 
@@ -133,7 +133,7 @@ impl JobsView {
         self.reader.read(|tx| table::traces_to_upload(tx, after))
     }
 
-    /// The latest moment that a job was taken or ended at.
+    /// The latest moment that a job was taken, ended or forgotten at.
     pub fn high_water(&self) -> Result<Timestamp, ReadError> {
         self.reader.read(table::high_water)
     }

@@ -511,7 +511,7 @@ pub(super) fn mark_traces(tx: &Connection, traces: &[u64], uploaded: bool) -> ru
     traces.iter().try_for_each(|seq| mark.execute((seq, reached)).map(|_| ()))
 }
 
-/// The latest moment that jobs were taken or ended at: nothing is judged by an earlier one.
+/// The latest moment that jobs were taken, ended or forgotten at: nothing is judged by an earlier one.
 pub(super) fn high_water(tx: &Connection) -> rusqlite::Result<Timestamp> {
     tx.prepare_cached("SELECT high_water_ms FROM tally")?.query_row((), |row| time(row, 0))
 }
@@ -819,7 +819,7 @@ pub(super) fn mark_reported(tx: &Connection, jobs: &[JobId]) -> rusqlite::Result
     jobs.iter().try_for_each(|id| mark.execute([id.as_bytes()]).map(|_| ()))
 }
 
-/// Forgets at most `rows_max` ended jobs.
+/// Forgets at most `rows_max` ended jobs. The moment is kept: by an earlier one they would be taken again.
 pub(super) fn forget(tx: &Connection, now: Timestamp, rows_max: u64) -> rusqlite::Result<u64> {
     let rows = tx
         .prepare_cached(
@@ -827,7 +827,10 @@ pub(super) fn forget(tx: &Connection, now: Timestamp, rows_max: u64) -> rusqlite
                  (SELECT id FROM settled WHERE forget_at <= ?1 AND reported = 1 LIMIT ?2)",
         )?
         .execute((now.ms(), rows_max))? as u64;
-    tx.prepare_cached("UPDATE tally SET bytes = bytes - ?1")?.execute([rows * SETTLED_BYTES])?;
+    if rows > 0 {
+        tx.prepare_cached("UPDATE tally SET bytes = bytes - ?1, high_water_ms = max(high_water_ms, ?2)")?
+            .execute((rows * SETTLED_BYTES, now.ms()))?;
+    }
     Ok(rows)
 }
 
@@ -868,7 +871,8 @@ pub(super) fn story(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Story
     Ok(match (settled, trace) {
         (Some((outcome, at, reported)), trace) => Some(Story {
             now: Err(outcome),
-            trace: trace.map(|trace| trace.events),
+            // The last that is left may be of an earlier job with this id, which was forgotten.
+            trace: trace.map(|trace| trace.events).filter(|it| it.last().is_some_and(|event| event.at == at)),
             ended_at: Some(at),
             reported,
         }),
