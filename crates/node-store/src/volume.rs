@@ -582,12 +582,13 @@ impl KeptBack {
 }
 
 impl Reserve for KeptBack {
-    fn low(&self, within: u64) -> bool {
+    fn low(&self, within: &dyn Fn() -> u64) -> bool {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         // Where the reserve was given up, what it needs to come back is kept free too. Pages that the
         // database has free count, but the write-ahead log needs room of its own.
         let wanted = if self.held { self.bytes } else { self.bytes.saturating_mul(2) };
-        let low = |free: u64| free.saturating_add(within) < wanted || free < self.bytes / 2;
+        let low =
+            |free: u64| free < wanted && (free < self.bytes / 2 || free.saturating_add(within()) < wanted);
         // A disk that does not say is asked by writing.
         self.disk.free_bytes(folder).is_ok_and(low)
     }

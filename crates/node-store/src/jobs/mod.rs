@@ -321,10 +321,10 @@ impl Jobs {
         };
         let row = table::NewJob::of(job, digest, sealed, rules.config, now);
         self.writer.submit_yielding(move |tx, room| {
-            if let Some(held) = table::known(tx, row.id)? {
+            let counted = table::counted(tx, row.id)?;
+            if let Some(held) = counted.known {
                 return Ok(same(&held, &digest));
             }
-            let counted = table::counted(tx)?;
             if row.expires_at <= counted.high_water {
                 return Ok(Accepted::Expired);
             }

@@ -219,6 +219,8 @@ impl NewJob {
 
 /// What an offered job is judged by beside the rules.
 pub(super) struct Counted {
+    /// The digest of the job that is held, or has ended, under its id.
+    pub(super) known: Option<[u8; 32]>,
     pub(super) high_water: Timestamp,
     jobs: u64,
     bytes: u64,
@@ -226,14 +228,21 @@ pub(super) struct Counted {
     screened: Option<Digest>,
 }
 
-pub(super) fn counted(tx: &Connection) -> rusqlite::Result<Counted> {
-    tx.prepare_cached("SELECT high_water_ms, jobs, bytes, seq, screened FROM tally")?.query_row((), |row| {
+/// Looks all of it up in one statement.
+pub(super) fn counted(tx: &Connection, id: JobId) -> rusqlite::Result<Counted> {
+    tx.prepare_cached(
+        "SELECT high_water_ms, jobs, bytes, seq, screened,
+             ifnull((SELECT digest FROM jobs WHERE id = ?1), (SELECT digest FROM settled WHERE id = ?1))
+         FROM tally",
+    )?
+    .query_row([id.as_bytes()], |row| {
         Ok(Counted {
             high_water: time(row, 0)?,
             jobs: row.get(1)?,
             bytes: row.get(2)?,
             seq: row.get(3)?,
             screened: row.get::<_, Option<[u8; 32]>>(4)?.map(Digest::from_bytes),
+            known: row.get(5)?,
         })
     })
 }

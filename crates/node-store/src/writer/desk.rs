@@ -223,7 +223,7 @@ impl Desk {
     /// Asked only where somebody needs to know, and once for all.
     fn room_for(&self, group: &[Box<dyn Request>]) -> Room {
         let asked = group.iter().any(|request| request.effect() == Effect::Yields);
-        if asked && self.reserve.low(self.free_within()) { Room::Low } else { Room::Enough }
+        if asked && self.reserve.low(&|| self.free_within()) { Room::Low } else { Room::Enough }
     }
 
     fn each_in_a_savepoint(&self, group: &mut [Box<dyn Request>], room: Room) -> rusqlite::Result<Outcomes> {

@@ -123,9 +123,9 @@ pub enum Upkeep {
 
 /// What the writer needs of its surroundings when the disk is full.
 pub(crate) trait Reserve: Send {
-    /// Whether so little of the disk is free that nothing should grow that need not. `within` is what the
+    /// Whether so little of the disk is free that nothing should grow that need not. `within` asks what the
     /// database itself has free.
-    fn low(&self, within: u64) -> bool;
+    fn low(&self, within: &dyn Fn() -> u64) -> bool;
     /// Gives up the reserved bytes; false if there are none left to give.
     fn release(&mut self) -> bool;
     /// Takes them again if the disk has room.
@@ -314,7 +314,7 @@ mod tests {
     struct NoReserve;
 
     impl Reserve for NoReserve {
-        fn low(&self, _: u64) -> bool {
+        fn low(&self, _: &dyn Fn() -> u64) -> bool {
             false
         }
         fn release(&mut self) -> bool {
