@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use node_types::log::Level;
 
-/// What `logs.db` holds, in bytes.
+/// What `logs.db` holds, in bytes: of each sort at least what is to go, or all there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Records that a batch holds too.

@@ -210,17 +210,27 @@ pub(super) fn acknowledge(tx: &Connection, seq: u64) -> rusqlite::Result<u64> {
 }
 
 pub(super) fn expire(tx: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
-    let mut deleted = 0;
     let sealed = chain(tx)?.sealed;
     // Times need not rise with the numbers: every record is looked at, in steps.
-    let old = format!("SELECT seq, level, {ROW_BYTES} FROM records WHERE at < ?1 ORDER BY seq LIMIT ?2");
+    let mut old = tx.prepare_cached("SELECT seq, level FROM records WHERE at < ?1 ORDER BY seq LIMIT ?2")?;
+    let mut remove = tx.prepare_cached("DELETE FROM records WHERE seq = ?1")?;
+    let (mut deleted, mut lost) = (0, BTreeMap::<Level, u64>::new());
     loop {
-        let step = delete(tx, &old, (before.ms(), EXPIRE_STEP), sealed, u64::MAX)?;
-        deleted += step;
-        if step == 0 {
+        let doomed: Vec<(u64, Level)> = old
+            .query_map((before.ms(), EXPIRE_STEP), |row| Ok((row.get(0)?, level(row, 1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        if doomed.is_empty() {
             break;
         }
+        for (seq, level) in &doomed {
+            remove.execute([seq])?;
+            if *seq > sealed {
+                *lost.entry(*level).or_default() += 1;
+            }
+        }
+        deleted += doomed.len() as u64;
     }
+    lost.into_iter().try_for_each(|(level, count)| lose(tx, level, count))?;
     give_back(tx)?;
     Ok(deleted)
 }
@@ -277,39 +287,6 @@ pub(super) fn count_unsealed(tx: &Connection) -> rusqlite::Result<u64> {
     tx.prepare_cached(sql)?.query_row((), |row| row.get(0))
 }
 
-/// Deletes the records that `select` names (`seq`, `level`, bytes) until `bytes` have gone; those in no batch
-/// (after `sealed`) are counted as lost.
-fn delete(
-    tx: &Connection,
-    select: &str,
-    values: impl rusqlite::Params,
-    sealed: u64,
-    bytes: u64,
-) -> rusqlite::Result<u64> {
-    let mut doomed = Vec::new();
-    let mut select = tx.prepare_cached(select)?;
-    let mut rows = select.query(values)?;
-    let mut gone = 0;
-    while gone < bytes {
-        let Some(row) = rows.next()? else { break };
-        doomed.push((row.get::<_, u64>(0)?, level(row, 1)?));
-        gone += row.get::<_, u64>(2)?;
-    }
-    drop(rows);
-    let mut lost = BTreeMap::<Level, u64>::new();
-    let mut remove = tx.prepare_cached("DELETE FROM records WHERE seq = ?1")?;
-    for (seq, level) in &doomed {
-        remove.execute([seq])?;
-        if *seq > sealed {
-            *lost.entry(*level).or_default() += 1;
-        }
-    }
-    for (level, count) in lost {
-        lose(tx, level, count)?;
-    }
-    Ok(doomed.len() as u64)
-}
-
 fn give_back(tx: &Connection) -> rusqlite::Result<()> {
     // Answers a row for each page that it frees.
     let mut vacuum = tx.prepare_cached("PRAGMA incremental_vacuum")?;
@@ -331,30 +308,67 @@ pub(super) fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
 const ROW_BYTES: &str = "(64 + octet_length(message) + octet_length(fields))";
 const _: () = assert!(RECORD_BYTES == 64, "ROW_BYTES says so too");
 
-/// What there is to drop, in one pass.
-fn droppable(tx: &Connection, sealed: u64) -> rusqlite::Result<Held> {
-    let sums: String = Level::ALL
-        .map(|level| format!(", ifnull(sum({ROW_BYTES} * (seq > ?1 AND level = {})), 0)", level.rank()))
-        .concat();
-    let payloads = "SELECT ifnull(sum(octet_length(payload)), 0) FROM batches";
-    let sql = format!("SELECT ifnull(sum({ROW_BYTES} * (seq <= ?1)), 0), ({payloads}){sums} FROM records");
-    tx.prepare_cached(&sql)?.query_row([sealed], |row| {
-        let by_level = Level::ALL.into_iter().zip(2..).map(|(level, column)| Ok((level, row.get(column)?)));
-        Ok(Held {
-            in_batch: row.get(0)?,
-            payloads: row.get(1)?,
-            by_level: by_level.collect::<rusqlite::Result<_>>()?,
-        })
-    })
+/// What there is to drop, oldest first: of each sort no more is counted than is still wanted, so that the records
+/// that stay are not read.
+fn droppable(tx: &Connection, sealed: u64, wanted: u64) -> rusqlite::Result<Held> {
+    let in_batch = enough(tx, Which::InBatch, [sealed], wanted)?.1;
+    let (mut held, mut found) = (Held { in_batch, ..Held::default() }, in_batch);
+    for level in Level::ALL {
+        let left = wanted.saturating_sub(found);
+        let of_level = enough(tx, Which::Level(level), (sealed, level.rank()), left)?.1;
+        held.by_level.insert(level, of_level);
+        found += of_level;
+    }
+    held.payloads = enough(tx, Which::Payloads, (), wanted.saturating_sub(found))?.1;
+    Ok(held)
+}
+
+/// Records of a batch, and of a level that are in none.
+const IN_BATCH: &str = "seq <= ?1";
+const OF_LEVEL: &str = "seq > ?1 AND level = ?2";
+
+/// Selects a key and the bytes of what there is of a sort, oldest first.
+fn oldest(which: Which) -> String {
+    let records = |which| format!("SELECT seq, {ROW_BYTES} FROM records WHERE {which} ORDER BY seq");
+    match which {
+        Which::InBatch => records(IN_BATCH),
+        Which::Level(_) => records(OF_LEVEL),
+        Which::Payloads => {
+            "SELECT seq, octet_length(payload) FROM batches WHERE payload NOT NULL ORDER BY seq".into()
+        }
+    }
+}
+
+/// The last key, and the sum of the bytes, of as many rows of [`oldest`] as are enough.
+fn enough(
+    tx: &Connection,
+    which: Which,
+    values: impl rusqlite::Params,
+    wanted: u64,
+) -> rusqlite::Result<(u64, u64)> {
+    let (mut last, mut bytes) = (0, 0);
+    let mut select = tx.prepare_cached(&oldest(which))?;
+    let mut rows = select.query(values)?;
+    while bytes < wanted {
+        let Some(row) = rows.next()? else { break };
+        last = row.get(0)?;
+        bytes += row.get::<_, u64>(1)?;
+    }
+    Ok((last, bytes))
 }
 
 fn drop_oldest(tx: &Connection, drop: Drop, sealed: u64) -> rusqlite::Result<()> {
-    let select = |rest| format!("SELECT seq, level, {ROW_BYTES} FROM records WHERE {rest} ORDER BY seq");
     match drop.which {
-        Which::InBatch => delete(tx, &select("seq <= ?1"), [sealed], sealed, drop.bytes).map(|_| ()),
+        Which::InBatch => {
+            let (last, _) = enough(tx, drop.which, [sealed], drop.bytes)?;
+            let sql = format!("DELETE FROM records WHERE {IN_BATCH} AND seq <= ?2");
+            tx.prepare_cached(&sql)?.execute((sealed, last)).map(|_| ())
+        }
         Which::Level(level) => {
-            let of_level = select("level = ?1 AND seq > ?2");
-            delete(tx, &of_level, (level.rank(), sealed), sealed, drop.bytes).map(|_| ())
+            let (last, _) = enough(tx, drop.which, (sealed, level.rank()), drop.bytes)?;
+            let sql = format!("DELETE FROM records WHERE {OF_LEVEL} AND seq <= ?3");
+            let gone = tx.prepare_cached(&sql)?.execute((sealed, level.rank(), last))?;
+            lose(tx, level, gone as u64)
         }
         Which::Payloads => drop_payloads(tx, drop.bytes),
     }
@@ -372,7 +386,7 @@ pub(super) fn keep_limit(tx: &Connection, bytes_max: u64) -> rusqlite::Result<()
             if excess == 0 {
                 break;
             }
-            let drops = plan::plan(&droppable(tx, sealed)?, excess);
+            let drops = plan::plan(&droppable(tx, sealed, excess)?, excess);
             if drops.is_empty() {
                 break;
             }
