@@ -17,7 +17,8 @@ mod rules;
 type Generated = (&'static str, fn() -> String);
 
 /// Documents that are made from code: where they stand and what makes them.
-const GENERATED: &[Generated] = &[("docs/rotation.md", node_store::rotation::document)];
+const GENERATED: &[Generated] =
+    &[("docs/rotation.md", node_store::rotation::document), ("docs/tables.md", node_store::format::document)];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned);

@@ -10,7 +10,7 @@
 //!
 //! `state.db` is made last: where it is, the others were, and one that is missing is a loss, not a beginning.
 //! After an end that was not in good order each database is checked: all of it at once up to
-//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background ([`check`](crate::check)). What is damaged is
+//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background (the `check` room). What is damaged is
 //! saved as far as it can be read, the node starts, and the loss is kept until it is reported.
 //!
 //! What is not ours, or is not as private as it must be, is refused with both sides named; nothing is

@@ -328,3 +328,26 @@ fn the_log_keeps_its_limit_and_a_reader_that_holds_an_old_snapshot_delays_no_com
     assert!(emptied, "{} bytes are left in the log", bytes(&log));
     assert_eq!(jobs.view().tally().unwrap().jobs, 120);
 }
+
+/// Records need not be on disk when they are committed; a batch must, each time: it may be sent at once.
+#[test]
+fn every_batch_is_synced_before_its_answer_and_records_are_not() {
+    let (sim, disk) = sim_disk();
+    let volume = create_on(&disk);
+    let logs = volume.logs(1 << 20);
+    let synced = |work: &dyn Fn()| {
+        let before = syncs(&sim, "logs.db-wal");
+        work();
+        syncs(&sim, "logs.db-wal") - before
+    };
+    let write = || {
+        logs.append(Record::new(NOW, Level::Info, Kind::Agent, "something"));
+        logs.flush().wait().unwrap();
+    };
+    let seal = || assert!(logs.seal().wait().unwrap().is_some());
+    // A log's first commit syncs its header.
+    write();
+    for round in 0..3 {
+        assert_eq!((synced(&write), synced(&seal)), (0, 1), "round {round}");
+    }
+}

@@ -90,6 +90,21 @@ impl Database {
     }
 }
 
+/// The page of the documentation that shows every format's tables: the migrations themselves.
+#[must_use]
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Tables\n\nMade from `node_store::format` by `make docs`; edit the code, not this page. What stands around \
+         them is in [format.md](format.md).\n",
+    );
+    for database in Database::ALL {
+        for (format, sql) in database.migrations().iter().enumerate() {
+            text += &format!("\n## `{database}`, from format {format} to {}\n\n```sql{sql}```\n", format + 1);
+        }
+    }
+    text
+}
+
 impl fmt::Display for Database {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.file())

@@ -388,9 +388,12 @@ impl Logs {
     /// Seals the oldest records that are in no batch yet, and the losses not told of, into a batch; `None`
     /// if there are neither, or if the headers of batches that wait for their acknowledgement take an eighth
     /// of the limit.
+    ///
+    /// Unlike records a batch is on disk when this answers: it may have been sent when the power goes, and no other
+    /// one must ever have its number.
     pub fn seal(&self) -> Ticket<Option<Batch>> {
         let bytes_max = Arc::clone(&self.bytes_max);
-        self.writer.submit(Effect::Grows, move |tx| {
+        self.writer.submit_synced(Effect::Grows, move |tx| {
             let bytes_max = *lock(&bytes_max);
             seal(tx, bytes_max)
         })

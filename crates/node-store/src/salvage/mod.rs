@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A crash at any moment leaves either the damaged file in place or a whole rescued one, and opening again
-//! finishes ([`finish`]). Every incident is written into the new file, in the commit that makes it whole, and stays
+//! finishes. Every incident is written into the new file, in the commit that makes it whole, and stays
 //! there until the network was told.
 //!
 //! Reading goes table by table, row by row. Where rows of a numbered table cannot be read, the next

@@ -11,7 +11,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, config::DbConfig};
 
 use super::{
-    CHECKPOINT_WAIT_MS_MAX, ERASE_DELAY_MS_MAX, Effect, Reserve, Room, Upkeep, WriteError,
+    CHECKPOINT_WAIT_MS_MAX, Durability, ERASE_DELAY_MS_MAX, Effect, Reserve, Room, Upkeep, WriteError,
     inbox::{Group, Request, Shared},
 };
 use crate::format::{BUSY_WAIT_MAX, PAGE_BYTES, is_damage};
@@ -57,6 +57,9 @@ fn fault(error: &rusqlite::Error) -> Option<Fault> {
     }
 }
 
+/// `PRAGMA synchronous` of a database whose every commit is synced.
+const SYNCHRONOUS_FULL: i64 = 2;
+
 /// `None` for a request that ran; else its own error.
 type Outcomes = Vec<Option<Arc<str>>>;
 
@@ -69,6 +72,8 @@ pub(super) struct Desk {
     wal_bytes_max: u64,
     /// Pages in the log after the commit before the last.
     wal_pages_before: u32,
+    /// Where commits are not synced unless somebody asks for it: whether the next one is.
+    eased: Option<bool>,
 }
 
 /// What a write-ahead log needs after a commit.
@@ -102,8 +107,10 @@ impl Desk {
         reserve: Box<dyn Reserve>,
         wal_pages: Arc<AtomicU32>,
         wal_bytes_max: u64,
-    ) -> Self {
-        Self { shared, connection, reserve, wal_pages, wal_bytes_max, wal_pages_before: 0 }
+    ) -> rusqlite::Result<Self> {
+        let synchronous: i64 = connection.query_row("PRAGMA synchronous", (), |row| row.get(0))?;
+        let eased = (synchronous < SYNCHRONOUS_FULL).then_some(false);
+        Ok(Self { shared, connection, reserve, wal_pages, wal_bytes_max, wal_pages_before: 0, eased })
     }
 
     /// Commits a group, and keeps the log small.
@@ -177,7 +184,7 @@ impl Desk {
         }
     }
 
-    fn attempt(&self, group: &mut [Box<dyn Request>], room: Option<Room>) -> Result<Outcomes, Fault> {
+    fn attempt(&mut self, group: &mut [Box<dyn Request>], room: Option<Room>) -> Result<Outcomes, Fault> {
         let done = self.transaction(group, room);
         if done.is_err() && !self.connection.is_autocommit() {
             // Its error adds nothing: the transaction is not committed either way.
@@ -204,7 +211,12 @@ impl Desk {
 
     /// Savepoints cost a copy of every page that a request changes, and hardly any request fails: the group
     /// runs without them first, and again with them where one does.
-    fn transaction(&self, group: &mut [Box<dyn Request>], room: Option<Room>) -> rusqlite::Result<Outcomes> {
+    fn transaction(
+        &mut self,
+        group: &mut [Box<dyn Request>],
+        room: Option<Room>,
+    ) -> rusqlite::Result<Outcomes> {
+        self.sync_next(group.iter().any(|request| request.durability() == Durability::Synced))?;
         self.execute("BEGIN IMMEDIATE")?;
         let room = room.unwrap_or_else(|| self.room_for(group));
         let mut outcomes = vec![None; group.len()];
@@ -218,6 +230,16 @@ impl Desk {
         }
         self.execute("COMMIT")?;
         Ok(outcomes)
+    }
+
+    /// Whether the next commit is synced, where the database is one whose commits are not.
+    fn sync_next(&mut self, synced: bool) -> rusqlite::Result<()> {
+        if let Some(now) = self.eased.filter(|now| *now != synced) {
+            // SQLite does it while it reads the statement: a prepared one would do it once.
+            self.connection.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
+            self.eased = Some(!now);
+        }
+        Ok(())
     }
 
     /// Asked only where somebody needs to know, and once for all.

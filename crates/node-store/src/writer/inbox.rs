@@ -16,7 +16,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    Effect, GROUP_MAX, Holder, Room, Upkeep, WriteError,
+    Durability, Effect, GROUP_MAX, Holder, Room, Upkeep, WriteError,
     desk::{Broken, Desk, panicked},
     ticket::{Ending, Round},
 };
@@ -24,12 +24,14 @@ use super::{
 /// A request as the writer sees it.
 pub(super) trait Request: Send {
     fn effect(&self) -> Effect;
+    fn durability(&self) -> Durability;
     fn run(&mut self, tx: &Connection, room: Room) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), WriteError>);
 }
 
 pub(super) struct Call<T, F> {
     pub(super) effect: Effect,
+    pub(super) durability: Durability,
     pub(super) work: F,
     pub(super) value: Option<T>,
     pub(super) reply: oneshot::Sender<Result<T, WriteError>>,
@@ -38,6 +40,10 @@ pub(super) struct Call<T, F> {
 impl<T: Send, F: FnMut(&Connection, Room) -> rusqlite::Result<T> + Send> Request for Call<T, F> {
     fn effect(&self) -> Effect {
         self.effect
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
     }
 
     fn run(&mut self, tx: &Connection, room: Room) -> rusqlite::Result<()> {

@@ -15,7 +15,7 @@
 //!   full, when free space is low.
 //!
 //! One thread a database commits; a caller that waits for its answer takes the thread's place where nothing
-//! else is under way ([`inbox`]). Whoever it is, one at a time has the connection ([`desk`]).
+//! else is under way (`inbox`). Whoever it is, one at a time has the connection (`desk`).
 //!
 //! Checkpoints are not on the commit path. A second thread with a connection that never writes rows
 //! copies pages back while commits go on, an eighth of [`WAL_BYTES_MAX`] at a time. When the log nears its
@@ -104,6 +104,15 @@ pub enum Effect {
     Shrinks,
 }
 
+/// What is on disk when a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// What the database promises for every commit: of `logs.db` a power cut may take the last moment.
+    AsUsual,
+    /// The commit, and all before it.
+    Synced,
+}
+
 /// Whether the disk has room for what grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -145,8 +154,8 @@ pub(crate) trait Holder: Send + Sync + fmt::Debug {
 pub(crate) enum StartError {
     #[error("cannot start a thread")]
     Thread(#[from] std::io::Error),
-    #[error("cannot watch the write-ahead log")]
-    Hook(#[from] rusqlite::Error),
+    #[error("cannot set up the connection")]
+    Setup(#[from] rusqlite::Error),
 }
 
 /// A database's writer. Dropping it commits what waits, then closes the connection.
@@ -184,7 +193,7 @@ impl Writer {
         }))?;
         let shared = Arc::new(Shared::new(database.into(), holder, upkeep));
         let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
-        let desk = Desk::new(Arc::clone(&shared), connection, reserve, wal_pages, wal_bytes_max);
+        let desk = Desk::new(Arc::clone(&shared), connection, reserve, wal_pages, wal_bytes_max)?;
         *shared.desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(desk);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
         let writer = thread::Builder::new().name("store-writer".into()).spawn(move || run(&commits))?;
@@ -204,7 +213,16 @@ impl Writer {
         effect: Effect,
         mut work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
-        self.queue(effect, move |tx: &Connection, _room| work(tx))
+        self.queue(effect, Durability::AsUsual, move |tx: &Connection, _room| work(tx))
+    }
+
+    /// Queues `work` as [`submit`](Self::submit) does, for an answer after a sync whatever the database promises.
+    pub(crate) fn submit_synced<T: Send + 'static>(
+        &self,
+        effect: Effect,
+        mut work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Ticket<T> {
+        self.queue(effect, Durability::Synced, move |tx: &Connection, _room| work(tx))
     }
 
     /// Queues `work` for the next commit as [`submit`](Self::submit) does. In [`Room::Low`] it must write
@@ -213,16 +231,17 @@ impl Writer {
         &self,
         work: impl FnMut(&Connection, Room) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
-        self.queue(Effect::Yields, work)
+        self.queue(Effect::Yields, Durability::AsUsual, work)
     }
 
     fn queue<T: Send + 'static>(
         &self,
         effect: Effect,
+        durability: Durability,
         work: impl FnMut(&Connection, Room) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
         let (reply, answer) = oneshot::async_channel();
-        let round = self.shared.queue(Box::new(Call { effect, work, value: None, reply }));
+        let round = self.shared.queue(Box::new(Call { effect, durability, work, value: None, reply }));
         Ticket::new(answer, &self.shared, round)
     }
 

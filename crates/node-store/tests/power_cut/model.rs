@@ -264,6 +264,8 @@ impl Model {
                 self.batches_sealed += 1;
                 let batch = (self.batches_sealed, self.sealed);
                 self.change_logs(|logs| logs.batches.push(batch));
+                // A batch that was handed out is on disk: another one must never have its number.
+                self.logs_since = vec![self.logs.clone()];
                 Answer::Sealed(self.batches_sealed)
             }
             Call::AcknowledgeLogs(seq) => {
