@@ -37,12 +37,6 @@ const ROOMS: &[&str] = &[
     "store",
 ];
 
-/// Rooms that need a word of a later one; each says why.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    // The size of a page is a fact of the format; the format's connections are used by writers.
-    ("writer", "format"),
-];
-
 /// Says which rules a file breaks.
 pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
     let mut broken = Vec::new();
@@ -62,10 +56,10 @@ pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
             if file.starts_with("crates/node-store/src") && line.contains("std::net") {
                 say(number, "the store opens no socket");
             }
-            if let Some((room, used)) = upward(file, line) {
-                say(number, &format!("room {room} uses {used}, which is built on it"));
-            }
         }
+    }
+    for (number, room, used) in upward(file, text) {
+        say(number, &format!("room {room} uses {used}, which is built on it"));
     }
     if file.starts_with("docs/decisions/") {
         for heading in ["## Status", "## Context", "## Decision", "## Consequences"] {
@@ -77,12 +71,51 @@ pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
     broken
 }
 
-fn upward<'a>(file: &'a str, line: &'a str) -> Option<(&'a str, &'a str)> {
-    let room = file.strip_prefix("crates/node-store/src/")?.split(['/', '.']).next()?;
-    let used = line.split_once("crate::")?.1.split(|letter: char| !letter.is_ascii_lowercase()).next()?;
-    let place = |name| ROOMS.iter().position(|room| *room == name);
-    let up = place(used)? > place(room)?;
-    (up && !EXCEPTIONS.contains(&(room, used))).then_some((room, used))
+/// Where a file of a room of the store uses a room that is built on it: line from 0, its room, the other one.
+fn upward<'a>(file: &'a str, text: &'a str) -> Vec<(usize, &'a str, &'a str)> {
+    let room = file.strip_prefix("crates/node-store/src/").and_then(|rest| rest.split(['/', '.']).next());
+    let place = |name: &str| ROOMS.iter().position(|room| *room == name);
+    let Some((room, own)) = room.and_then(|room| Some((room, place(room)?))) else { return Vec::new() };
+    let above =
+        |(at, used): &(usize, &str)| place(used).is_some_and(|used| used > own) && !in_comment(text, *at);
+    let line = |(at, used)| (text[..at].matches('\n').count(), room, used);
+    used_rooms(text).into_iter().filter(above).map(line).collect()
+}
+
+fn in_comment(text: &str, at: usize) -> bool {
+    text[..at].rsplit('\n').next().is_some_and(|line| line.trim_start().starts_with("//"))
+}
+
+/// What follows `crate::`, and the first names in the braces of `crate::{...}`, each with its place.
+fn used_rooms(text: &str) -> Vec<(usize, &str)> {
+    let mut used = Vec::new();
+    let name_at = |at: usize| {
+        let rest = &text[at..];
+        let end = rest.find(|letter: char| !letter.is_ascii_lowercase()).unwrap_or(rest.len());
+        (at, &rest[..end])
+    };
+    for (found, prefix) in text.match_indices("crate::") {
+        let after = found + prefix.len();
+        if !text[after..].starts_with('{') {
+            used.push(name_at(after));
+            continue;
+        }
+        let (mut depth, mut first) = (0_usize, true);
+        for (offset, letter) in text[after..].char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' if depth == 1 => break,
+                '}' => depth -= 1,
+                ',' if depth == 1 => first = true,
+                letter if depth == 1 && first && !letter.is_whitespace() => {
+                    used.push(name_at(after + offset));
+                    first = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    used
 }
 
 #[cfg(test)]
@@ -100,6 +133,14 @@ mod tests {
     fn a_room_that_imports_upward_is_named() {
         let found = broken_in("crates/node-store/src/jobs/mod.rs", "use crate::store::Store;");
         assert_eq!(found.len(), 1, "{found:?}");
+        let several =
+            "use crate::{\n    disk::{self, Disk},\n    format,\n    volume::{Keeping, Volume},\n};";
+        let found = broken_in("crates/node-store/src/jobs/mod.rs", several);
+        assert_eq!(
+            found,
+            ["crates/node-store/src/jobs/mod.rs:4: room jobs uses volume, which is built on it"]
+        );
+        assert!(broken_in("crates/node-store/src/store.rs", several).is_empty());
         assert!(broken_in("crates/node-store/src/jobs/mod.rs", "use crate::writer::Writer;").is_empty());
     }
 

@@ -56,7 +56,7 @@ pub enum KeyError {
         newest: u64,
     },
     /// A sealed file holds the other kind of key.
-    #[error("{path} holds a {found}, not a {wanted}: the files in this folder were mixed up")]
+    #[error("{path} holds a {found}, not a {wanted}: the files in this folder were mixed up, put them back")]
     OtherKind {
         /// The file.
         path: PathBuf,
@@ -66,7 +66,9 @@ pub enum KeyError {
         wanted: Kind,
     },
     /// A key of the other network.
-    #[error("{path} belongs to {found}, this node runs on {wanted}")]
+    #[error(
+        "{path} belongs to {found}, this node runs on {wanted}: open it with --network {found}, or choose another --home"
+    )]
     OtherNetwork {
         /// The file.
         path: PathBuf,
@@ -76,7 +78,9 @@ pub enum KeyError {
         wanted: Network,
     },
     /// A volume key of another node.
-    #[error("{path} belongs to the node {found}, this node is {wanted}")]
+    #[error(
+        "{path} belongs to the node {found}, this node is {wanted}: put back the file of this node, from its backup"
+    )]
     OtherNode {
         /// The file.
         path: PathBuf,
@@ -86,7 +90,10 @@ pub enum KeyError {
         wanted: Address,
     },
     /// A volume key of another volume.
-    #[error("{path} belongs to the volume {found}, this is the volume {wanted}")]
+    #[error(
+        "{path} belongs to the volume {found}, this is the volume {wanted}: put back the file of this volume, from its \
+         backup"
+    )]
     OtherVolume {
         /// The file.
         path: PathBuf,
@@ -96,7 +103,10 @@ pub enum KeyError {
         wanted: VolumeId,
     },
     /// The seal does not open. Nobody can tell a wrong secret from an altered file.
-    #[error("cannot open {path}: the {kek} is not the one that sealed it, or the file was altered")]
+    #[error(
+        "cannot open {path}: the {kek} is not the one that sealed it, or the file was altered: give the right one, or \
+         restore the file from a backup"
+    )]
     CannotOpen {
         /// The file.
         path: PathBuf,

@@ -198,11 +198,13 @@ impl fmt::Debug for KekSources {
 }
 
 impl KekSources {
-    /// The container secret at its usual place if there is one, else the local file in `keys_folder`.
+    /// What the surroundings of this process give: the credentials that systemd started it with, else the container
+    /// secret at its usual place, else the local file in `keys_folder`.
     #[must_use]
     pub fn new(keys_folder: &Path) -> Self {
         Self {
-            credentials_dir: None,
+            // It names a folder, and no secret.
+            credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             secret_file: Some(PathBuf::from(CONTAINER_SECRET)),
             passphrase_file: None,
             prompt: None,

@@ -185,3 +185,25 @@ fn a_new_passphrase_is_asked_for_twice_and_must_be_the_same() {
     assert!(matches!(ask(&[]), Err(KeyError::Prompt { .. })));
     assert_eq!(ask(&["one", "one"]).unwrap().source(), Source::Passphrase);
 }
+
+/// Does nothing unless [`the_credentials_of_systemd_are_found_without_being_told`] runs it as a child.
+#[test]
+fn what_a_child_with_credentials_finds() {
+    if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
+        let sources = node_store::keys::KekSources::new(Path::new("/nowhere"));
+        assert_eq!(choose(sources.available().unwrap()), Source::SystemdCredential);
+    }
+}
+
+#[test]
+fn the_credentials_of_systemd_are_found_without_being_told() {
+    let home = Home::empty();
+    let run = || {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "sources::what_a_child_with_credentials_finds"]);
+        child.env("CREDENTIALS_DIRECTORY", home.path("")).output().unwrap().status.success()
+    };
+    assert!(!run(), "a folder without the credential");
+    put(&home.path("resultity-kek"), &[1; 32], 0o400);
+    assert!(run());
+}
