@@ -21,6 +21,8 @@ use crate::disk::Disk;
 mod jobs;
 mod logs;
 mod state;
+#[cfg(test)]
+mod tests;
 
 /// Size of a page in bytes: SQLite's default, and the block of the usual file systems.
 pub const PAGE_BYTES: u64 = 4096;
@@ -277,9 +279,7 @@ pub(crate) fn connect(
     database: Database,
     access: Access,
 ) -> Result<Connection, FormatError> {
-    if rusqlite::version_number() < SQLITE_VERSION_MIN {
-        return Err(FormatError::OldSqlite { found: rusqlite::version() });
-    }
+    new_enough(rusqlite::version_number(), rusqlite::version())?;
     let rights = match access {
         Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
         Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
@@ -292,6 +292,10 @@ pub(crate) fn connect(
     let connection = opened.map_err(|error| FormatError::of(path, error))?;
     settle(&connection, path, database, access)?;
     Ok(connection)
+}
+
+const fn new_enough(number: i32, found: &'static str) -> Result<(), FormatError> {
+    if number < SQLITE_VERSION_MIN { Err(FormatError::OldSqlite { found }) } else { Ok(()) }
 }
 
 fn settle(
