@@ -6,6 +6,7 @@ mod common;
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
+    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
@@ -138,4 +139,42 @@ fn what_was_answered_before_kill_9_is_there_after_it() {
         }
     }
     assert!(answered.len() > 100 && acknowledged > 20, "{} jobs, {acknowledged} ended", answered.len());
+}
+
+/// The files are copied at the moment after the acknowledgement: what `kill -9` leaves.
+#[test]
+fn the_key_of_an_acknowledged_job_goes_after_a_crash_too() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let volume = create(&folder);
+    let jobs = jobs(&volume);
+    jobs.accept(&job(1), NOW).wait().unwrap();
+    let raw = rusqlite::Connection::open(folder.join("jobs.db")).unwrap();
+    let key: Vec<u8> = raw.query_row("SELECT wrapped_key FROM jobs", (), |row| row.get(0)).unwrap();
+    drop(raw);
+    assert!(matches!(jobs.lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+    jobs.finish(id(1), output("x"), NOW).wait().unwrap();
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+
+    let killed = tempfile::tempdir().unwrap();
+    let copies = volume_folder(&killed);
+    std::fs::DirBuilder::new().mode(0o700).create(&copies).unwrap();
+    for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() && !entry.file_name().to_string_lossy().ends_with("-shm") {
+            std::fs::copy(entry.path(), copies.join(entry.file_name())).unwrap();
+        }
+    }
+    let somewhere = || {
+        let files = std::fs::read_dir(&copies).unwrap().map(|entry| entry.unwrap().path());
+        let bytes = |path: PathBuf| Command::new("cat").arg(path).output().unwrap().stdout;
+        files.filter(|path| path.is_file()).any(|path| bytes(path).windows(key.len()).any(|it| it == key))
+    };
+    assert!(somewhere(), "the crash came too late to show anything");
+    let reopened = open(&copies);
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        !somewhere()
+    });
+    assert!(gone, "the key is on disk still");
+    drop(reopened);
 }

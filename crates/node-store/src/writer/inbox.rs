@@ -85,7 +85,7 @@ struct Inbox {
     stopped: Option<Arc<str>>,
     checkpoint_due: bool,
     erase_due: Option<Instant>,
-    asked: Option<Asked>,
+    asked: VecDeque<Asked>,
     /// How many of the two threads sleep.
     asleep: usize,
     /// How many wait until nothing is under way.
@@ -95,7 +95,7 @@ struct Inbox {
 impl Inbox {
     /// Nothing is under way.
     fn idle(&self) -> bool {
-        let wanted = !self.waiting.is_empty() || self.checkpoint_due || self.asked.is_some();
+        let wanted = !self.waiting.is_empty() || self.checkpoint_due || !self.asked.is_empty();
         let at_rest = self.asleep == 2 && self.leader == Leader::Nobody;
         self.stopped.is_some() || (at_rest && !wanted)
     }
@@ -224,13 +224,13 @@ impl Shared {
             let overdue = left == Some(Duration::ZERO);
             let closing = inbox.closing == Some(Closing::Both);
             if inbox.leader == Leader::Caller {
-                inbox.thread_wants = overdue || closing || inbox.asked.is_some();
+                inbox.thread_wants = overdue || closing || !inbox.asked.is_empty();
                 let wake_at = left.filter(|_| !overdue);
                 inbox = self.sleep(inbox, &self.arrived, wake_at);
                 continue;
             }
             inbox.thread_wants = false;
-            let begun = inbox.leader == Leader::Thread || closing || inbox.asked.is_some();
+            let begun = inbox.leader == Leader::Thread || closing || !inbox.asked.is_empty();
             inbox.leader = Leader::Thread;
             if overdue {
                 return Turn::Erase;
@@ -238,7 +238,7 @@ impl Shared {
             if let Some(group) = begun.then(|| inbox.waiting.pop_front()).flatten() {
                 return Turn::Commit(group);
             }
-            match inbox.asked.take() {
+            match inbox.asked.pop_front() {
                 Some(Asked::Checkpoint) => return Turn::Checkpoint,
                 Some(Asked::Erase) => return Turn::Erase,
                 None if closing => return Turn::Closing,
@@ -308,7 +308,7 @@ impl Shared {
     /// Has this done, and returns when it is and nothing is under way; what waited before is committed first.
     pub(super) fn ask(&self, asked: Asked) {
         let mut inbox = self.inbox();
-        inbox.asked = Some(asked);
+        inbox.asked.push_back(asked);
         inbox.watching += 1;
         self.arrived.notify_one();
         while !inbox.idle() {

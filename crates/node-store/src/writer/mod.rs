@@ -32,6 +32,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rusqlite::{Connection, hooks::Wal};
@@ -203,6 +204,8 @@ impl Writer {
             .name("store-checkpoint".into())
             .spawn(move || copy_back(&copies, &checkpointer))?;
         this.checkpointer = Some(copier);
+        // What a crash left in the log may be of rows that were deleted before it.
+        this.shared.plan_erasure(Duration::from_millis(ERASE_DELAY_MS_MAX));
         Ok(this)
     }
 
