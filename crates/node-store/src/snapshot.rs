@@ -1,9 +1,9 @@
 //! The configuration snapshot in force, the one before it, the version floor and the keysets.
 //!
-//! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and
-//! what it judges by (keyset and floor) is kept here. Applying is one transaction: current becomes
-//! previous, the floor rises, the inventory expects the new artifacts. A refused update changes
-//! nothing and is not stored; reporting it is the caller's.
+//! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and what it judges by (keyset and floor)
+//! is kept here. Such a value does not say by which keyset it was judged, so applying judges it again. It is one
+//! transaction: current becomes previous, the floor rises, the inventory expects the new artifacts. A refused
+//! update changes nothing and is not stored.
 //!
 //! The previous one is the last that passed its health check: one that never did is not kept to go back
 //! to. Going back never lowers the floor. After a restart digest and signatures are verified again.
@@ -214,8 +214,9 @@ impl Snapshots {
     /// Pins the network's first keyset. Pinning the same one again changes nothing.
     ///
     /// # Errors
-    /// [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
+    /// [`Refused::OtherNetwork`], [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
     pub fn pin(&self, keyset: VerifiedKeyset) -> Result<(), SnapshotError> {
+        self.require_network(keyset.document().network)?;
         if let Some(held) = self.look(|view| view.keysets.first().map(VerifiedKeyset::digest)) {
             let offered = keyset.digest();
             return if held == offered { Ok(()) } else { Err(SnapshotError::OtherPin { held, offered }) };
@@ -234,6 +235,13 @@ impl Snapshots {
         self.keep_keyset(next.document().version, envelope.to_vec())?;
         self.change(|view| view.keysets.push(next));
         Ok(())
+    }
+
+    fn require_network(&self, found: Network) -> Result<(), Refused> {
+        if found == self.network {
+            return Ok(());
+        }
+        Err(Refused::OtherNetwork { found, wanted: self.network })
     }
 
     fn keep_keyset(&self, version: u64, document: Vec<u8>) -> Result<(), WriteError> {
@@ -277,12 +285,29 @@ impl Snapshots {
         Ok(verify_config(envelope, &keyset, self.network, self.floor(), now)?)
     }
 
-    /// Puts a snapshot in force, in one transaction. The floor is asked again there.
+    /// Judges a verified snapshot by this volume at `now`: it may have been verified against the keyset of another
+    /// one, before a rotation, or while it was still valid.
     ///
     /// # Errors
-    /// [`Refused::Older`] or [`Refused::Equivocation`] where another was applied in between;
-    /// [`SnapshotError::Write`].
+    /// [`Refused`], [`SnapshotError::NoKeyset`].
+    pub(crate) fn verify_again(
+        &self,
+        config: &Verified<NodeConfig>,
+        now: Timestamp,
+    ) -> Result<(), SnapshotError> {
+        // Asked first: that the other network's keys did not sign for this one would say less.
+        self.require_network(config.document().network)?;
+        self.verify(config.envelope(), now).map(|_| ())
+    }
+
+    /// Puts a snapshot in force, in one transaction. It is verified again by this volume's keyset, and the floor is
+    /// asked again in the transaction.
+    ///
+    /// # Errors
+    /// [`Refused`] where it was verified for another volume, or is outdated by what was applied, rotated or has
+    /// expired in between; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
     pub fn apply(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
+        self.verify_again(&config, now)?;
         let floor = Floor::at(&config);
         let envelope = config.envelope().to_vec();
         let expected = inventory::expected_by(&config);

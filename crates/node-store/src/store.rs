@@ -299,6 +299,8 @@ impl Store {
         config: Verified<NodeConfig>,
         now: Timestamp,
     ) -> Result<Applied, SnapshotError> {
+        // Before the floor's second copy rises: it would raise the first at the next opening.
+        self.snapshots.verify_again(&config, now)?;
         self.jobs.keep_floor(Floor::at(&config)).wait()?;
         let answer = self.snapshots.apply(config, now)?;
         self.follow_snapshot(&[], now)?;

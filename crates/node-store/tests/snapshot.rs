@@ -13,12 +13,13 @@ use node_store::{
     volume::Volume,
 };
 use node_types::{
-    Digest,
+    Digest, Network,
     inventory::{ArtifactId, ArtifactKind, ArtifactState, Measured},
-    verify::{Floor, Refused},
+    keyset::VerifiedKeyset,
+    verify::{Floor, Refused, verify_config},
 };
 use serde_json::{Value, json};
-use trust::{NOW, Signer, config, keyset, signed_config, signed_keyset, trusted};
+use trust::{HOUR_MS, NOW, Signer, config, keyset, signed_config, signed_keyset, trusted};
 
 struct Node {
     home: tempfile::TempDir,
@@ -113,6 +114,67 @@ fn the_floor_is_asked_again_when_a_snapshot_is_applied() {
         node.snapshots().apply(older, NOW),
         Err(SnapshotError::Refused(Refused::Older { held: 2, offered: 1 }))
     ));
+}
+
+fn mainnet_keyset() -> VerifiedKeyset {
+    let mut document = keyset(1, 1, &[&Signer::new(1)]);
+    document["network"] = json!("mainnet");
+    VerifiedKeyset::trust(&serde_json::to_vec(&document).unwrap(), Network::Mainnet).unwrap()
+}
+
+/// A verified snapshot does not say which volume it was verified for. One of mainnet raised the floor of a testnet
+/// volume for good, and so did one of a keyset that this volume never held.
+#[test]
+fn a_snapshot_verified_for_another_volume_is_not_applied() {
+    let mut node = Node::new();
+    node.offer(&config(1)).unwrap();
+    let refusal = |node: &Node, verified, now| match node.snapshots().apply(verified, now) {
+        Err(SnapshotError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let mut document = config(7);
+    document["network"] = json!("mainnet");
+    let envelope = signed_config(&document, &[&Signer::new(1)]);
+    let mainnet = verify_config(&envelope, &mainnet_keyset(), Network::Mainnet, Floor::NONE, NOW).unwrap();
+    assert_eq!(
+        refusal(&node, mainnet, NOW),
+        Refused::OtherNetwork { found: Network::Mainnet, wanted: Network::Testnet }
+    );
+
+    let strangers = trusted(&keyset(1, 1, &[&Signer::new(9)]));
+    let envelope = signed_config(&config(7), &[&Signer::new(9)]);
+    let strange = verify_config(&envelope, &strangers, Network::Testnet, Floor::NONE, NOW).unwrap();
+    assert!(matches!(refusal(&node, strange, NOW), Refused::BelowThreshold { keyset_version: 1, .. }));
+
+    let envelope = signed_config(&config(7), &[&Signer::new(1)]);
+    let late = node.snapshots().verify(&envelope, NOW).unwrap();
+    let valid_until = late.document().valid_until;
+    assert_eq!(
+        refusal(&node, late.clone(), valid_until),
+        Refused::Expired { valid_until, now: NOW.plus_ms(2 * HOUR_MS) }
+    );
+
+    let next = keyset(2, 1, &[&Signer::new(1)]);
+    node.snapshots().rotate_keyset(&signed_keyset(&next, &[&Signer::new(1)])).unwrap();
+    assert_eq!(refusal(&node, late, NOW), Refused::OtherKeyset { found: 1, held: 2 });
+
+    assert_eq!((node.version(), node.snapshots().floor().version), (Some(1), 1));
+    node.restart();
+    assert_eq!((node.version(), node.snapshots().floor().version), (Some(1), 1));
+}
+
+#[test]
+fn another_networks_keyset_is_not_pinned() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = create(&volume_folder(&home)).snapshots().unwrap();
+    assert!(matches!(
+        snapshots.pin(mainnet_keyset()),
+        Err(SnapshotError::Refused(Refused::OtherNetwork {
+            found: Network::Mainnet,
+            wanted: Network::Testnet
+        }))
+    ));
+    assert!(snapshots.keyset().is_none());
 }
 
 #[test]

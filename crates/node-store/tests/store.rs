@@ -10,6 +10,7 @@ use common::{at, id, job, output};
 use node_store::{
     jobs::{Accepted, Lease, Moved},
     keys::NodeKey,
+    snapshot::SnapshotError,
     store::{Options, Store, StoreError},
     volume::VolumeError,
 };
@@ -17,6 +18,7 @@ use node_types::{
     Digest, Network,
     job::{FailureKind, Job, ModelRef},
     message::{Domain, MessageKind, NodeMessage},
+    verify::Refused,
 };
 use trust::{NOW, Signer, config, keyset, signed_config, trusted};
 
@@ -128,6 +130,24 @@ fn a_new_snapshot_fails_the_queued_jobs_that_it_forbids_and_a_restart_too() {
     store.snapshots().apply(verified, NOW).unwrap();
     drop(store);
     assert_eq!(home.open().jobs().outbox(0, NOW).wait().unwrap().len(), 2);
+}
+
+/// The floor's second copy lies in the jobs' database and is written first: a snapshot refused after that would
+/// raise the floor at the next opening.
+#[test]
+fn a_snapshot_that_expired_before_it_was_applied_raises_neither_copy_of_the_floor() {
+    let home = Home::new();
+    let store = home.create();
+    let envelope = signed_config(&config(7), &[&Signer::new(1)]);
+    let late = store.snapshots().verify(&envelope, NOW).unwrap();
+    let valid_until = late.document().valid_until;
+    assert!(matches!(
+        store.apply_snapshot(late, valid_until),
+        Err(SnapshotError::Refused(Refused::Expired { .. }))
+    ));
+    assert_eq!(store.jobs().view().floor().unwrap().version, 1);
+    drop(store);
+    assert_eq!(home.open().snapshots().floor().version, 1);
 }
 
 #[test]
