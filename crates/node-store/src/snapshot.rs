@@ -5,8 +5,8 @@
 //! transaction: current becomes previous, the floor rises, the inventory expects the new artifacts. A refused
 //! update changes nothing and is not stored.
 //!
-//! The previous one is the last that passed its health check: one that never did is not kept to go back
-//! to. Going back never lowers the floor. After a restart digest and signatures are verified again.
+//! The previous one is the last that passed its health check and verifies: one that never did, or that the disk has
+//! changed, is not kept to go back to. Going back never lowers the floor. After a restart digest and signatures are verified again.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,7 +16,7 @@ use node_types::{
     keyset::VerifiedKeyset,
     verify::{Floor, Refused, Verified, reverify_stored, verify_config},
 };
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::{
     inventory,
@@ -308,20 +308,20 @@ impl Snapshots {
     /// expired in between; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
     pub fn apply(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
         self.verify_again(&config, now)?;
+        if self.current().is_some_and(|held| held.config.digest() == config.digest()) {
+            return Ok(Applied::Already);
+        }
         let floor = Floor::at(&config);
-        let envelope = config.envelope().to_vec();
-        let expected = inventory::expected_by(&config);
+        let applied = Arc::new(InForce { config, applied_at: now, good: false });
+        let last_good = self.look(|view| view.current.clone().filter(|it| it.good).or(view.previous.clone()));
+        let (current, previous) = (Arc::clone(&applied), last_good.clone());
         let answer = self
             .writer
-            .submit(Effect::Grows, move |tx| apply_in(tx, floor, &envelope, &expected, now))
+            .submit(Effect::Grows, move |tx| apply_in(tx, &current, previous.as_deref(), now))
             .wait()??;
         if answer == Applied::New {
-            let applied = Arc::new(InForce { config, applied_at: now, good: false });
             self.change(|view| {
-                if let Some(last) = view.current.replace(applied).filter(|last| last.good) {
-                    view.previous = Some(last);
-                }
-                view.floor = floor;
+                (view.current, view.previous, view.floor) = (Some(applied), last_good, floor);
             });
         }
         Ok(answer)
@@ -332,6 +332,9 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::Write`].
     pub fn confirm(&self, digest: Digest) -> Result<(), SnapshotError> {
+        if self.current().is_none_or(|current| current.config.digest() != digest || current.good) {
+            return Ok(());
+        }
         self.writer
             .submit(Effect::Keeps, move |tx| {
                 tx.prepare_cached("UPDATE snapshots SET good = 1 WHERE slot = 0 AND digest = ?1")?
@@ -359,13 +362,13 @@ impl Snapshots {
     /// [`SnapshotError::NoPrevious`], [`SnapshotError::Write`].
     pub fn roll_back(&self, now: Timestamp) -> Result<Arc<InForce>, SnapshotError> {
         let last_good = self.previous().ok_or(SnapshotError::NoPrevious)?;
-        let expected = inventory::expected_by(&last_good.config);
+        let failed = self.current().map(|current| current.config.digest().as_bytes().to_vec());
+        let kept = Arc::clone(&last_good);
         self.writer
             .submit(Effect::Keeps, move |tx| {
-                tx.execute("UPDATE floor SET failed = (SELECT digest FROM snapshots WHERE slot = 0)", ())?;
-                tx.execute("DELETE FROM snapshots WHERE slot = 0", ())?;
-                tx.execute("UPDATE snapshots SET slot = 0 WHERE slot = 1", ())?;
-                inventory::expect_in(tx, &expected, now)
+                tx.execute("UPDATE floor SET failed = ?1", [&failed])?;
+                keep_in(tx, &kept, None)?;
+                inventory::expect_in(tx, &inventory::expected_by(&kept.config), now)
             })
             .wait()?;
         self.change(|view| view.current = view.previous.take());
@@ -375,41 +378,47 @@ impl Snapshots {
 
 fn apply_in(
     tx: &Connection,
-    offered: Floor,
-    envelope: &[u8],
-    expected: &inventory::Expected,
+    offered: &InForce,
+    last_good: Option<&InForce>,
     now: Timestamp,
 ) -> rusqlite::Result<Result<Applied, Refused>> {
-    let Some(digest) = offered.digest else { return Ok(Ok(Applied::Already)) };
+    let (version, digest) = (offered.config.document().version, offered.config.digest());
     let (floor, failed) = read_floor(tx)?;
-    if offered.version < floor.version {
-        return Ok(Err(Refused::Older { held: floor.version, offered: offered.version }));
+    if version < floor.version {
+        return Ok(Err(Refused::Older { held: floor.version, offered: version }));
     }
-    if let Some(held) = floor.digest.filter(|held| offered.version == floor.version && *held != digest) {
-        return Ok(Err(Refused::Equivocation { version: offered.version, held, offered: digest }));
-    }
-    let current: Option<[u8; 32]> =
-        tx.query_row("SELECT digest FROM snapshots WHERE slot = 0", (), |row| row.get(0)).optional()?;
-    if current.as_ref() == Some(digest.as_bytes()) {
-        return Ok(Ok(Applied::Already));
+    if let Some(held) = floor.digest.filter(|held| version == floor.version && *held != digest) {
+        return Ok(Err(Refused::Equivocation { version, held, offered: digest }));
     }
     if failed == Some(digest) {
         return Ok(Ok(Applied::FailedBefore));
     }
-    tx.execute(
-        "DELETE FROM snapshots WHERE slot = 1 AND EXISTS (SELECT 1 FROM snapshots WHERE slot = 0 AND good)",
-        (),
-    )?;
-    tx.execute("UPDATE snapshots SET slot = 1 WHERE slot = 0 AND good", ())?;
-    tx.execute("DELETE FROM snapshots WHERE slot = 0", ())?;
-    tx.execute(
-        "INSERT INTO snapshots (slot, version, digest, envelope, applied_at, good)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0)",
-        (CURRENT, offered.version, digest.as_bytes(), envelope, now.ms()),
-    )?;
-    tx.execute("UPDATE floor SET version = ?1, digest = ?2", (offered.version, digest.as_bytes()))?;
-    inventory::expect_in(tx, expected, now)?;
+    keep_in(tx, offered, last_good)?;
+    tx.execute("UPDATE floor SET version = ?1, digest = ?2", (version, digest.as_bytes()))?;
+    inventory::expect_in(tx, &inventory::expected_by(&offered.config), now)?;
     Ok(Ok(Applied::New))
+}
+
+/// Writes both slots from what was verified. A row already there is not moved: its bytes may have changed since
+/// they were read, and would then be found out at the opening that needs them.
+fn keep_in(tx: &Connection, current: &InForce, previous: Option<&InForce>) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM snapshots", ())?;
+    for (slot, kept) in [(CURRENT, Some(current)), (PREVIOUS, previous)] {
+        let Some(InForce { config, applied_at, good }) = kept else { continue };
+        tx.execute(
+            "INSERT INTO snapshots (slot, version, digest, envelope, applied_at, good)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            rusqlite::params![
+                slot,
+                config.document().version,
+                config.digest().as_bytes(),
+                config.envelope(),
+                applied_at.ms(),
+                good
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 fn read_floor(tx: &Connection) -> rusqlite::Result<(Floor, Option<Digest>)> {

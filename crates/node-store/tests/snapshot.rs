@@ -60,6 +60,18 @@ impl Node {
         self.snapshots().current().map(|current| current.config.document().version)
     }
 
+    /// Flips one bit of a stored envelope while nothing is open.
+    fn rot(&mut self, slot: u8) {
+        self.open = None;
+        let raw = rusqlite::Connection::open(volume_folder(&self.home).join("state.db")).unwrap();
+        let mut envelope: Vec<u8> = raw
+            .query_row("SELECT envelope FROM snapshots WHERE slot = ?1", [slot], |row| row.get(0))
+            .unwrap();
+        let middle = envelope.len() / 2;
+        envelope[middle] ^= 1;
+        raw.execute("UPDATE snapshots SET envelope = ?1 WHERE slot = ?2", (envelope, slot)).unwrap();
+    }
+
     fn confirm(&self) {
         self.snapshots().confirm(self.snapshots().current().unwrap().config.digest()).unwrap();
     }
@@ -224,19 +236,48 @@ fn a_snapshot_changed_on_disk_is_not_used_after_a_restart() {
     node.offer(&config(1)).unwrap();
     node.confirm();
     node.offer(&config(2)).unwrap();
-    node.open = None;
-    let path = volume_folder(&node.home).join("state.db");
-    let raw = rusqlite::Connection::open(path).unwrap();
-    let mut envelope: Vec<u8> =
-        raw.query_row("SELECT envelope FROM snapshots WHERE slot = 0", (), |row| row.get(0)).unwrap();
-    let middle = envelope.len() / 2;
-    envelope[middle] ^= 1;
-    raw.execute("UPDATE snapshots SET envelope = ?1 WHERE slot = 0", [envelope]).unwrap();
-    drop(raw);
+    node.rot(0);
     node.restart();
     assert_eq!(node.version(), Some(1));
     assert_eq!(node.snapshots().look(|view| view.unverifiable().len()), 1);
     assert_eq!(node.snapshots().floor().version, 2);
+}
+
+/// The good first one was deleted for a second that its row still called good, though it no longer verified.
+#[test]
+fn a_snapshot_changed_on_disk_does_not_take_the_place_of_the_last_good_one() {
+    let mut node = Node::new();
+    for version in 1..=2 {
+        node.offer(&config(version)).unwrap();
+        node.confirm();
+    }
+    node.rot(0);
+    node.restart();
+    assert_eq!(node.version(), Some(1));
+    node.offer(&config(3)).unwrap();
+    node.restart();
+    assert_eq!(node.version(), Some(3));
+    assert_eq!(node.snapshots().roll_back(NOW).unwrap().config.document().version, 1);
+    node.restart();
+    assert_eq!(node.version(), Some(1));
+    assert_eq!(node.snapshots().look(|view| view.unverifiable().len()), 0);
+    assert_eq!(node.offer(&config(3)).unwrap(), Applied::FailedBefore);
+}
+
+/// A row of the same digest stood there, so it was taken to be in force.
+#[test]
+fn a_snapshot_changed_on_disk_is_put_in_force_again_when_it_is_offered_again() {
+    let mut node = Node::new();
+    for version in 1..=2 {
+        node.offer(&config(version)).unwrap();
+        node.confirm();
+    }
+    node.rot(0);
+    node.restart();
+    assert_eq!(node.offer(&config(2)).unwrap(), Applied::New);
+    node.restart();
+    assert_eq!(node.version(), Some(2));
+    assert_eq!(node.snapshots().previous().unwrap().config.document().version, 1);
 }
 
 #[test]
