@@ -3,7 +3,8 @@
 //! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and what it judges by (keyset and floor)
 //! is kept here. Such a value does not say by which keyset it was judged, so applying judges it again. It is one
 //! transaction: current becomes previous, the floor rises, the inventory expects the new artifacts. A refused
-//! update changes nothing and is not stored.
+//! update changes nothing and is not stored; [`Store::apply_envelope`](crate::store::Store::apply_envelope) leaves a
+//! log record of it.
 //!
 //! The previous one is the last that passed its health check and verifies: one that never did, or that the disk has
 //! changed, is not kept to go back to. Going back never lowers the floor. After a restart digest and signatures are verified again.
@@ -14,6 +15,7 @@ use node_types::{
     Digest, Network, Timestamp,
     config::NodeConfig,
     keyset::VerifiedKeyset,
+    log::Level,
     verify::{Floor, Refused, Verified, reverify_stored, verify_config},
 };
 use rusqlite::Connection;
@@ -52,6 +54,17 @@ pub enum SnapshotError {
     /// The database cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+impl SnapshotError {
+    /// How much it matters that an update was refused; `None` where it was not judged at all.
+    pub(crate) const fn refusal_level(&self) -> Option<Level> {
+        match self {
+            Self::Refused(Refused::Equivocation { .. }) => Some(Level::Error),
+            Self::Refused(_) | Self::NoKeyset | Self::OtherPin { .. } => Some(Level::Warn),
+            Self::NoPrevious | Self::Write(_) | Self::Read(_) => None,
+        }
+    }
 }
 
 /// What became of a verified snapshot.

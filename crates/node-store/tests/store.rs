@@ -10,17 +10,20 @@ use common::{at, id, job, output};
 use node_store::{
     jobs::{Accepted, Lease, Moved},
     keys::NodeKey,
-    snapshot::SnapshotError,
+    logs::Query,
+    snapshot::{Applied, SnapshotError},
     store::{Options, Store, StoreError},
     volume::VolumeError,
 };
 use node_types::{
     Digest, Network,
     job::{FailureKind, Job, ModelRef},
+    log::{Kind, Level},
     message::{Domain, MessageKind, NodeMessage},
     verify::Refused,
 };
-use trust::{NOW, Signer, config, keyset, signed_config, trusted};
+use serde_json::{Value, json};
+use trust::{NOW, Signer, config, keyset, signed_config, trusted, with};
 
 struct Home(tempfile::TempDir);
 
@@ -54,7 +57,7 @@ fn apply(store: &Store, version: u64, model: &str) {
     let mut document = config(version);
     document["models"][0]["name"] = model.into();
     let envelope = signed_config(&document, &[&Signer::new(1)]);
-    store.apply_snapshot(store.snapshots().verify(&envelope, NOW).unwrap(), NOW).unwrap();
+    store.apply_envelope(&envelope, NOW).unwrap();
 }
 
 fn offered(number: u64) -> Job {
@@ -148,6 +151,81 @@ fn a_snapshot_that_expired_before_it_was_applied_raises_neither_copy_of_the_floo
     assert_eq!(store.jobs().view().floor().unwrap().version, 1);
     drop(store);
     assert_eq!(home.open().snapshots().floor().version, 1);
+}
+
+/// Every row of every table, but for the log.
+fn rows(home: &Home) -> Vec<String> {
+    let mut rows = Vec::new();
+    for database in ["state.db", "jobs.db"] {
+        let path = home.0.path().join("testnet").join(database);
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let raw = rusqlite::Connection::open_with_flags(path, flags).unwrap();
+        let mut tables =
+            raw.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+        let tables: Vec<String> =
+            tables.query_map((), |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        for table in tables {
+            let mut all = raw.prepare(&format!("SELECT * FROM {table}")).unwrap();
+            let columns = all.column_count();
+            let text = |row: &rusqlite::Row<'_>| {
+                let values: Result<Vec<rusqlite::types::Value>, _> =
+                    (0..columns).map(|column| row.get(column)).collect();
+                values.map(|values| format!("{table} {values:?}"))
+            };
+            rows.extend(all.query_map((), text).unwrap().map(Result::unwrap));
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_refused_snapshot_leaves_one_log_record_that_says_why_and_nothing_else() {
+    let home = Home::new();
+    let store = home.create();
+    apply(&store, 2, "gemma-3-270m");
+    let before = rows(&home);
+    assert!(before.iter().any(|row| row.starts_with("snapshots")), "{before:?}");
+    let signed = |document: &Value| signed_config(document, &[&Signer::new(1)]);
+    let changed = |version, pointer, value| signed(&with(config(version), pointer, value));
+    let expired = with(with(config(3), "/refresh_by", json!(NOW)), "/valid_until", json!(NOW));
+    let mut damaged = signed(&config(3));
+    damaged.truncate(damaged.len() - 1);
+    let refused = [
+        ("lower version", signed(&config(1)), Level::Warn, "older than snapshot 2"),
+        ("other bytes", changed(2, "/participation/subclouds", json!([])), Level::Error, "same version"),
+        ("expired", signed(&expired), Level::Warn, "was valid until"),
+        ("wrong network", changed(3, "/network", json!("mainnet")), Level::Warn, "mainnet"),
+        ("wrong keyset", changed(3, "/keyset_version", json!(2)), Level::Warn, "keyset 2"),
+        ("bad signature", signed_config(&config(3), &[&Signer::new(9)]), Level::Warn, "it takes 1"),
+        ("no envelope", damaged, Level::Warn, "refused a configuration"),
+    ];
+    for (count, (name, envelope, level, why)) in (1..).zip(refused) {
+        assert!(
+            matches!(store.apply_envelope(&envelope, NOW), Err(SnapshotError::Refused(_))),
+            "{name} is refused"
+        );
+        assert_eq!(rows(&home), before, "{name}");
+        store.logs().flush().wait().unwrap();
+        let told = store.logs().view().query(&Query::default()).unwrap();
+        let last = &told.last().unwrap().record;
+        assert_eq!((told.len(), last.level, last.kind), (count, level, Kind::Configuration), "{name}");
+        assert!(last.message.contains(why), "{name}: {}", last.message);
+    }
+    let records = || {
+        store.logs().flush().wait().unwrap();
+        store.logs().view().query(&Query::default()).unwrap().len()
+    };
+    let late = store.snapshots().verify(&signed(&config(3)), NOW).unwrap();
+    assert!(store.apply_snapshot(late.clone(), late.document().valid_until).is_err());
+    assert_eq!((records(), rows(&home)), (8, before), "also when it expires between the two");
+
+    assert_eq!(store.apply_envelope(&signed(&config(3)), NOW).unwrap(), Applied::New);
+    store.snapshots().confirm(late.digest()).unwrap();
+    assert_eq!(store.apply_envelope(&signed(&config(4)), NOW).unwrap(), Applied::New);
+    store.roll_back_snapshot(NOW).unwrap();
+    assert_eq!(records(), 8, "what is taken is not told of as refused");
+    assert_eq!(store.apply_envelope(&signed(&config(4)), NOW).unwrap(), Applied::FailedBefore);
+    assert_eq!(records(), 9);
 }
 
 #[test]
