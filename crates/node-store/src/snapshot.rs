@@ -9,7 +9,7 @@
 //! The previous one is the last that passed its health check and verifies: one that never did, or that the disk has
 //! changed, is not kept to go back to. Going back never lowers the floor. After a restart digest and signatures are verified again.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use node_types::{
     Digest, Network, Timestamp,
@@ -175,12 +175,14 @@ impl SnapshotView {
     }
 }
 
-/// The snapshots of a volume. Calls block until they are on disk: they are rare.
+/// The snapshots of a volume. Calls block until they are on disk, one after another: they are rare.
 #[derive(Debug)]
 pub struct Snapshots {
     writer: Arc<Writer>,
     network: Network,
     view: RwLock<SnapshotView>,
+    /// Held from the look that a change goes by until memory says what the disk says.
+    turn: Mutex<()>,
 }
 
 const CURRENT: u8 = 0;
@@ -188,12 +190,16 @@ const PREVIOUS: u8 = 1;
 
 impl Snapshots {
     pub(crate) const fn new(writer: Arc<Writer>, network: Network, view: SnapshotView) -> Self {
-        Self { writer, network, view: RwLock::new(view) }
+        Self { writer, network, view: RwLock::new(view), turn: Mutex::new(()) }
     }
 
     /// Looks at what is in force now.
     pub fn look<T>(&self, look: impl FnOnce(&SnapshotView) -> T) -> T {
         look(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, edit: impl FnOnce(&mut SnapshotView)) {
@@ -229,6 +235,7 @@ impl Snapshots {
     /// # Errors
     /// [`Refused::OtherNetwork`], [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
     pub fn pin(&self, keyset: VerifiedKeyset) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
         self.require_network(keyset.document().network)?;
         if let Some(held) = self.look(|view| view.keysets.first().map(VerifiedKeyset::digest)) {
             let offered = keyset.digest();
@@ -244,6 +251,7 @@ impl Snapshots {
     /// # Errors
     /// [`Refused`] by its signatures or version; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
     pub fn rotate_keyset(&self, envelope: &[u8]) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
         let next = self.keyset().ok_or(SnapshotError::NoKeyset)?.rotate(envelope)?;
         self.keep_keyset(next.document().version, envelope.to_vec())?;
         self.change(|view| view.keysets.push(next));
@@ -274,6 +282,7 @@ impl Snapshots {
 
     /// Raises the floor to its second copy, after the loss of `state.db`.
     pub(crate) fn raise_floor(&self, floor: Floor) -> Result<(), WriteError> {
+        let _turn = self.take_turn();
         if floor.version <= self.floor().version {
             return Ok(());
         }
@@ -320,6 +329,7 @@ impl Snapshots {
     /// [`Refused`] where it was verified for another volume, or is outdated by what was applied, rotated or has
     /// expired in between; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
     pub fn apply(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
+        let _turn = self.take_turn();
         self.verify_again(&config, now)?;
         if self.current().is_some_and(|held| held.config.digest() == config.digest()) {
             return Ok(Applied::Already);
@@ -345,6 +355,7 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::Write`].
     pub fn confirm(&self, digest: Digest) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
         if self.current().is_none_or(|current| current.config.digest() != digest || current.good) {
             return Ok(());
         }
@@ -374,6 +385,7 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::NoPrevious`], [`SnapshotError::Write`].
     pub fn roll_back(&self, now: Timestamp) -> Result<Arc<InForce>, SnapshotError> {
+        let _turn = self.take_turn();
         let last_good = self.previous().ok_or(SnapshotError::NoPrevious)?;
         let failed = self.current().map(|current| current.config.digest().as_bytes().to_vec());
         let kept = Arc::clone(&last_good);

@@ -152,6 +152,8 @@ pub struct Store {
     binding: Binding,
     logs: Logs,
     time: Mutex<Mark>,
+    /// Held while what is in force changes: both copies of the floor, the snapshot and the rules that follow it.
+    turn: Mutex<()>,
 }
 
 impl Store {
@@ -247,6 +249,7 @@ impl Store {
             binding: volume.binding(),
             logs: volume.logs(logs::BYTES_MAX),
             time: Mutex::new(known_time(volume.view(), reading)?),
+            turn: Mutex::new(()),
             volume,
             signer: Signer::new(node.key),
             protection: node.protection,
@@ -315,12 +318,17 @@ impl Store {
     }
 
     fn put_in_force(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
+        let _turn = self.take_turn();
         // Before the floor's second copy rises: it would raise the first at the next opening.
         self.snapshots.verify_again(&config, now)?;
         self.jobs.keep_floor(Floor::at(&config)).wait()?;
         let answer = self.snapshots.apply(config, now)?;
         self.follow_snapshot(&[], now)?;
         Ok(answer)
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reported(
@@ -345,6 +353,7 @@ impl Store {
     /// # Errors
     /// [`SnapshotError`].
     pub fn roll_back_snapshot(&self, now: Timestamp) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
         self.snapshots.roll_back(now)?;
         Ok(self.follow_snapshot(&[], now)?)
     }

@@ -6,6 +6,8 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
+use std::sync::Barrier;
+
 use common::{create, open, volume_folder};
 use node_store::{
     inventory::Inventory,
@@ -187,6 +189,36 @@ fn another_networks_keyset_is_not_pinned() {
         }))
     ));
     assert!(snapshots.keyset().is_none());
+}
+
+/// The transactions followed one another, what memory held was set in any order after them.
+#[test]
+fn snapshots_applied_at_the_same_time_leave_the_newest_in_force_in_memory_too() {
+    const AT_ONCE: u64 = 8;
+    let mut node = Node::new();
+    for round in 0..20 {
+        let snapshots = node.snapshots();
+        let start = Barrier::new(usize::try_from(AT_ONCE).unwrap());
+        let applied: Vec<u64> = std::thread::scope(|scope| {
+            let apply = |version| {
+                let envelope = signed_config(&config(version), &[&Signer::new(1)]);
+                let verified = snapshots.verify(&envelope, NOW).unwrap();
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    snapshots.apply(verified, NOW).is_ok().then_some(version)
+                })
+            };
+            let threads: Vec<_> = (1..=AT_ONCE).map(|it| apply(round * AT_ONCE + it)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        let newest = applied.into_iter().max();
+        assert_eq!(node.version(), newest);
+        assert_eq!(Some(snapshots.floor().version), newest);
+    }
+    let newest = node.version();
+    node.restart();
+    assert_eq!(node.version(), newest);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use node_types::{
     job::{FailureKind, Job, ModelRef},
     log::{Kind, Level},
     message::{Domain, MessageKind, NodeMessage},
-    verify::Refused,
+    verify::{Floor, Refused},
 };
 use serde_json::{Value, json};
 use trust::{NOW, Signer, config, keyset, signed_config, trusted, with};
@@ -226,6 +226,35 @@ fn a_refused_snapshot_leaves_one_log_record_that_says_why_and_nothing_else() {
     assert_eq!(records(), 8, "what is taken is not told of as refused");
     assert_eq!(store.apply_envelope(&signed(&config(4)), NOW).unwrap(), Applied::FailedBefore);
     assert_eq!(records(), 9);
+}
+
+/// Each of several documents of one version raised the floor's second copy before one of them was applied: the two
+/// copies named different documents, and after the loss of one file the applied one was an equivocation.
+#[test]
+fn both_copies_of_the_floor_and_the_jobs_rules_are_of_the_one_snapshot_applied_of_several_at_once() {
+    let store = Home::new().create();
+    for version in 2..12 {
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for twin in 0..4 {
+                let named = with(config(version), "/models/0/name", json!(format!("{version}-{twin}")));
+                let envelope = signed_config(&named, &[&Signer::new(1)]);
+                let (store, start) = (&store, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    // All but one are refused.
+                    drop(store.apply_envelope(&envelope, NOW));
+                });
+            }
+        });
+        let current = store.snapshots().current().unwrap();
+        let floor = store.snapshots().floor();
+        assert_eq!(floor, Floor::at(&current.config));
+        assert_eq!(store.jobs().view().floor().unwrap(), floor);
+        let model = current.config.document().models[0].reference();
+        let offered = Job { model, ..job(version) };
+        assert_eq!(store.jobs().accept(&offered, NOW).wait().unwrap(), Accepted::New);
+    }
 }
 
 #[test]
