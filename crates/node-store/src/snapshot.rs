@@ -16,7 +16,7 @@ use node_types::{
     config::NodeConfig,
     keyset::VerifiedKeyset,
     log::Level,
-    verify::{Floor, Refused, Verified, reverify_stored, verify_config},
+    verify::{Floor, Refused, Term, Validity, Verified, reverify_stored, verify_config},
 };
 use rusqlite::Connection;
 
@@ -148,6 +148,12 @@ impl SnapshotView {
     #[must_use]
     pub const fn current(&self) -> Option<&Arc<InForce>> {
         self.current.as_ref()
+    }
+
+    /// Where the snapshot in force stands at `now`: fresh, stale, or out of force since its offline grace ended.
+    #[must_use]
+    pub fn validity(&self, now: Timestamp) -> Option<Validity> {
+        self.current.as_ref().map(|current| Term::of(current.config.document()).at(now))
     }
 
     /// The last good one before it.

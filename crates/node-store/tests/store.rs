@@ -6,9 +6,9 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
-use common::{at, id, job, output};
+use common::{MINUTE_MS, at, id, job, output};
 use node_store::{
-    jobs::{Accepted, Lease, Moved},
+    jobs::{Accepted, Lease, Moved, Rejection},
     keys::NodeKey,
     logs::Query,
     snapshot::{Applied, SnapshotError},
@@ -16,14 +16,14 @@ use node_store::{
     volume::VolumeError,
 };
 use node_types::{
-    Digest, Network,
+    Digest, Network, Timestamp,
     job::{FailureKind, Job, ModelRef},
     log::{Kind, Level},
     message::{Domain, MessageKind, NodeMessage},
-    verify::{Floor, Refused},
+    verify::{Floor, Refused, Term, Validity},
 };
 use serde_json::{Value, json};
-use trust::{NOW, Signer, config, keyset, signed_config, trusted, with};
+use trust::{HOUR_MS, NOW, Signer, config, keyset, signed_config, trusted, with};
 
 struct Home(tempfile::TempDir);
 
@@ -255,6 +255,31 @@ fn both_copies_of_the_floor_and_the_jobs_rules_are_of_the_one_snapshot_applied_o
         let offered = Job { model, ..job(version) };
         assert_eq!(store.jobs().accept(&offered, NOW).wait().unwrap(), Accepted::New);
     }
+}
+
+/// An offer after the offline grace was answered New: only rotation knew that the snapshot was out of force.
+#[test]
+fn a_stale_snapshot_takes_jobs_until_its_offline_grace_ends() {
+    let store = Home::new().create();
+    let term = Term::of(store.snapshots().current().unwrap().config.document());
+    let (valid_until, grace_until) = (term.valid_until, term.grace_until);
+    assert_eq!(grace_until, NOW.plus_ms(26 * HOUR_MS), "two hours of validity and a day of grace");
+    let last = Timestamp::from_ms(grace_until.ms() - 1);
+    let stands = |now| store.snapshots().look(|view| view.validity(now)).unwrap();
+    let offer = |number, now: Timestamp| {
+        let offered = Job { expires_at: now.plus_ms(MINUTE_MS), ..offered(number) };
+        store.jobs().accept(&offered, now).wait().unwrap()
+    };
+    assert_eq!((stands(NOW), offer(1, NOW)), (Validity::Fresh, Accepted::New));
+    let stale = Validity::Stale { until: grace_until };
+    assert_eq!((stands(valid_until), offer(2, valid_until)), (stale, Accepted::New));
+    assert_eq!((stands(last), offer(3, last)), (stale, Accepted::New));
+    let rejected = Rejection::ConfigurationExpired { until: grace_until, now: grace_until };
+    assert_eq!(
+        (stands(grace_until), offer(4, grace_until)),
+        (Validity::OutOfForce, Accepted::Rejected(rejected))
+    );
+    assert_eq!(store.view().snapshots().unwrap().validity(grace_until), Some(Validity::OutOfForce));
 }
 
 #[test]
