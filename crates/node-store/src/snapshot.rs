@@ -1,22 +1,24 @@
 //! The configuration snapshot in force, the one before it, the version floor and the keysets.
 //!
-//! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and
-//! what it judges by (keyset and floor) is kept here. Applying is one transaction: current becomes
-//! previous, the floor rises, the inventory expects the new artifacts. A refused update changes
-//! nothing and is not stored; reporting it is the caller's.
+//! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and what it judges by (keyset and floor)
+//! is kept here. Such a value does not say by which keyset it was judged, so applying judges it again. It is one
+//! transaction: current becomes previous, the floor rises, the inventory expects the new artifacts. A refused
+//! update changes nothing and is not stored; [`Store::apply_envelope`](crate::store::Store::apply_envelope) leaves a
+//! log record of it.
 //!
-//! The previous one is the last that passed its health check: one that never did is not kept to go back
-//! to. Going back never lowers the floor. After a restart digest and signatures are verified again.
+//! The previous one is the last that passed its health check and verifies: one that never did, or that the disk has
+//! changed, is not kept to go back to. Going back never lowers the floor. After a restart digest and signatures are verified again.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use node_types::{
     Digest, Network, Timestamp,
     config::NodeConfig,
     keyset::VerifiedKeyset,
-    verify::{Floor, Refused, Verified, reverify_stored, verify_config},
+    log::Level,
+    verify::{Floor, Refused, Term, Validity, Verified, reverify_stored, verify_config},
 };
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::{
     inventory,
@@ -52,6 +54,17 @@ pub enum SnapshotError {
     /// The database cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+impl SnapshotError {
+    /// How much it matters that an update was refused; `None` where it was not judged at all.
+    pub(crate) const fn refusal_level(&self) -> Option<Level> {
+        match self {
+            Self::Refused(Refused::Equivocation { .. }) => Some(Level::Error),
+            Self::Refused(_) | Self::NoKeyset | Self::OtherPin { .. } => Some(Level::Warn),
+            Self::NoPrevious | Self::Write(_) | Self::Read(_) => None,
+        }
+    }
 }
 
 /// What became of a verified snapshot.
@@ -137,6 +150,12 @@ impl SnapshotView {
         self.current.as_ref()
     }
 
+    /// Where the snapshot in force stands at `now`: fresh, stale, or out of force since its offline grace ended.
+    #[must_use]
+    pub fn validity(&self, now: Timestamp) -> Option<Validity> {
+        self.current.as_ref().map(|current| Term::of(current.config.document()).at(now))
+    }
+
     /// The last good one before it.
     #[must_use]
     pub const fn previous(&self) -> Option<&Arc<InForce>> {
@@ -162,12 +181,14 @@ impl SnapshotView {
     }
 }
 
-/// The snapshots of a volume. Calls block until they are on disk: they are rare.
+/// The snapshots of a volume. Calls block until they are on disk, one after another: they are rare.
 #[derive(Debug)]
 pub struct Snapshots {
     writer: Arc<Writer>,
     network: Network,
     view: RwLock<SnapshotView>,
+    /// Held from the look that a change goes by until memory says what the disk says.
+    turn: Mutex<()>,
 }
 
 const CURRENT: u8 = 0;
@@ -175,12 +196,16 @@ const PREVIOUS: u8 = 1;
 
 impl Snapshots {
     pub(crate) const fn new(writer: Arc<Writer>, network: Network, view: SnapshotView) -> Self {
-        Self { writer, network, view: RwLock::new(view) }
+        Self { writer, network, view: RwLock::new(view), turn: Mutex::new(()) }
     }
 
     /// Looks at what is in force now.
     pub fn look<T>(&self, look: impl FnOnce(&SnapshotView) -> T) -> T {
         look(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, edit: impl FnOnce(&mut SnapshotView)) {
@@ -214,8 +239,10 @@ impl Snapshots {
     /// Pins the network's first keyset. Pinning the same one again changes nothing.
     ///
     /// # Errors
-    /// [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
+    /// [`Refused::OtherNetwork`], [`SnapshotError::OtherPin`], [`SnapshotError::Write`].
     pub fn pin(&self, keyset: VerifiedKeyset) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
+        self.require_network(keyset.document().network)?;
         if let Some(held) = self.look(|view| view.keysets.first().map(VerifiedKeyset::digest)) {
             let offered = keyset.digest();
             return if held == offered { Ok(()) } else { Err(SnapshotError::OtherPin { held, offered }) };
@@ -230,10 +257,18 @@ impl Snapshots {
     /// # Errors
     /// [`Refused`] by its signatures or version; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
     pub fn rotate_keyset(&self, envelope: &[u8]) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
         let next = self.keyset().ok_or(SnapshotError::NoKeyset)?.rotate(envelope)?;
         self.keep_keyset(next.document().version, envelope.to_vec())?;
         self.change(|view| view.keysets.push(next));
         Ok(())
+    }
+
+    fn require_network(&self, found: Network) -> Result<(), Refused> {
+        if found == self.network {
+            return Ok(());
+        }
+        Err(Refused::OtherNetwork { found, wanted: self.network })
     }
 
     fn keep_keyset(&self, version: u64, document: Vec<u8>) -> Result<(), WriteError> {
@@ -253,6 +288,7 @@ impl Snapshots {
 
     /// Raises the floor to its second copy, after the loss of `state.db`.
     pub(crate) fn raise_floor(&self, floor: Floor) -> Result<(), WriteError> {
+        let _turn = self.take_turn();
         if floor.version <= self.floor().version {
             return Ok(());
         }
@@ -277,26 +313,44 @@ impl Snapshots {
         Ok(verify_config(envelope, &keyset, self.network, self.floor(), now)?)
     }
 
-    /// Puts a snapshot in force, in one transaction. The floor is asked again there.
+    /// Judges a verified snapshot by this volume at `now`: it may have been verified against the keyset of another
+    /// one, before a rotation, or while it was still valid.
     ///
     /// # Errors
-    /// [`Refused::Older`] or [`Refused::Equivocation`] where another was applied in between;
-    /// [`SnapshotError::Write`].
+    /// [`Refused`], [`SnapshotError::NoKeyset`].
+    pub(crate) fn verify_again(
+        &self,
+        config: &Verified<NodeConfig>,
+        now: Timestamp,
+    ) -> Result<(), SnapshotError> {
+        // Asked first: that the other network's keys did not sign for this one would say less.
+        self.require_network(config.document().network)?;
+        self.verify(config.envelope(), now).map(|_| ())
+    }
+
+    /// Puts a snapshot in force, in one transaction. It is verified again by this volume's keyset, and the floor is
+    /// asked again in the transaction.
+    ///
+    /// # Errors
+    /// [`Refused`] where it was verified for another volume, or is outdated by what was applied, rotated or has
+    /// expired in between; [`SnapshotError::NoKeyset`]; [`SnapshotError::Write`].
     pub fn apply(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
+        let _turn = self.take_turn();
+        self.verify_again(&config, now)?;
+        if self.current().is_some_and(|held| held.config.digest() == config.digest()) {
+            return Ok(Applied::Already);
+        }
         let floor = Floor::at(&config);
-        let envelope = config.envelope().to_vec();
-        let expected = inventory::expected_by(&config);
+        let applied = Arc::new(InForce { config, applied_at: now, good: false });
+        let last_good = self.look(|view| view.current.clone().filter(|it| it.good).or(view.previous.clone()));
+        let (current, previous) = (Arc::clone(&applied), last_good.clone());
         let answer = self
             .writer
-            .submit(Effect::Grows, move |tx| apply_in(tx, floor, &envelope, &expected, now))
+            .submit(Effect::Grows, move |tx| apply_in(tx, &current, previous.as_deref(), now))
             .wait()??;
         if answer == Applied::New {
-            let applied = Arc::new(InForce { config, applied_at: now, good: false });
             self.change(|view| {
-                if let Some(last) = view.current.replace(applied).filter(|last| last.good) {
-                    view.previous = Some(last);
-                }
-                view.floor = floor;
+                (view.current, view.previous, view.floor) = (Some(applied), last_good, floor);
             });
         }
         Ok(answer)
@@ -307,6 +361,10 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::Write`].
     pub fn confirm(&self, digest: Digest) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
+        if self.current().is_none_or(|current| current.config.digest() != digest || current.good) {
+            return Ok(());
+        }
         self.writer
             .submit(Effect::Keeps, move |tx| {
                 tx.prepare_cached("UPDATE snapshots SET good = 1 WHERE slot = 0 AND digest = ?1")?
@@ -333,14 +391,15 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError::NoPrevious`], [`SnapshotError::Write`].
     pub fn roll_back(&self, now: Timestamp) -> Result<Arc<InForce>, SnapshotError> {
+        let _turn = self.take_turn();
         let last_good = self.previous().ok_or(SnapshotError::NoPrevious)?;
-        let expected = inventory::expected_by(&last_good.config);
+        let failed = self.current().map(|current| current.config.digest().as_bytes().to_vec());
+        let kept = Arc::clone(&last_good);
         self.writer
             .submit(Effect::Keeps, move |tx| {
-                tx.execute("UPDATE floor SET failed = (SELECT digest FROM snapshots WHERE slot = 0)", ())?;
-                tx.execute("DELETE FROM snapshots WHERE slot = 0", ())?;
-                tx.execute("UPDATE snapshots SET slot = 0 WHERE slot = 1", ())?;
-                inventory::expect_in(tx, &expected, now)
+                tx.execute("UPDATE floor SET failed = ?1", [&failed])?;
+                keep_in(tx, &kept, None)?;
+                inventory::expect_in(tx, &inventory::expected_by(&kept.config), now)
             })
             .wait()?;
         self.change(|view| view.current = view.previous.take());
@@ -350,41 +409,47 @@ impl Snapshots {
 
 fn apply_in(
     tx: &Connection,
-    offered: Floor,
-    envelope: &[u8],
-    expected: &inventory::Expected,
+    offered: &InForce,
+    last_good: Option<&InForce>,
     now: Timestamp,
 ) -> rusqlite::Result<Result<Applied, Refused>> {
-    let Some(digest) = offered.digest else { return Ok(Ok(Applied::Already)) };
+    let (version, digest) = (offered.config.document().version, offered.config.digest());
     let (floor, failed) = read_floor(tx)?;
-    if offered.version < floor.version {
-        return Ok(Err(Refused::Older { held: floor.version, offered: offered.version }));
+    if version < floor.version {
+        return Ok(Err(Refused::Older { held: floor.version, offered: version }));
     }
-    if let Some(held) = floor.digest.filter(|held| offered.version == floor.version && *held != digest) {
-        return Ok(Err(Refused::Equivocation { version: offered.version, held, offered: digest }));
-    }
-    let current: Option<[u8; 32]> =
-        tx.query_row("SELECT digest FROM snapshots WHERE slot = 0", (), |row| row.get(0)).optional()?;
-    if current.as_ref() == Some(digest.as_bytes()) {
-        return Ok(Ok(Applied::Already));
+    if let Some(held) = floor.digest.filter(|held| version == floor.version && *held != digest) {
+        return Ok(Err(Refused::Equivocation { version, held, offered: digest }));
     }
     if failed == Some(digest) {
         return Ok(Ok(Applied::FailedBefore));
     }
-    tx.execute(
-        "DELETE FROM snapshots WHERE slot = 1 AND EXISTS (SELECT 1 FROM snapshots WHERE slot = 0 AND good)",
-        (),
-    )?;
-    tx.execute("UPDATE snapshots SET slot = 1 WHERE slot = 0 AND good", ())?;
-    tx.execute("DELETE FROM snapshots WHERE slot = 0", ())?;
-    tx.execute(
-        "INSERT INTO snapshots (slot, version, digest, envelope, applied_at, good)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0)",
-        (CURRENT, offered.version, digest.as_bytes(), envelope, now.ms()),
-    )?;
-    tx.execute("UPDATE floor SET version = ?1, digest = ?2", (offered.version, digest.as_bytes()))?;
-    inventory::expect_in(tx, expected, now)?;
+    keep_in(tx, offered, last_good)?;
+    tx.execute("UPDATE floor SET version = ?1, digest = ?2", (version, digest.as_bytes()))?;
+    inventory::expect_in(tx, &inventory::expected_by(&offered.config), now)?;
     Ok(Ok(Applied::New))
+}
+
+/// Writes both slots from what was verified. A row already there is not moved: its bytes may have changed since
+/// they were read, and would then be found out at the opening that needs them.
+fn keep_in(tx: &Connection, current: &InForce, previous: Option<&InForce>) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM snapshots", ())?;
+    for (slot, kept) in [(CURRENT, Some(current)), (PREVIOUS, previous)] {
+        let Some(InForce { config, applied_at, good }) = kept else { continue };
+        tx.execute(
+            "INSERT INTO snapshots (slot, version, digest, envelope, applied_at, good)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            rusqlite::params![
+                slot,
+                config.document().version,
+                config.digest().as_bytes(),
+                config.envelope(),
+                applied_at.ms(),
+                good
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 fn read_floor(tx: &Connection) -> rusqlite::Result<(Floor, Option<Digest>)> {

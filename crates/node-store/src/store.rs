@@ -13,6 +13,7 @@ use std::{
 use node_types::{
     Address, Network, NodeId, Timestamp, VolumeId,
     config::NodeConfig,
+    log::{Kind, Level, Record},
     verify::{Floor, Verified},
 };
 
@@ -151,6 +152,8 @@ pub struct Store {
     binding: Binding,
     logs: Logs,
     time: Mutex<Mark>,
+    /// Held while what is in force changes: both copies of the floor, the snapshot and the rules that follow it.
+    turn: Mutex<()>,
 }
 
 impl Store {
@@ -246,6 +249,7 @@ impl Store {
             binding: volume.binding(),
             logs: volume.logs(logs::BYTES_MAX),
             time: Mutex::new(known_time(volume.view(), reading)?),
+            turn: Mutex::new(()),
             volume,
             signer: Signer::new(node.key),
             protection: node.protection,
@@ -289,20 +293,59 @@ impl Store {
         Ok(())
     }
 
-    /// Applies a verified snapshot: when this returns it is in force, the queued jobs that it forbids have
-    /// failed, and the traces of earlier ones that were sent once are deleted.
+    /// Judges a snapshot that the network offers and applies it: when this returns it is in force, the queued jobs
+    /// that it forbids have failed, and the traces of earlier ones that were sent once are deleted.
+    ///
+    /// A refused one leaves a log record that says why, and nothing else.
     ///
     /// # Errors
     /// [`SnapshotError`]; after a [`SnapshotError::Write`] opening again finishes what was begun.
+    pub fn apply_envelope(&self, envelope: &[u8], now: Timestamp) -> Result<Applied, SnapshotError> {
+        let judged = self.snapshots.verify(envelope, now);
+        self.reported(judged.and_then(|config| self.put_in_force(config, now)), now)
+    }
+
+    /// The same for a snapshot that was verified before; it is verified again.
+    ///
+    /// # Errors
+    /// Those of [`Store::apply_envelope`].
     pub fn apply_snapshot(
         &self,
         config: Verified<NodeConfig>,
         now: Timestamp,
     ) -> Result<Applied, SnapshotError> {
+        self.reported(self.put_in_force(config, now), now)
+    }
+
+    fn put_in_force(&self, config: Verified<NodeConfig>, now: Timestamp) -> Result<Applied, SnapshotError> {
+        let _turn = self.take_turn();
+        // Before the floor's second copy rises: it would raise the first at the next opening.
+        self.snapshots.verify_again(&config, now)?;
         self.jobs.keep_floor(Floor::at(&config)).wait()?;
         let answer = self.snapshots.apply(config, now)?;
         self.follow_snapshot(&[], now)?;
         Ok(answer)
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reported(
+        &self,
+        answer: Result<Applied, SnapshotError>,
+        now: Timestamp,
+    ) -> Result<Applied, SnapshotError> {
+        let refused = match &answer {
+            Ok(Applied::New | Applied::Already) => None,
+            Ok(Applied::FailedBefore) => Some((Level::Warn, "it failed its health check before".to_owned())),
+            Err(why) => why.refusal_level().map(|level| (level, why.to_string())),
+        };
+        if let Some((level, why)) = refused {
+            let message = format!("refused a configuration: {why}");
+            self.logs.append(Record::new(now, level, Kind::Configuration, message));
+        }
+        answer
     }
 
     /// Goes back to the last good snapshot; see [`Snapshots::roll_back`].
@@ -310,6 +353,7 @@ impl Store {
     /// # Errors
     /// [`SnapshotError`].
     pub fn roll_back_snapshot(&self, now: Timestamp) -> Result<(), SnapshotError> {
+        let _turn = self.take_turn();
         self.snapshots.roll_back(now)?;
         Ok(self.follow_snapshot(&[], now)?)
     }

@@ -6,6 +6,8 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
+use std::sync::Barrier;
+
 use common::{create, open, volume_folder};
 use node_store::{
     inventory::Inventory,
@@ -13,12 +15,13 @@ use node_store::{
     volume::Volume,
 };
 use node_types::{
-    Digest,
+    Digest, Network,
     inventory::{ArtifactId, ArtifactKind, ArtifactState, Measured},
-    verify::{Floor, Refused},
+    keyset::VerifiedKeyset,
+    verify::{Floor, Refused, verify_config},
 };
 use serde_json::{Value, json};
-use trust::{NOW, Signer, config, keyset, signed_config, signed_keyset, trusted};
+use trust::{HOUR_MS, NOW, Signer, config, keyset, signed_config, signed_keyset, trusted};
 
 struct Node {
     home: tempfile::TempDir,
@@ -57,6 +60,18 @@ impl Node {
 
     fn version(&self) -> Option<u64> {
         self.snapshots().current().map(|current| current.config.document().version)
+    }
+
+    /// Flips one bit of a stored envelope while nothing is open.
+    fn rot(&mut self, slot: u8) {
+        self.open = None;
+        let raw = rusqlite::Connection::open(volume_folder(&self.home).join("state.db")).unwrap();
+        let mut envelope: Vec<u8> = raw
+            .query_row("SELECT envelope FROM snapshots WHERE slot = ?1", [slot], |row| row.get(0))
+            .unwrap();
+        let middle = envelope.len() / 2;
+        envelope[middle] ^= 1;
+        raw.execute("UPDATE snapshots SET envelope = ?1 WHERE slot = ?2", (envelope, slot)).unwrap();
     }
 
     fn confirm(&self) {
@@ -115,6 +130,97 @@ fn the_floor_is_asked_again_when_a_snapshot_is_applied() {
     ));
 }
 
+fn mainnet_keyset() -> VerifiedKeyset {
+    let mut document = keyset(1, 1, &[&Signer::new(1)]);
+    document["network"] = json!("mainnet");
+    VerifiedKeyset::trust(&serde_json::to_vec(&document).unwrap(), Network::Mainnet).unwrap()
+}
+
+/// A verified snapshot does not say which volume it was verified for. One of mainnet raised the floor of a testnet
+/// volume for good, and so did one of a keyset that this volume never held.
+#[test]
+fn a_snapshot_verified_for_another_volume_is_not_applied() {
+    let mut node = Node::new();
+    node.offer(&config(1)).unwrap();
+    let refusal = |node: &Node, verified, now| match node.snapshots().apply(verified, now) {
+        Err(SnapshotError::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let mut document = config(7);
+    document["network"] = json!("mainnet");
+    let envelope = signed_config(&document, &[&Signer::new(1)]);
+    let mainnet = verify_config(&envelope, &mainnet_keyset(), Network::Mainnet, Floor::NONE, NOW).unwrap();
+    assert_eq!(
+        refusal(&node, mainnet, NOW),
+        Refused::OtherNetwork { found: Network::Mainnet, wanted: Network::Testnet }
+    );
+
+    let strangers = trusted(&keyset(1, 1, &[&Signer::new(9)]));
+    let envelope = signed_config(&config(7), &[&Signer::new(9)]);
+    let strange = verify_config(&envelope, &strangers, Network::Testnet, Floor::NONE, NOW).unwrap();
+    assert!(matches!(refusal(&node, strange, NOW), Refused::BelowThreshold { keyset_version: 1, .. }));
+
+    let envelope = signed_config(&config(7), &[&Signer::new(1)]);
+    let late = node.snapshots().verify(&envelope, NOW).unwrap();
+    let valid_until = late.document().valid_until;
+    assert_eq!(
+        refusal(&node, late.clone(), valid_until),
+        Refused::Expired { valid_until, now: NOW.plus_ms(2 * HOUR_MS) }
+    );
+
+    let next = keyset(2, 1, &[&Signer::new(1)]);
+    node.snapshots().rotate_keyset(&signed_keyset(&next, &[&Signer::new(1)])).unwrap();
+    assert_eq!(refusal(&node, late, NOW), Refused::OtherKeyset { found: 1, held: 2 });
+
+    assert_eq!((node.version(), node.snapshots().floor().version), (Some(1), 1));
+    node.restart();
+    assert_eq!((node.version(), node.snapshots().floor().version), (Some(1), 1));
+}
+
+#[test]
+fn another_networks_keyset_is_not_pinned() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshots = create(&volume_folder(&home)).snapshots().unwrap();
+    assert!(matches!(
+        snapshots.pin(mainnet_keyset()),
+        Err(SnapshotError::Refused(Refused::OtherNetwork {
+            found: Network::Mainnet,
+            wanted: Network::Testnet
+        }))
+    ));
+    assert!(snapshots.keyset().is_none());
+}
+
+/// The transactions followed one another, what memory held was set in any order after them.
+#[test]
+fn snapshots_applied_at_the_same_time_leave_the_newest_in_force_in_memory_too() {
+    const AT_ONCE: u64 = 8;
+    let mut node = Node::new();
+    for round in 0..20 {
+        let snapshots = node.snapshots();
+        let start = Barrier::new(usize::try_from(AT_ONCE).unwrap());
+        let applied: Vec<u64> = std::thread::scope(|scope| {
+            let apply = |version| {
+                let envelope = signed_config(&config(version), &[&Signer::new(1)]);
+                let verified = snapshots.verify(&envelope, NOW).unwrap();
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    snapshots.apply(verified, NOW).is_ok().then_some(version)
+                })
+            };
+            let threads: Vec<_> = (1..=AT_ONCE).map(|it| apply(round * AT_ONCE + it)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        let newest = applied.into_iter().max();
+        assert_eq!(node.version(), newest);
+        assert_eq!(Some(snapshots.floor().version), newest);
+    }
+    let newest = node.version();
+    node.restart();
+    assert_eq!(node.version(), newest);
+}
+
 #[test]
 fn going_back_to_the_last_good_one_does_not_lower_the_floor() {
     let mut node = Node::new();
@@ -162,19 +268,48 @@ fn a_snapshot_changed_on_disk_is_not_used_after_a_restart() {
     node.offer(&config(1)).unwrap();
     node.confirm();
     node.offer(&config(2)).unwrap();
-    node.open = None;
-    let path = volume_folder(&node.home).join("state.db");
-    let raw = rusqlite::Connection::open(path).unwrap();
-    let mut envelope: Vec<u8> =
-        raw.query_row("SELECT envelope FROM snapshots WHERE slot = 0", (), |row| row.get(0)).unwrap();
-    let middle = envelope.len() / 2;
-    envelope[middle] ^= 1;
-    raw.execute("UPDATE snapshots SET envelope = ?1 WHERE slot = 0", [envelope]).unwrap();
-    drop(raw);
+    node.rot(0);
     node.restart();
     assert_eq!(node.version(), Some(1));
     assert_eq!(node.snapshots().look(|view| view.unverifiable().len()), 1);
     assert_eq!(node.snapshots().floor().version, 2);
+}
+
+/// The good first one was deleted for a second that its row still called good, though it no longer verified.
+#[test]
+fn a_snapshot_changed_on_disk_does_not_take_the_place_of_the_last_good_one() {
+    let mut node = Node::new();
+    for version in 1..=2 {
+        node.offer(&config(version)).unwrap();
+        node.confirm();
+    }
+    node.rot(0);
+    node.restart();
+    assert_eq!(node.version(), Some(1));
+    node.offer(&config(3)).unwrap();
+    node.restart();
+    assert_eq!(node.version(), Some(3));
+    assert_eq!(node.snapshots().roll_back(NOW).unwrap().config.document().version, 1);
+    node.restart();
+    assert_eq!(node.version(), Some(1));
+    assert_eq!(node.snapshots().look(|view| view.unverifiable().len()), 0);
+    assert_eq!(node.offer(&config(3)).unwrap(), Applied::FailedBefore);
+}
+
+/// A row of the same digest stood there, so it was taken to be in force.
+#[test]
+fn a_snapshot_changed_on_disk_is_put_in_force_again_when_it_is_offered_again() {
+    let mut node = Node::new();
+    for version in 1..=2 {
+        node.offer(&config(version)).unwrap();
+        node.confirm();
+    }
+    node.rot(0);
+    node.restart();
+    assert_eq!(node.offer(&config(2)).unwrap(), Applied::New);
+    node.restart();
+    assert_eq!(node.version(), Some(2));
+    assert_eq!(node.snapshots().previous().unwrap().config.document().version, 1);
 }
 
 #[test]

@@ -6,19 +6,24 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
-use common::{at, id, job, output};
+use common::{MINUTE_MS, at, id, job, output};
 use node_store::{
-    jobs::{Accepted, Lease, Moved},
+    jobs::{Accepted, Lease, Moved, Rejection},
     keys::NodeKey,
+    logs::Query,
+    snapshot::{Applied, SnapshotError},
     store::{Options, Store, StoreError},
     volume::VolumeError,
 };
 use node_types::{
-    Digest, Network,
+    Digest, Network, Timestamp,
     job::{FailureKind, Job, ModelRef},
+    log::{Kind, Level},
     message::{Domain, MessageKind, NodeMessage},
+    verify::{Floor, Refused, Term, Validity},
 };
-use trust::{NOW, Signer, config, keyset, signed_config, trusted};
+use serde_json::{Value, json};
+use trust::{HOUR_MS, NOW, Signer, config, keyset, signed_config, trusted, with};
 
 struct Home(tempfile::TempDir);
 
@@ -52,7 +57,7 @@ fn apply(store: &Store, version: u64, model: &str) {
     let mut document = config(version);
     document["models"][0]["name"] = model.into();
     let envelope = signed_config(&document, &[&Signer::new(1)]);
-    store.apply_snapshot(store.snapshots().verify(&envelope, NOW).unwrap(), NOW).unwrap();
+    store.apply_envelope(&envelope, NOW).unwrap();
 }
 
 fn offered(number: u64) -> Job {
@@ -128,6 +133,153 @@ fn a_new_snapshot_fails_the_queued_jobs_that_it_forbids_and_a_restart_too() {
     store.snapshots().apply(verified, NOW).unwrap();
     drop(store);
     assert_eq!(home.open().jobs().outbox(0, NOW).wait().unwrap().len(), 2);
+}
+
+/// The floor's second copy lies in the jobs' database and is written first: a snapshot refused after that would
+/// raise the floor at the next opening.
+#[test]
+fn a_snapshot_that_expired_before_it_was_applied_raises_neither_copy_of_the_floor() {
+    let home = Home::new();
+    let store = home.create();
+    let envelope = signed_config(&config(7), &[&Signer::new(1)]);
+    let late = store.snapshots().verify(&envelope, NOW).unwrap();
+    let valid_until = late.document().valid_until;
+    assert!(matches!(
+        store.apply_snapshot(late, valid_until),
+        Err(SnapshotError::Refused(Refused::Expired { .. }))
+    ));
+    assert_eq!(store.jobs().view().floor().unwrap().version, 1);
+    drop(store);
+    assert_eq!(home.open().snapshots().floor().version, 1);
+}
+
+/// Every row of every table, but for the log.
+fn rows(home: &Home) -> Vec<String> {
+    let mut rows = Vec::new();
+    for database in ["state.db", "jobs.db"] {
+        let path = home.0.path().join("testnet").join(database);
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let raw = rusqlite::Connection::open_with_flags(path, flags).unwrap();
+        let mut tables =
+            raw.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+        let tables: Vec<String> =
+            tables.query_map((), |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        for table in tables {
+            let mut all = raw.prepare(&format!("SELECT * FROM {table}")).unwrap();
+            let columns = all.column_count();
+            let text = |row: &rusqlite::Row<'_>| {
+                let values: Result<Vec<rusqlite::types::Value>, _> =
+                    (0..columns).map(|column| row.get(column)).collect();
+                values.map(|values| format!("{table} {values:?}"))
+            };
+            rows.extend(all.query_map((), text).unwrap().map(Result::unwrap));
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_refused_snapshot_leaves_one_log_record_that_says_why_and_nothing_else() {
+    let home = Home::new();
+    let store = home.create();
+    apply(&store, 2, "gemma-3-270m");
+    let before = rows(&home);
+    assert!(before.iter().any(|row| row.starts_with("snapshots")), "{before:?}");
+    let signed = |document: &Value| signed_config(document, &[&Signer::new(1)]);
+    let changed = |version, pointer, value| signed(&with(config(version), pointer, value));
+    let expired = with(with(config(3), "/refresh_by", json!(NOW)), "/valid_until", json!(NOW));
+    let mut damaged = signed(&config(3));
+    damaged.truncate(damaged.len() - 1);
+    let refused = [
+        ("lower version", signed(&config(1)), Level::Warn, "older than snapshot 2"),
+        ("other bytes", changed(2, "/participation/subclouds", json!([])), Level::Error, "same version"),
+        ("expired", signed(&expired), Level::Warn, "was valid until"),
+        ("wrong network", changed(3, "/network", json!("mainnet")), Level::Warn, "mainnet"),
+        ("wrong keyset", changed(3, "/keyset_version", json!(2)), Level::Warn, "keyset 2"),
+        ("bad signature", signed_config(&config(3), &[&Signer::new(9)]), Level::Warn, "it takes 1"),
+        ("no envelope", damaged, Level::Warn, "refused a configuration"),
+    ];
+    for (count, (name, envelope, level, why)) in (1..).zip(refused) {
+        assert!(
+            matches!(store.apply_envelope(&envelope, NOW), Err(SnapshotError::Refused(_))),
+            "{name} is refused"
+        );
+        assert_eq!(rows(&home), before, "{name}");
+        store.logs().flush().wait().unwrap();
+        let told = store.logs().view().query(&Query::default()).unwrap();
+        let last = &told.last().unwrap().record;
+        assert_eq!((told.len(), last.level, last.kind), (count, level, Kind::Configuration), "{name}");
+        assert!(last.message.contains(why), "{name}: {}", last.message);
+    }
+    let records = || {
+        store.logs().flush().wait().unwrap();
+        store.logs().view().query(&Query::default()).unwrap().len()
+    };
+    let late = store.snapshots().verify(&signed(&config(3)), NOW).unwrap();
+    assert!(store.apply_snapshot(late.clone(), late.document().valid_until).is_err());
+    assert_eq!((records(), rows(&home)), (8, before), "also when it expires between the two");
+
+    assert_eq!(store.apply_envelope(&signed(&config(3)), NOW).unwrap(), Applied::New);
+    store.snapshots().confirm(late.digest()).unwrap();
+    assert_eq!(store.apply_envelope(&signed(&config(4)), NOW).unwrap(), Applied::New);
+    store.roll_back_snapshot(NOW).unwrap();
+    assert_eq!(records(), 8, "what is taken is not told of as refused");
+    assert_eq!(store.apply_envelope(&signed(&config(4)), NOW).unwrap(), Applied::FailedBefore);
+    assert_eq!(records(), 9);
+}
+
+/// Each of several documents of one version raised the floor's second copy before one of them was applied: the two
+/// copies named different documents, and after the loss of one file the applied one was an equivocation.
+#[test]
+fn both_copies_of_the_floor_and_the_jobs_rules_are_of_the_one_snapshot_applied_of_several_at_once() {
+    let store = Home::new().create();
+    for version in 2..12 {
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for twin in 0..4 {
+                let named = with(config(version), "/models/0/name", json!(format!("{version}-{twin}")));
+                let envelope = signed_config(&named, &[&Signer::new(1)]);
+                let (store, start) = (&store, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    // All but one are refused.
+                    drop(store.apply_envelope(&envelope, NOW));
+                });
+            }
+        });
+        let current = store.snapshots().current().unwrap();
+        let floor = store.snapshots().floor();
+        assert_eq!(floor, Floor::at(&current.config));
+        assert_eq!(store.jobs().view().floor().unwrap(), floor);
+        let model = current.config.document().models[0].reference();
+        let offered = Job { model, ..job(version) };
+        assert_eq!(store.jobs().accept(&offered, NOW).wait().unwrap(), Accepted::New);
+    }
+}
+
+/// An offer after the offline grace was answered New: only rotation knew that the snapshot was out of force.
+#[test]
+fn a_stale_snapshot_takes_jobs_until_its_offline_grace_ends() {
+    let store = Home::new().create();
+    let term = Term::of(store.snapshots().current().unwrap().config.document());
+    let (valid_until, grace_until) = (term.valid_until, term.grace_until);
+    assert_eq!(grace_until, NOW.plus_ms(26 * HOUR_MS), "two hours of validity and a day of grace");
+    let last = Timestamp::from_ms(grace_until.ms() - 1);
+    let stands = |now| store.snapshots().look(|view| view.validity(now)).unwrap();
+    let offer = |number, now: Timestamp| {
+        let offered = Job { expires_at: now.plus_ms(MINUTE_MS), ..offered(number) };
+        store.jobs().accept(&offered, now).wait().unwrap()
+    };
+    assert_eq!((stands(NOW), offer(1, NOW)), (Validity::Fresh, Accepted::New));
+    let stale = Validity::Stale { until: grace_until };
+    assert_eq!((stands(valid_until), offer(2, valid_until)), (stale, Accepted::New));
+    assert_eq!((stands(last), offer(3, last)), (stale, Accepted::New));
+    let rejected = Rejection::ConfigurationExpired { until: grace_until, now: grace_until };
+    assert_eq!(
+        (stands(grace_until), offer(4, grace_until)),
+        (Validity::OutOfForce, Accepted::Rejected(rejected))
+    );
+    assert_eq!(store.view().snapshots().unwrap().validity(grace_until), Some(Validity::OutOfForce));
 }
 
 #[test]

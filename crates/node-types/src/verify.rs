@@ -220,7 +220,7 @@ pub fn verify_config(
 /// Judges a snapshot that this node applied before: after a restart, before it is used again.
 ///
 /// Neither the floor nor the validity is asked: one already applied stays in force until
-/// [`validity`] says otherwise. `keysets` are those that the node has held, in any order, since
+/// [`Term::at`] says otherwise. `keysets` are those that the node has held, in any order, since
 /// the snapshot may be older than the last rotation.
 ///
 /// # Errors
@@ -339,20 +339,40 @@ pub enum Validity {
     OutOfForce,
 }
 
-/// Where an applied snapshot stands at `now`.
+/// Until when an applied snapshot is what.
 ///
 /// The grace counts from `valid_until` and not from the moment the connection was lost: a node
 /// cannot lengthen it by connecting for a moment.
-#[must_use]
-pub const fn validity(config: &NodeConfig, now: Timestamp) -> Validity {
-    let until = config.valid_until.plus_ms(config.timings.offline_grace_ms);
-    if now.ms() >= until.ms() {
-        Validity::OutOfForce
-    } else if now.ms() >= config.valid_until.ms() {
-        Validity::Stale { until }
-    } else if now.ms() >= config.refresh_by.ms() {
-        Validity::RefreshDue
-    } else {
-        Validity::Fresh
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When the next one should be asked for.
+    pub refresh_by: Timestamp,
+    /// When it becomes stale.
+    pub valid_until: Timestamp,
+    /// When a stale one goes out of force.
+    pub grace_until: Timestamp,
+}
+
+impl Term {
+    /// The term of this snapshot.
+    #[must_use]
+    pub const fn of(config: &NodeConfig) -> Self {
+        let valid_until = config.valid_until;
+        let grace_until = valid_until.plus_ms(config.timings.offline_grace_ms);
+        Self { refresh_by: config.refresh_by, valid_until, grace_until }
+    }
+
+    /// Where the snapshot stands at `now`.
+    #[must_use]
+    pub const fn at(&self, now: Timestamp) -> Validity {
+        if now.ms() >= self.grace_until.ms() {
+            Validity::OutOfForce
+        } else if now.ms() >= self.valid_until.ms() {
+            Validity::Stale { until: self.grace_until }
+        } else if now.ms() >= self.refresh_by.ms() {
+            Validity::RefreshDue
+        } else {
+            Validity::Fresh
+        }
     }
 }

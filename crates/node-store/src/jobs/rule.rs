@@ -4,7 +4,7 @@ use node_types::{
     Digest, Network, Timestamp,
     config::NodeConfig,
     job::{Job, Mode, ModelRef},
-    verify::Verified,
+    verify::{Term, Verified},
 };
 
 /// What the snapshot in force says about jobs.
@@ -12,6 +12,8 @@ use node_types::{
 pub struct JobRules {
     /// Digest of the snapshot.
     pub config: Digest,
+    /// When it goes out of force: the end of its offline grace.
+    pub in_force_until: Timestamp,
     /// The models that may be asked for, and how.
     pub models: Vec<(ModelRef, Vec<Mode>)>,
     /// Jobs that may be held at once.
@@ -36,6 +38,7 @@ impl JobRules {
         let limits = &document.limits;
         Self {
             config: config.digest(),
+            in_force_until: Term::of(document).grace_until,
             models: document.models.iter().map(|it| (it.reference(), it.tasks.clone())).collect(),
             jobs_max: limits.queue_jobs_max,
             bytes_max: limits.queue_bytes_max,
@@ -59,6 +62,17 @@ pub enum Rejection {
     /// No snapshot is in force yet.
     #[error("no configuration is in force yet")]
     NoConfiguration,
+    /// The offline grace of the snapshot has ended.
+    #[error(
+        "the configuration went out of force at {until}, it is {now}: check the clock, or the connection \
+         that brings the next one"
+    )]
+    ConfigurationExpired {
+        /// The end of the grace.
+        until: Timestamp,
+        /// The node's time.
+        now: Timestamp,
+    },
     /// It was meant for another network.
     #[error("the job is for {found}, this node runs on {ours}")]
     WrongNetwork {
@@ -123,6 +137,9 @@ pub fn admit(job: &Job, network: Network, rules: Option<&JobRules>, now: Timesta
     if job.expires_at <= now {
         return Err(Accepted::Expired);
     }
+    if rules.in_force_until <= now {
+        return rejected(Rejection::ConfigurationExpired { until: rules.in_force_until, now });
+    }
     let Some((_, modes)) = rules.models.iter().find(|(model, _)| *model == job.model) else {
         return rejected(Rejection::UnknownModel(job.model.clone()));
     };
@@ -182,6 +199,7 @@ mod tests {
     fn rules() -> JobRules {
         JobRules {
             config: Digest::of(b"c"),
+            in_force_until: Timestamp::from_ms(1001),
             models: vec![(job().model, vec![Mode::Chat])],
             jobs_max: 10,
             bytes_max: 10_000,
@@ -242,6 +260,15 @@ mod tests {
         ));
         assert_eq!(why(answer(|job, _| job.attempts_max = 0)), Rejection::NoAttempt);
         assert_eq!(why(admit(&job(), Network::Testnet, None, NOW)), Rejection::NoConfiguration);
+    }
+
+    #[test]
+    fn a_job_offered_after_the_offline_grace_is_rejected_and_one_whose_own_time_ended_is_expired() {
+        let why = Rejection::ConfigurationExpired { until: NOW, now: NOW };
+        assert_eq!(answer(|_, rules| rules.in_force_until = NOW), Err(Accepted::Rejected(why)));
+        assert_eq!(answer(|_, rules| rules.in_force_until = NOW.plus_ms(1)), Ok(()));
+        let both = |job: &mut Job, rules: &mut JobRules| (job.expires_at, rules.in_force_until) = (NOW, NOW);
+        assert_eq!(answer(both), Err(Accepted::Expired));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use node_types::{
     inventory::ArtifactId,
     job::{Mode, ModelRef},
     trace::ReleaseReason,
+    verify::{Term, Validity},
 };
 
 use super::rule::{Action, Class, Trigger, rule};
@@ -23,24 +24,13 @@ pub const TTL_MS: u64 = 7 * 86_400_000;
 /// After how long an artifact is measured again though nothing happened: 7 days, in milliseconds.
 pub const MEASURE_MS: u64 = 7 * 86_400_000;
 
-/// Until when a snapshot is what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// When the next one should be asked for.
-    pub refresh_by: Timestamp,
-    /// When it becomes stale.
-    pub valid_until: Timestamp,
-    /// When a stale one goes out of force.
-    pub grace_until: Timestamp,
-}
-
 /// What rotation goes by: the snapshot in force, or the defaults where there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// What it says about jobs; none without a snapshot: then nothing is forbidden, as nothing is taken.
     pub jobs: Option<JobRules>,
     /// How long it is in force.
-    pub validity: Option<Validity>,
+    pub term: Option<Term>,
     /// How long a trace is kept, in milliseconds; [`TTL_MS`] without a snapshot.
     pub trace_ttl_ms: u64,
     /// Bytes of all traces; [`TRACES_BYTES_MAX`] unless the embedder sets another number.
@@ -57,7 +47,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             jobs: None,
-            validity: None,
+            term: None,
             trace_ttl_ms: TTL_MS,
             traces_bytes_max: TRACES_BYTES_MAX,
             log_ttl_ms: TTL_MS,
@@ -73,14 +63,10 @@ impl Rules {
     pub fn of(current: Option<&InForce>) -> Self {
         let Some(current) = current else { return Self::default() };
         let document = current.config.document();
-        let (timings, valid_until) = (&document.timings, document.valid_until);
+        let timings = &document.timings;
         Self {
             jobs: Some(JobRules::of(&current.config)),
-            validity: Some(Validity {
-                refresh_by: document.refresh_by,
-                valid_until,
-                grace_until: valid_until.plus_ms(timings.offline_grace_ms),
-            }),
+            term: Some(Term::of(document)),
             trace_ttl_ms: timings.trace_ttl_ms,
             log_ttl_ms: timings.log_ttl_ms,
             logs_bytes_max: document.limits.logs_bytes_max.max(logs::BYTES_MAX_LOWEST),
@@ -475,8 +461,8 @@ fn cell(action: Action, trigger: Trigger, rules: &Rules, facts: &Facts, now: &Ma
                 Step::Store(Store::DropTraces { bytes_max, over })
             })
         }
-        Action::MarkStale => match (rules.validity, now.trust) {
-            (Some(validity), Trust::Trusted) => staleness(validity, now.now)
+        Action::MarkStale => match (rules.term, now.trust) {
+            (Some(term), Trust::Trusted) => staleness(term, now.now)
                 .map(|(staleness, since)| Step::Agent(Agent::SayStale { staleness, since }))
                 .into_iter()
                 .collect(),
@@ -526,12 +512,11 @@ fn measure(artifacts: &[ArtifactId]) -> Vec<Step> {
     artifacts.iter().map(measure).collect()
 }
 
-fn staleness(validity: Validity, now: Timestamp) -> Option<(Staleness, Timestamp)> {
-    [
-        (Staleness::GraceEnded, validity.grace_until),
-        (Staleness::Stale, validity.valid_until),
-        (Staleness::Refresh, validity.refresh_by),
-    ]
-    .into_iter()
-    .find(|(_, since)| *since <= now)
+fn staleness(term: Term, now: Timestamp) -> Option<(Staleness, Timestamp)> {
+    match term.at(now) {
+        Validity::Fresh => None,
+        Validity::RefreshDue => Some((Staleness::Refresh, term.refresh_by)),
+        Validity::Stale { .. } => Some((Staleness::Stale, term.valid_until)),
+        Validity::OutOfForce => Some((Staleness::GraceEnded, term.grace_until)),
+    }
 }

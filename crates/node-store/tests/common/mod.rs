@@ -84,6 +84,7 @@ pub fn model() -> ModelRef {
 pub fn rules() -> JobRules {
     JobRules {
         config: Digest::of(b"config"),
+        in_force_until: Timestamp::MAX,
         models: vec![(model(), vec![Mode::Chat, Mode::Completion])],
         jobs_max: 100_000,
         bytes_max: 1 << 30,

@@ -4,7 +4,7 @@ use node_types::{
     envelope::{CONFIG_PAYLOAD_TYPE, Envelope, KEYSET_PAYLOAD_TYPE},
     json::JsonError,
     keyset::VerifiedKeyset,
-    verify::{Floor, Refused, Validity, Verified, reverify_stored, validity, verify_config},
+    verify::{Floor, Refused, Term, Validity, Verified, reverify_stored, verify_config},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -246,7 +246,7 @@ fn a_snapshot_goes_from_fresh_to_out_of_force() {
         (until, Validity::OutOfForce),
         (Timestamp::MAX, Validity::OutOfForce),
     ] {
-        assert_eq!(validity(&config, now), stands, "{now}");
+        assert_eq!(Term::of(&config).at(now), stands, "{now}");
     }
 }
 
