@@ -360,6 +360,9 @@ impl Jobs {
     }
 
     /// Keeps the answer of a running job. Send it only after this says [`Moved::Done`].
+    ///
+    /// On a full disk it is [`WriteError::Full`] and the job runs on: an answer may be large, and what is kept
+    /// back is for the acknowledgements that free space. Keep the answer and call again.
     pub fn finish(&self, id: JobId, output: Output, now: Timestamp) -> Ticket<Moved> {
         if output.body.len() > OUTPUT_BYTES_MAX {
             let message =
@@ -367,7 +370,7 @@ impl Jobs {
             return self.fail(id, Failure::new(FailureKind::Runtime, &message), now);
         }
         let sealer = Arc::clone(&self.sealer);
-        self.writer.submit(Effect::Keeps, move |tx| {
+        self.writer.submit(Effect::Grows, move |tx| {
             let held = match running(tx, id, now)? {
                 Ok(held) => held,
                 Err(Moved::Elsewhere(Standing::Finished)) => return Ok(Moved::Already),

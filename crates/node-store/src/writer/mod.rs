@@ -9,10 +9,11 @@
 //! - After an I/O error the writer stops: that group is answered [`WriteError::Unknown`] (the commit may
 //!   or may not be on disk), everything later [`WriteError::Closed`]. A failed sync is never retried
 //!   (the kernel may have dropped the pages that it could not write); opening again writes the log anew.
-//! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and it is run again
-//!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`]. A request that
-//!   [`Effect::Yields`] is told that there is no room and answers for itself; so it is before the disk is
-//!   full, when free space is low.
+//! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and what does not grow
+//!   is run again, each request alone and the log emptied after it, so that each needs its own room only. The
+//!   requests that [`Effect::Grows`] are answered [`WriteError::Full`], also later on, as long as the reserve
+//!   is not back and free space is low. A request that [`Effect::Yields`] is told that there is no room and
+//!   answers for itself; so it is before the disk is full, when free space is low.
 //!
 //! One thread a database commits; a caller that waits for its answer takes the thread's place where nothing
 //! else is under way (`inbox`). Whoever it is, one at a time has the connection (`desk`).
@@ -98,7 +99,7 @@ pub enum Effect {
     Grows,
     /// It may need more, and where it is told that there is no room it writes nothing and says so itself.
     Yields,
-    /// It reads, or changes what is there in place: works on a full disk.
+    /// It reads, or changes what is there in place, or adds little: works on a full disk.
     Keeps,
     /// It ends something (acknowledge, expire, delete): works on a full disk, out of the reserve.
     Shrinks,
@@ -135,6 +136,8 @@ pub(crate) trait Reserve: Send {
     /// Whether so little of the disk is free that nothing should grow that need not. `within` asks what the
     /// database itself has free.
     fn low(&self, within: &dyn Fn() -> u64) -> bool;
+    /// Whether the reserved bytes were given up and are not back: nothing that grows may take their place.
+    fn spent(&self) -> bool;
     /// Gives up the reserved bytes; false if there are none left to give.
     fn release(&mut self) -> bool;
     /// Takes them again if the disk has room.
@@ -334,6 +337,9 @@ mod tests {
 
     impl Reserve for NoReserve {
         fn low(&self, _: &dyn Fn() -> u64) -> bool {
+            false
+        }
+        fn spent(&self) -> bool {
             false
         }
         fn release(&mut self) -> bool {
