@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::collections::VecDeque;
+
 use common::*;
 use node_store::{
-    jobs::{Accepted, Jobs, Lease, Leased, Moved, SETTLED_BYTES, SETTLED_MARGIN_MS},
+    jobs::{Accepted, JobRules, Jobs, Lease, Leased, Moved, SETTLED_BYTES, SETTLED_MARGIN_MS},
     volume::Volume,
 };
 use node_types::{
@@ -28,7 +30,7 @@ fn accept(jobs: &Jobs, number: u64) -> Accepted {
 fn lease_at(jobs: &Jobs, now: Timestamp) -> Option<Leased> {
     match jobs.lease(None, None, now).wait().unwrap() {
         Lease::Job(leased) => Some(*leased),
-        Lease::Empty => None,
+        Lease::Empty | Lease::Full => None,
         Lease::Unreadable(tampered) => panic!("{tampered}"),
     }
 }
@@ -126,6 +128,55 @@ fn limits_of_count_and_bytes_answer_full_at_the_first_job_too_many() {
     small.bytes_max = jobs.view().tally().unwrap().bytes;
     jobs.set_rules(Some(small));
     assert_eq!(accept(&jobs, 3), Accepted::Full);
+}
+
+/// Offline, small jobs may be answered at length: once, the limit was looked at where jobs are taken only.
+#[test]
+fn answers_that_reach_the_limit_stop_leasing_until_one_is_acknowledged_and_none_is_refused() {
+    let (_home, _volume, jobs) = fresh();
+    let (count, answer) = (20, "y".repeat(100 << 10));
+    let bytes_max = 5 * answer.len() as u64;
+    jobs.set_rules(Some(JobRules { bytes_max, ..rules() }));
+    for number in 0..count {
+        assert_eq!(accept(&jobs, number), Accepted::New);
+    }
+    let bytes = || jobs.view().tally().unwrap().bytes;
+    let (mut unsent, mut answered, mut stopped) = (VecDeque::new(), 0, 0);
+    while answered < count {
+        match jobs.lease(None, None, NOW).wait().unwrap() {
+            Lease::Job(leased) => {
+                assert!(bytes() < bytes_max, "{}", bytes());
+                let id = leased.job.id;
+                assert_eq!(jobs.finish(id, output(&answer), NOW).wait().unwrap(), Moved::Done);
+                unsent.push_back(id);
+                answered += 1;
+            }
+            Lease::Full => {
+                assert!(
+                    bytes() >= bytes_max && bytes() < bytes_max + answer.len() as u64 + 100,
+                    "{}",
+                    bytes()
+                );
+                stopped += 1;
+                jobs.acknowledge(unsent.pop_front().unwrap(), NOW).wait().unwrap();
+            }
+            Lease::Empty | Lease::Unreadable(_) => unreachable!("{answered} of {count} were answered"),
+        }
+    }
+    assert_eq!(stopped, count - 5);
+}
+
+#[test]
+fn a_limit_below_what_waits_does_not_keep_it_from_running() {
+    let (_home, _volume, jobs) = fresh();
+    accept(&jobs, 1);
+    accept(&jobs, 2);
+    jobs.set_rules(Some(JobRules { bytes_max: 1, ..rules() }));
+    assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(1));
+    jobs.finish(id(1), output("x"), NOW).wait().unwrap();
+    assert!(matches!(jobs.lease(None, None, NOW).wait().unwrap(), Lease::Full));
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(2));
 }
 
 #[test]

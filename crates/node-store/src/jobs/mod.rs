@@ -14,7 +14,10 @@
 //! Limits: one request, one answer and a failure's message have the sizes of [`node_types::job`]; the
 //! count and bytes of all jobs come from the snapshot ([`JobRules`]), and an ended job counts with
 //! [`SETTLED_BYTES`] until it is forgotten. Beyond them, and where the disk is full or nearly so, an
-//! offer is answered [`Accepted::Full`]. Traces take [`TRACES_BYTES_MAX`] at the most.
+//! offer is answered [`Accepted::Full`]. An answer is kept whatever the limit, as it is never computed again;
+//! but while jobs reach the limit and answers wait for their acknowledgement, no job is leased
+//! ([`Lease::Full`]). So jobs take at most the limit and the answers of those that run at one moment. Traces
+//! take [`TRACES_BYTES_MAX`] at the most.
 //!
 //! Time: what was taken, ended or forgotten raises a high-water mark in the same commit, and no job is judged
 //! by an earlier moment: a clock that jumps back revives none. What ends jobs takes a [`Cutoff`], which a clock
@@ -86,6 +89,9 @@ pub enum Lease {
     Job(Box<Leased>),
     /// Nothing waits.
     Empty,
+    /// One waits, but jobs take as many bytes as they may, and answers or failures wait for their
+    /// acknowledgement: lease again when there was one.
+    Full,
     /// The job in turn does not open; it is failed as [`FailureKind::Unreadable`]. Lease again.
     Unreadable(Tampered),
 }
@@ -338,12 +344,18 @@ impl Jobs {
     /// Leases the oldest queued job of the highest priority whose time has not ended, if any.
     ///
     /// At most one lease exists per job: two would bill the network twice. `runtime` and `model` are
-    /// the digests of what will run it, for its trace.
+    /// the digests of what will run it, for its trace. Where jobs take the bytes of the snapshot's limit it is
+    /// [`Lease::Full`], unless no acknowledgement could free any: a limit may be lowered below what waits, and
+    /// what was accepted is run.
     pub fn lease(&self, runtime: Option<Digest>, model: Option<Digest>, now: Timestamp) -> Ticket<Lease> {
         let (sealer, network) = (Arc::clone(&self.sealer), self.network);
+        let bytes_max = self.rules().map_or(u64::MAX, |rules| rules.bytes_max);
         self.writer.submit(Effect::Keeps, move |tx| {
             let now = now.max(table::high_water(tx)?);
             let Some(held) = table::next_queued(tx, now)? else { return Ok(Lease::Empty) };
+            if table::answers_fill(tx, bytes_max)? {
+                return Ok(Lease::Full);
+            }
             match table::open_request(tx, &sealer, &held)? {
                 Ok(request) => {
                     let attempt = held.attempt.saturating_add(1);

@@ -252,6 +252,16 @@ pub(super) fn has_place(counted: &Counted, job: &NewJob, rules: &JobRules) -> bo
     counted.jobs < rules.jobs_max && counted.bytes.saturating_add(job.bytes) <= rules.bytes_max
 }
 
+/// Whether jobs take `bytes_max` and acknowledgements can change that.
+pub(super) fn answers_fill(tx: &Connection, bytes_max: u64) -> rusqlite::Result<bool> {
+    let bytes: u64 = tx.prepare_cached("SELECT bytes FROM tally")?.query_row((), |row| row.get(0))?;
+    if bytes < bytes_max {
+        return Ok(false);
+    }
+    tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN (2, 3))")?
+        .query_row((), |row| row.get(0))
+}
+
 /// Writes a job under the next sequence number, which no other job had or will have, and counts it.
 pub(super) fn insert(tx: &Connection, counted: &Counted, job: &NewJob) -> rusqlite::Result<()> {
     let seq = counted.seq + 1;
