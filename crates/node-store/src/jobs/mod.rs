@@ -608,5 +608,6 @@ fn release(
 }
 
 fn fail_unreadable(tx: &Connection, held: &table::Held, now: Timestamp) -> rusqlite::Result<()> {
+    table::drop_answer(tx, held)?;
     table::fail(tx, held, FailureKind::Unreadable, None, now)
 }
