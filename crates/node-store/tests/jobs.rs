@@ -8,13 +8,14 @@ use std::collections::VecDeque;
 use common::*;
 use node_store::{
     jobs::{
-        Accepted, Field, JobRules, Jobs, Lease, Leased, Moved, SETTLED_BYTES, SETTLED_MARGIN_MS, Tampered,
+        Accepted, Field, JobRules, Jobs, Lease, Leased, Moved, OUTBOX_BYTES_MAX, SETTLED_BYTES,
+        SETTLED_MARGIN_MS, Tampered,
     },
     volume::Volume,
 };
 use node_types::{
     Timestamp,
-    job::{Failure, FailureKind, Job},
+    job::{Failure, FailureKind, Job, OUTPUT_BYTES_MAX},
     trace::{Outcome, ReleaseReason, Standing, Step},
 };
 
@@ -257,6 +258,29 @@ fn cancelling_and_failing_are_answers_to_send() {
     assert_eq!(kinds[1], Err(failure));
     assert!(matches!(&kinds[0], Err(failure) if failure.kind == FailureKind::Cancelled));
     assert_eq!(jobs.fail(id(9), Failure::new(FailureKind::Runtime, ""), NOW).wait().unwrap(), Moved::Unknown);
+}
+
+/// Once, one look opened 256 answers of any size, 4 GiB, while commits waited.
+#[test]
+fn the_outbox_gives_large_answers_in_parts_and_all_of_them() {
+    let (_home, _volume, jobs) = fresh();
+    // The second and the third fit together to the byte, and the fourth is an answer of the largest size.
+    let sizes = [1000, OUTBOX_BYTES_MAX - 500, 500, OUTPUT_BYTES_MAX, 0];
+    for (number, bytes) in (1..).zip(sizes) {
+        accept(&jobs, number);
+        lease_at(&jobs, NOW).unwrap();
+        let answer = output(&"y".repeat(bytes));
+        assert_eq!(jobs.finish(id(number), answer, NOW).wait().unwrap(), Moved::Done);
+    }
+    let (mut after, mut parts) = (0, Vec::new());
+    loop {
+        let sent = jobs.outbox(after, NOW).wait().unwrap();
+        let Some(last) = sent.last() else { break };
+        after = last.as_ref().unwrap().seq;
+        parts.push(sent.into_iter().map(|sent| sent.unwrap().result.unwrap().body.len()).collect::<Vec<_>>());
+    }
+    let [first, second, third, fourth, fifth] = sizes;
+    assert_eq!(parts, [vec![first], vec![second, third], vec![fourth, fifth]]);
 }
 
 fn tamper(home: &tempfile::TempDir, changed: &str) {

@@ -64,6 +64,9 @@ pub const TRACES_BYTES_MAX: u64 = 64 << 20;
 pub const TRACE_ROW_BYTES: u64 = 192;
 /// Jobs that one call expires, releases or lists at the most: bounds the commit it shares.
 pub const BATCH_MAX: u32 = 256;
+/// Bytes of answers that one look at the outbox opens at the most, 16 MiB, the largest answer: bounds the memory it
+/// takes and how long commits wait for it.
+pub const OUTBOX_BYTES_MAX: usize = OUTPUT_BYTES_MAX;
 
 /// The answer to a step of a job that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,7 +329,8 @@ impl Jobs {
             Err(error) => return self.refused(&error),
         };
         let row = table::NewJob::of(job, digest, sealed, rules.config, now);
-        self.writer.submit_yielding(move |tx, room| {
+        let bytes = row.bytes;
+        self.writer.submit_yielding(bytes, move |tx, room| {
             let counted = table::counted(tx, row.id)?;
             if let Some(held) = counted.known {
                 return Ok(same(&held, &digest));
@@ -382,7 +386,7 @@ impl Jobs {
             return self.fail(id, Failure::new(FailureKind::Runtime, &message), now);
         }
         let sealer = Arc::clone(&self.sealer);
-        self.writer.submit(Effect::Grows, move |tx| {
+        self.writer.submit_sized(Effect::Grows, output.body.len() as u64, move |tx| {
             let held = match running(tx, id, now)? {
                 Ok(held) => held,
                 Err(Moved::Elsewhere(Standing::Finished)) => return Ok(Moved::Already),
@@ -443,7 +447,8 @@ impl Jobs {
     }
 
     /// Answers and failures that the network has not acknowledged, oldest first, at most
-    /// [`BATCH_MAX`], after the sequence number `after` (0 for the first).
+    /// [`BATCH_MAX`] and [`OUTBOX_BYTES_MAX`], after the sequence number `after` (0 for the first). Call again after
+    /// the last one's number until it returns none.
     ///
     /// One that does not open is failed as [`FailureKind::Unreadable`]; the next call gives that.
     pub fn outbox(&self, after: u64, now: Timestamp) -> Ticket<Vec<Result<Outgoing, Tampered>>> {

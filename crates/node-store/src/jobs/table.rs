@@ -13,8 +13,8 @@ use rusqlite::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    BATCH_MAX, Field, JobRules, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES, Tampered, seal::Sealed,
-    seal::Sealer,
+    BATCH_MAX, Field, JobRules, OUTBOX_BYTES_MAX, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES,
+    Tampered, seal::Sealed, seal::Sealer,
 };
 
 /// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
@@ -766,7 +766,7 @@ pub(super) fn outbox(
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Result<Outgoing, Tampered>>> {
     let rest = "WHERE state IN (2, 3) AND seq > ?1 AND expires_at > ?2 ORDER BY seq LIMIT ?3";
-    let mut answers = Vec::new();
+    let (mut answers, mut bytes) = (Vec::new(), 0);
     for job in select(tx, rest, (after, now.ms(), BATCH_MAX))? {
         let found = open_field(tx, sealer, &job, Field::Answer)?;
         let body = match (found, job.failure) {
@@ -775,6 +775,10 @@ pub(super) fn outbox(
             (None, Some(_)) => Ok(String::new()),
             (None, None) => Err(Tampered { job: job.id, field: Field::Answer }),
         };
+        bytes += body.as_ref().map_or(0, String::len);
+        if bytes > OUTBOX_BYTES_MAX && !answers.is_empty() {
+            break;
+        }
         answers.push(body.map(|body| Outgoing {
             seq: job.seq,
             job: job.id,

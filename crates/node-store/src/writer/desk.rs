@@ -123,7 +123,7 @@ impl Desk {
     }
 
     fn commit_all(&mut self, group: Group) -> Result<(), Broken> {
-        let Group { requests: mut group, ending: _ending } = group;
+        let Group { requests: mut group, ending: _ending, .. } = group;
         let grows = group.iter().any(|request| request.effect() == Effect::Grows);
         if grows && self.reserve.spent() && self.reserve.low(&|| self.free_within()) {
             // What the reserve gave up is for what ends something.
