@@ -593,6 +593,10 @@ impl Reserve for KeptBack {
         self.disk.free_bytes(folder).is_ok_and(low)
     }
 
+    fn spent(&self) -> bool {
+        self.bytes > 0 && !self.held
+    }
+
     fn release(&mut self) -> bool {
         let released = self.held && self.disk.remove(&self.path).is_ok();
         self.held &= !released;

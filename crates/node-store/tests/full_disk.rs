@@ -1,4 +1,4 @@
-//! A real disk of 1 MiB that is really full: what ends jobs works, what takes jobs says so, nothing is lost.
+//! A small real disk that is really full: what ends jobs works, what takes jobs says so, nothing is lost.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod common;
@@ -12,17 +12,34 @@ use common::*;
 use node_store::{
     jobs::{Accepted, Jobs, Lease, Moved},
     volume::Volume,
+    writer::{Ticket, WriteError},
 };
+use node_types::{Network, trace::Standing};
 
 /// A tmpfs that is unmounted when this is dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path) -> Self {
+    fn mount(at: &Path, size: &str) -> Self {
         std::fs::create_dir(at).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).status();
+        let size = format!("size={size}");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
         assert!(mount.unwrap().success(), "cannot mount a tmpfs");
         Self(at.to_owned())
+    }
+
+    /// Whatever else is on the disk grows into the last byte.
+    fn fill(&self) {
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=4096", "status=none"])
+            .arg(format!("of={}", self.0.join("other").display()))
+            .stderr(Stdio::null())
+            .status();
+        assert_eq!(real_disk().free_bytes(&self.0).unwrap(), 0);
+    }
+
+    fn empty(&self) {
+        assert!(Command::new("rm").arg(self.0.join("other")).status().unwrap().success());
     }
 }
 
@@ -31,6 +48,17 @@ impl Drop for SmallDisk {
         // A test that failed may still have files open: the mount goes when they are closed.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// Mounting needs root: where this test is not, it runs itself in a user namespace, and this is false.
+fn may_mount(test: &str) -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let exe = std::env::current_exe().unwrap();
+    let inner = Command::new("unshare").arg("-rm").arg(exe).args(["--exact", test]).status();
+    assert!(inner.unwrap().success());
+    false
 }
 
 fn accept_until_full(jobs: &Jobs, from: u64) -> u64 {
@@ -47,18 +75,13 @@ fn accept_until_full(jobs: &Jobs, from: u64) -> u64 {
 
 #[test]
 fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
-    if !rustix::process::geteuid().is_root() {
-        // Mounting needs root: in a user namespace this test is.
-        let name = "on_a_full_disk_jobs_end_and_nothing_accepted_is_lost";
-        let exe = std::env::current_exe().unwrap();
-        let inner = Command::new("unshare").arg("-rm").arg(exe).args(["--exact", name]).status();
-        assert!(inner.unwrap().success());
+    if !may_mount("on_a_full_disk_jobs_end_and_nothing_accepted_is_lost") {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let disk = SmallDisk::mount(&home.path().join("disk"));
+    let disk = SmallDisk::mount(&home.path().join("disk"), "1m");
     let folder = disk.0.join("volume");
-    let stamp = stamp(node_types::Network::Testnet);
+    let stamp = stamp(Network::Testnet);
     let volume = Volume::create(&real_disk(), &folder, stamp, 256 << 10, NOW).unwrap();
     let held = jobs(&volume);
 
@@ -68,14 +91,8 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
     let kept_back = (256 << 10) / 2;
     let free = real_disk().free_bytes(&disk.0).unwrap();
     assert!(free > kept_back / 2 && free < kept_back, "{free}");
-    // Whatever else is on the disk grows into the last byte.
-    let _ = Command::new("dd")
-        .args(["if=/dev/zero", "bs=4096", "status=none"])
-        .arg(format!("of={}", disk.0.join("other").display()))
-        .stderr(Stdio::null())
-        .status();
+    disk.fill();
     let offered = |number| held.accept(&job_saying(number, &"x".repeat(4000)), NOW).wait().unwrap();
-    assert_eq!(real_disk().free_bytes(&disk.0).unwrap(), 0);
     assert_eq!(offered(full_at), Accepted::Full);
     assert_eq!(offered(0), Accepted::Duplicate, "what is held is not refused");
     assert_eq!(held.accept(&job(0), NOW).wait().unwrap(), Accepted::Conflict);
@@ -97,11 +114,68 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
         assert_eq!(again, Accepted::Duplicate);
     }
     // Room again: jobs are taken again.
-    Command::new("rm").arg(disk.0.join("other")).status().unwrap();
+    disk.empty();
     while !jobs.expire(cutoff(job(0).expires_at)).wait().unwrap().is_empty() {}
     assert_eq!(jobs.view().tally().unwrap().jobs, 0);
     let mut next = job(full_at);
     assert_eq!(jobs.accept(&next, NOW).wait().unwrap(), Accepted::Expired, "no job is revived");
     next.expires_at = next.expires_at.plus_ms(1);
     assert_eq!(jobs.accept(&next, NOW).wait().unwrap(), Accepted::New);
+}
+
+fn lease(jobs: &Jobs) -> u64 {
+    let Lease::Job(leased) = jobs.lease(None, None, NOW).wait().unwrap() else { unreachable!() };
+    leased.job.id.as_bytes()[15].into()
+}
+
+/// Once, an answer was kept out of the reserve, and acknowledgements that came together needed room for all
+/// that they delete: the reserve was gone, and no space ever came back.
+#[test]
+fn on_a_full_disk_large_answers_wait_and_all_acknowledgements_at_once_succeed() {
+    if !may_mount("on_a_full_disk_large_answers_wait_and_all_acknowledgements_at_once_succeed") {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("disk"), "64m");
+    let reserve = 16 << 20;
+    let answer = || output(&"y".repeat(2 << 20));
+    // Three times what is kept back for jobs.
+    let answered = 12;
+    let volume =
+        Volume::create(&real_disk(), &disk.0.join("volume"), stamp(Network::Testnet), reserve, NOW).unwrap();
+    let jobs = jobs(&volume);
+    for number in 0..2 * answered {
+        assert_eq!(jobs.accept(&job(number), NOW).wait().unwrap(), Accepted::New);
+        assert_eq!(lease(&jobs), number);
+        if number < answered {
+            assert_eq!(jobs.finish(id(number), answer(), NOW).wait().unwrap(), Moved::Done);
+        }
+    }
+    disk.fill();
+    // The log's own file has room for some.
+    let refused = (answered..2 * answered).find(|number| {
+        let answer = jobs.finish(id(*number), answer(), NOW).wait();
+        assert!(matches!(answer, Ok(Moved::Done) | Err(WriteError::Full { .. })), "{answer:?}");
+        answer.is_err()
+    });
+    let refused = refused.unwrap();
+    assert_eq!(jobs.view().explain(id(refused)).unwrap().unwrap().now, Ok(Standing::Running));
+    // In one commit: it gives up the reserve, whose place no answer may take.
+    let (too_large, small) =
+        (jobs.finish(id(refused), answer(), NOW), jobs.cancel(id(2 * answered - 1), NOW));
+    assert!(matches!(too_large.wait(), Err(WriteError::Full { .. })));
+    assert_eq!(small.wait().unwrap(), Moved::Done);
+    assert!(real_disk().free_bytes(&disk.0).unwrap() > 0);
+    for _ in 0..answered {
+        let again = jobs.finish(id(refused), answer(), NOW).wait();
+        assert!(matches!(again, Err(WriteError::Full { .. })), "{again:?}");
+    }
+
+    let all: Vec<_> = (0..refused).map(|number| jobs.acknowledge(id(number), NOW)).collect();
+    let failed: Vec<_> = (0..).zip(all.into_iter().map(Ticket::wait)).filter(|(_, it)| it.is_err()).collect();
+    assert!(failed.is_empty(), "of {refused}: {failed:?}");
+
+    disk.empty();
+    let kept = jobs.finish(id(refused), answer(), NOW).wait().unwrap();
+    assert_eq!(kept, Moved::Done, "the caller kept the answer");
 }

@@ -3,14 +3,19 @@
 
 mod common;
 
+use std::collections::VecDeque;
+
 use common::*;
 use node_store::{
-    jobs::{Accepted, Jobs, Lease, Leased, Moved, SETTLED_BYTES, SETTLED_MARGIN_MS},
+    jobs::{
+        Accepted, Field, JobRules, Jobs, Lease, Leased, Moved, OUTBOX_BYTES_MAX, SETTLED_BYTES,
+        SETTLED_MARGIN_MS, Tampered,
+    },
     volume::Volume,
 };
 use node_types::{
     Timestamp,
-    job::{Failure, FailureKind, Job},
+    job::{Failure, FailureKind, Job, OUTPUT_BYTES_MAX},
     trace::{Outcome, ReleaseReason, Standing, Step},
 };
 
@@ -28,7 +33,7 @@ fn accept(jobs: &Jobs, number: u64) -> Accepted {
 fn lease_at(jobs: &Jobs, now: Timestamp) -> Option<Leased> {
     match jobs.lease(None, None, now).wait().unwrap() {
         Lease::Job(leased) => Some(*leased),
-        Lease::Empty => None,
+        Lease::Empty | Lease::Full => None,
         Lease::Unreadable(tampered) => panic!("{tampered}"),
     }
 }
@@ -128,6 +133,55 @@ fn limits_of_count_and_bytes_answer_full_at_the_first_job_too_many() {
     assert_eq!(accept(&jobs, 3), Accepted::Full);
 }
 
+/// Offline, small jobs may be answered at length: once, the limit was looked at where jobs are taken only.
+#[test]
+fn answers_that_reach_the_limit_stop_leasing_until_one_is_acknowledged_and_none_is_refused() {
+    let (_home, _volume, jobs) = fresh();
+    let (count, answer) = (20, "y".repeat(100 << 10));
+    let bytes_max = 5 * answer.len() as u64;
+    jobs.set_rules(Some(JobRules { bytes_max, ..rules() }));
+    for number in 0..count {
+        assert_eq!(accept(&jobs, number), Accepted::New);
+    }
+    let bytes = || jobs.view().tally().unwrap().bytes;
+    let (mut unsent, mut answered, mut stopped) = (VecDeque::new(), 0, 0);
+    while answered < count {
+        match jobs.lease(None, None, NOW).wait().unwrap() {
+            Lease::Job(leased) => {
+                assert!(bytes() < bytes_max, "{}", bytes());
+                let id = leased.job.id;
+                assert_eq!(jobs.finish(id, output(&answer), NOW).wait().unwrap(), Moved::Done);
+                unsent.push_back(id);
+                answered += 1;
+            }
+            Lease::Full => {
+                assert!(
+                    bytes() >= bytes_max && bytes() < bytes_max + answer.len() as u64 + 100,
+                    "{}",
+                    bytes()
+                );
+                stopped += 1;
+                jobs.acknowledge(unsent.pop_front().unwrap(), NOW).wait().unwrap();
+            }
+            Lease::Empty | Lease::Unreadable(_) => unreachable!("{answered} of {count} were answered"),
+        }
+    }
+    assert_eq!(stopped, count - 5);
+}
+
+#[test]
+fn a_limit_below_what_waits_does_not_keep_it_from_running() {
+    let (_home, _volume, jobs) = fresh();
+    accept(&jobs, 1);
+    accept(&jobs, 2);
+    jobs.set_rules(Some(JobRules { bytes_max: 1, ..rules() }));
+    assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(1));
+    jobs.finish(id(1), output("x"), NOW).wait().unwrap();
+    assert!(matches!(jobs.lease(None, None, NOW).wait().unwrap(), Lease::Full));
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(2));
+}
+
 #[test]
 fn the_oldest_of_the_highest_priority_is_leased_first_and_once() {
     let (_home, _volume, jobs) = fresh();
@@ -206,17 +260,131 @@ fn cancelling_and_failing_are_answers_to_send() {
     assert_eq!(jobs.fail(id(9), Failure::new(FailureKind::Runtime, ""), NOW).wait().unwrap(), Moved::Unknown);
 }
 
+/// Once, one look opened 256 answers of any size, 4 GiB, while commits waited.
+#[test]
+fn the_outbox_gives_large_answers_in_parts_and_all_of_them() {
+    let (_home, _volume, jobs) = fresh();
+    // The second and the third fit together to the byte, and the fourth is an answer of the largest size.
+    let sizes = [1000, OUTBOX_BYTES_MAX - 500, 500, OUTPUT_BYTES_MAX, 0];
+    for (number, bytes) in (1..).zip(sizes) {
+        accept(&jobs, number);
+        lease_at(&jobs, NOW).unwrap();
+        let answer = output(&"y".repeat(bytes));
+        assert_eq!(jobs.finish(id(number), answer, NOW).wait().unwrap(), Moved::Done);
+    }
+    let (mut after, mut parts) = (0, Vec::new());
+    loop {
+        let sent = jobs.outbox(after, NOW).wait().unwrap();
+        let Some(last) = sent.last() else { break };
+        after = last.as_ref().unwrap().seq;
+        parts.push(sent.into_iter().map(|sent| sent.unwrap().result.unwrap().body.len()).collect::<Vec<_>>());
+    }
+    let [first, second, third, fourth, fifth] = sizes;
+    assert_eq!(parts, [vec![first], vec![second, third], vec![fourth, fifth]]);
+}
+
+fn tamper(home: &tempfile::TempDir, changed: &str) {
+    let raw = rusqlite::Connection::open(volume_folder(home).join("jobs.db")).unwrap();
+    assert_eq!(raw.execute(changed, ()).unwrap(), 1);
+}
+
+/// Job 1 waits, job 2 is answered, job 3 has failed with a message and job 4 without one; then `changed` is done
+/// to the file.
+fn tampered_with(changed: &str) -> (tempfile::TempDir, Volume, Jobs) {
+    let (home, volume, first) = fresh();
+    for number in [2, 3, 4, 1] {
+        assert_eq!(accept(&first, number), Accepted::New);
+    }
+    lease_at(&first, NOW).unwrap();
+    first.finish(id(2), output("because"), NOW).wait().unwrap();
+    first.fail(id(3), Failure::new(FailureKind::Runtime, "out of memory"), NOW).wait().unwrap();
+    for _ in 0..2 {
+        assert_eq!(lease_at(&first, NOW).unwrap().job.id, id(4));
+        first.release(id(4), ReleaseReason::RuntimeLost, NOW).wait().unwrap();
+    }
+    drop((first, volume));
+    tamper(&home, changed);
+    let volume = open(&volume_folder(&home));
+    let jobs = jobs(&volume);
+    (home, volume, jobs)
+}
+
+/// Looks at the outbox twice: once it says which job does not open, then that it has failed.
+fn unreadable_once(jobs: &Jobs, number: u64) {
+    let found = jobs.outbox(0, NOW).wait().unwrap();
+    let tampered: Vec<_> = found.iter().filter_map(|sent| sent.as_ref().err()).collect();
+    assert_eq!(tampered, [&Tampered { job: id(number), field: Field::Answer }]);
+    for _ in 0..2 {
+        let sent = jobs.outbox(0, NOW).wait().unwrap();
+        let sent: Vec<_> = sent.into_iter().map(Result::unwrap).collect();
+        assert_eq!(sent.len(), 3);
+        for sent in sent {
+            let wanted = match sent.job {
+                job if job == id(number) => Err(Failure::new(FailureKind::Unreadable, "")),
+                job if job == id(2) => Ok(output("because")),
+                job if job == id(3) => Err(Failure::new(FailureKind::Runtime, "out of memory")),
+                _ => Err(Failure::new(FailureKind::AttemptsExhausted, "")),
+            };
+            assert_eq!(sent.result, wanted, "{}", sent.job);
+        }
+    }
+    // What is counted stays right.
+    for number in 2..=4 {
+        assert_eq!(jobs.acknowledge(id(number), NOW).wait().unwrap(), Moved::Done);
+    }
+    jobs.cancel(id(1), NOW).wait().unwrap();
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    assert_eq!(jobs.view().tally().unwrap().bytes, 4 * SETTLED_BYTES);
+}
+
+const FLIP: &str = "UPDATE payloads SET ciphertext = zeroblob(length(ciphertext))";
+
+#[test]
+fn an_answer_changed_on_disk_is_an_error_naming_the_job_and_then_its_failure() {
+    let (_home, _volume, jobs) = tampered_with(&format!("{FLIP} WHERE field = 3"));
+    unreadable_once(&jobs, 2);
+}
+
+/// Once, it was sent as an empty message.
+#[test]
+fn a_failure_message_changed_on_disk_is_an_error_naming_the_job() {
+    let (_home, _volume, jobs) = tampered_with(&format!("{FLIP} WHERE field = 5"));
+    unreadable_once(&jobs, 3);
+}
+
+#[test]
+fn an_answer_missing_on_disk_is_an_error_naming_the_job() {
+    let (_home, _volume, jobs) = tampered_with("DELETE FROM payloads WHERE field = 3");
+    let found = jobs.outbox(0, NOW).wait().unwrap();
+    assert_eq!(found[0], Err(Tampered { job: id(2), field: Field::Answer }));
+}
+
+#[test]
+fn a_key_changed_on_disk_opens_neither_a_prompt_nor_an_answer() {
+    let changed = "UPDATE jobs SET wrapped_key = zeroblob(length(wrapped_key)) WHERE seq = ";
+    let (_home, _volume, jobs) = tampered_with(&format!("{changed} 1"));
+    unreadable_once(&jobs, 2);
+    let (_home, _volume, jobs) = tampered_with(&format!("{changed} 4"));
+    let Lease::Unreadable(tampered) = jobs.lease(None, None, NOW).wait().unwrap() else { panic!() };
+    assert_eq!(tampered, Tampered { job: id(1), field: Field::Request });
+    // Its answer could not be sealed either.
+    let (home, volume, first) = fresh();
+    accept(&first, 1);
+    lease_at(&first, NOW).unwrap();
+    drop((first, volume));
+    tamper(&home, &format!("{changed} 1"));
+    let volume = open(&volume_folder(&home));
+    let moved = common::jobs(&volume).finish(id(1), output("x"), NOW).wait().unwrap();
+    assert_eq!(moved, Moved::Unreadable(Tampered { job: id(1), field: Field::Answer }));
+}
+
 #[test]
 fn a_prompt_changed_on_disk_is_an_error_naming_the_job_and_the_next_job_runs() {
     let (home, volume, first) = fresh();
     accept(&first, 1);
     accept(&first, 2);
     drop((first, volume));
-    let path = volume_folder(&home).join("jobs.db");
-    let raw = rusqlite::Connection::open(path).unwrap();
-    let changed = "UPDATE payloads SET ciphertext = zeroblob(length(ciphertext)) WHERE field = 2";
-    assert_eq!(raw.execute(changed, ()).unwrap(), 1);
-    drop(raw);
+    tamper(&home, "UPDATE payloads SET ciphertext = zeroblob(length(ciphertext)) WHERE field = 2");
 
     let volume = open(&volume_folder(&home));
     let jobs = jobs(&volume);

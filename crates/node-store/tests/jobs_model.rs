@@ -219,6 +219,14 @@ impl Kept {
     }
 }
 
+/// What a lease found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Leased {
+    Job(Job, u16),
+    Nothing,
+    Full,
+}
+
 struct Model {
     rules: Option<JobRules>,
     held: BTreeMap<JobId, Held>,
@@ -330,18 +338,24 @@ impl Model {
         Accepted::New
     }
 
-    fn lease(&mut self, now: Timestamp) -> Option<(Job, u16)> {
+    fn lease(&mut self, now: Timestamp) -> Leased {
         let now = now.max(self.high_water);
+        let full = self.rules.as_ref().is_some_and(|rules| self.bytes() >= rules.bytes_max)
+            && self.held.values().any(|held| held.result.is_some());
         let next = self
             .held
             .values_mut()
             .filter(|held| held.standing == Standing::Queued && held.job.expires_at > now)
-            .min_by_key(|held| (u8::MAX - held.job.priority, held.seq))?;
+            .min_by_key(|held| (u8::MAX - held.job.priority, held.seq));
+        let Some(next) = next else { return Leased::Nothing };
+        if full {
+            return Leased::Full;
+        }
         next.standing = Standing::Running;
         next.attempt += 1;
         next.leased_at = Some(now);
         next.note(Step::Leased { attempt: next.attempt, runtime: None, model: None }, now);
-        Some((next.job.clone(), next.attempt))
+        Leased::Job(next.job.clone(), next.attempt)
     }
 
     fn gone(&self, id: JobId) -> Moved {
@@ -728,12 +742,13 @@ impl World {
 
     fn lease(&mut self) {
         let leased = match self.jobs().lease(None, None, self.now).wait().unwrap() {
-            Lease::Job(leased) => Some((leased.job, leased.attempt)),
-            Lease::Empty => None,
+            Lease::Job(leased) => Leased::Job(leased.job, leased.attempt),
+            Lease::Empty => Leased::Nothing,
+            Lease::Full => Leased::Full,
             Lease::Unreadable(tampered) => panic!("{tampered}"),
         };
         assert_eq!(leased, self.model.lease(self.now));
-        if let Some((job, attempt)) = leased {
+        if let Leased::Job(job, attempt) = leased {
             self.ledger.leased(&job, attempt, self.now);
         }
     }

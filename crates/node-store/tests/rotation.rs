@@ -88,7 +88,7 @@ impl Node {
     fn lease(&self, now: Timestamp) -> Option<node_types::JobId> {
         match self.store().jobs().lease(None, None, now).wait().unwrap() {
             Lease::Job(leased) => Some(leased.job.id),
-            Lease::Empty => None,
+            Lease::Empty | Lease::Full => None,
             Lease::Unreadable(tampered) => panic!("{tampered}"),
         }
     }

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, error::Category};
 
 use crate::{JobId, Network, Timestamp};
 
@@ -57,9 +57,27 @@ pub enum BadRequest {
         /// Bytes given.
         found: usize,
     },
-    /// Not JSON, or not a JSON object.
-    #[error("the request is not a JSON object: {0}")]
-    NotAnObject(String),
+    /// Not JSON, or not a JSON object. Says where, and never what stands there: it is somebody's prompt.
+    #[error("the request is not a JSON object: {why} at line {line}, column {column}")]
+    NotAnObject {
+        /// The sort of fault.
+        why: &'static str,
+        /// Where it was noticed, counted from 1.
+        line: usize,
+        /// Bytes into that line.
+        column: usize,
+    },
+}
+
+impl BadRequest {
+    fn not_an_object(error: &serde_json::Error) -> Self {
+        let why = match error.classify() {
+            Category::Eof => "it ends too early",
+            Category::Data => "it is another value",
+            Category::Syntax | Category::Io => "it is not JSON",
+        };
+        Self::NotAnObject { why, line: error.line(), column: error.column() }
+    }
 }
 
 /// An OpenAI-style request body: a JSON object of the parameters in [`Request::PARAMETERS`],
@@ -133,7 +151,7 @@ impl Request {
             return Err(BadRequest::TooLarge { found: body.len() });
         }
         let fields: Map<String, Value> =
-            serde_json::from_slice(body).map_err(|error| BadRequest::NotAnObject(error.to_string()))?;
+            serde_json::from_slice(body).map_err(|error| BadRequest::not_an_object(&error))?;
         Ok(Self::from_fields(fields))
     }
 
@@ -176,7 +194,12 @@ impl From<Request> for Value {
 
 impl<'de> Deserialize<'de> for Request {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let request = Self::from_fields(Map::deserialize(input)?);
+        // The deserializer's own error quotes what it found instead of an object.
+        let fields = Value::deserialize(input)?;
+        let Value::Object(fields) = fields else {
+            return Err(serde::de::Error::custom("the request is not a JSON object"));
+        };
+        let request = Self::from_fields(fields);
         if request.bytes() > REQUEST_BYTES_MAX {
             return Err(serde::de::Error::custom(BadRequest::TooLarge { found: request.bytes() }));
         }
@@ -299,6 +322,24 @@ mod tests {
             Request::parse(&vec![b' '; REQUEST_BYTES_MAX + 1]),
             Err(BadRequest::TooLarge { found: REQUEST_BYTES_MAX + 1 })
         );
+    }
+
+    /// Once, the error quoted a string that stood where the object was expected.
+    #[test]
+    fn what_is_wrong_with_a_request_is_said_without_its_text() {
+        let bodies =
+            [r#""CANARY""#, r#"{"prompt":"CANARY"#, r#"{"prompt":CANARY}"#, r#"["CANARY"]"#, "CANARY"];
+        for body in bodies {
+            let error = Request::parse(body.as_bytes()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
+            let job = format!(
+                r#"{{"id":"00000000-0000-0000-0000-000000000001","network":"testnet","request":{body}}}"#
+            );
+            let error = serde_json::from_str::<Job>(&job).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
+        }
+        let error = Request::parse(b"{\n  5").unwrap_err().to_string();
+        assert_eq!(error, "the request is not a JSON object: it is not JSON at line 2, column 3");
     }
 
     #[test]

@@ -14,7 +14,10 @@
 //! Limits: one request, one answer and a failure's message have the sizes of [`node_types::job`]; the
 //! count and bytes of all jobs come from the snapshot ([`JobRules`]), and an ended job counts with
 //! [`SETTLED_BYTES`] until it is forgotten. Beyond them, and where the disk is full or nearly so, an
-//! offer is answered [`Accepted::Full`]. Traces take [`TRACES_BYTES_MAX`] at the most.
+//! offer is answered [`Accepted::Full`]. An answer is kept whatever the limit, as it is never computed again;
+//! but while jobs reach the limit and answers wait for their acknowledgement, no job is leased
+//! ([`Lease::Full`]). So jobs take at most the limit and the answers of those that run at one moment. Traces
+//! take [`TRACES_BYTES_MAX`] at the most.
 //!
 //! Time: what was taken, ended or forgotten raises a high-water mark in the same commit, and no job is judged
 //! by an earlier moment: a clock that jumps back revives none. What ends jobs takes a [`Cutoff`], which a clock
@@ -61,6 +64,9 @@ pub const TRACES_BYTES_MAX: u64 = 64 << 20;
 pub const TRACE_ROW_BYTES: u64 = 192;
 /// Jobs that one call expires, releases or lists at the most: bounds the commit it shares.
 pub const BATCH_MAX: u32 = 256;
+/// Bytes of answers that one look at the outbox opens at the most, 16 MiB, the largest answer: bounds the memory it
+/// takes and how long commits wait for it.
+pub const OUTBOX_BYTES_MAX: usize = OUTPUT_BYTES_MAX;
 
 /// The answer to a step of a job that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +92,9 @@ pub enum Lease {
     Job(Box<Leased>),
     /// Nothing waits.
     Empty,
+    /// One waits, but jobs take as many bytes as they may, and answers or failures wait for their
+    /// acknowledgement: lease again when there was one.
+    Full,
     /// The job in turn does not open; it is failed as [`FailureKind::Unreadable`]. Lease again.
     Unreadable(Tampered),
 }
@@ -320,7 +329,8 @@ impl Jobs {
             Err(error) => return self.refused(&error),
         };
         let row = table::NewJob::of(job, digest, sealed, rules.config, now);
-        self.writer.submit_yielding(move |tx, room| {
+        let bytes = row.bytes;
+        self.writer.submit_yielding(bytes, move |tx, room| {
             let counted = table::counted(tx, row.id)?;
             if let Some(held) = counted.known {
                 return Ok(same(&held, &digest));
@@ -338,12 +348,18 @@ impl Jobs {
     /// Leases the oldest queued job of the highest priority whose time has not ended, if any.
     ///
     /// At most one lease exists per job: two would bill the network twice. `runtime` and `model` are
-    /// the digests of what will run it, for its trace.
+    /// the digests of what will run it, for its trace. Where jobs take the bytes of the snapshot's limit it is
+    /// [`Lease::Full`], unless no acknowledgement could free any: a limit may be lowered below what waits, and
+    /// what was accepted is run.
     pub fn lease(&self, runtime: Option<Digest>, model: Option<Digest>, now: Timestamp) -> Ticket<Lease> {
         let (sealer, network) = (Arc::clone(&self.sealer), self.network);
+        let bytes_max = self.rules().map_or(u64::MAX, |rules| rules.bytes_max);
         self.writer.submit(Effect::Keeps, move |tx| {
             let now = now.max(table::high_water(tx)?);
             let Some(held) = table::next_queued(tx, now)? else { return Ok(Lease::Empty) };
+            if table::answers_fill(tx, bytes_max)? {
+                return Ok(Lease::Full);
+            }
             match table::open_request(tx, &sealer, &held)? {
                 Ok(request) => {
                     let attempt = held.attempt.saturating_add(1);
@@ -360,6 +376,9 @@ impl Jobs {
     }
 
     /// Keeps the answer of a running job. Send it only after this says [`Moved::Done`].
+    ///
+    /// On a full disk it is [`WriteError::Full`] and the job runs on: an answer may be large, and what is kept
+    /// back is for the acknowledgements that free space. Keep the answer and call again.
     pub fn finish(&self, id: JobId, output: Output, now: Timestamp) -> Ticket<Moved> {
         if output.body.len() > OUTPUT_BYTES_MAX {
             let message =
@@ -367,7 +386,7 @@ impl Jobs {
             return self.fail(id, Failure::new(FailureKind::Runtime, &message), now);
         }
         let sealer = Arc::clone(&self.sealer);
-        self.writer.submit(Effect::Keeps, move |tx| {
+        self.writer.submit_sized(Effect::Grows, output.body.len() as u64, move |tx| {
             let held = match running(tx, id, now)? {
                 Ok(held) => held,
                 Err(Moved::Elsewhere(Standing::Finished)) => return Ok(Moved::Already),
@@ -428,7 +447,8 @@ impl Jobs {
     }
 
     /// Answers and failures that the network has not acknowledged, oldest first, at most
-    /// [`BATCH_MAX`], after the sequence number `after` (0 for the first).
+    /// [`BATCH_MAX`] and [`OUTBOX_BYTES_MAX`], after the sequence number `after` (0 for the first). Call again after
+    /// the last one's number until it returns none.
     ///
     /// One that does not open is failed as [`FailureKind::Unreadable`]; the next call gives that.
     pub fn outbox(&self, after: u64, now: Timestamp) -> Ticket<Vec<Result<Outgoing, Tampered>>> {
@@ -593,5 +613,6 @@ fn release(
 }
 
 fn fail_unreadable(tx: &Connection, held: &table::Held, now: Timestamp) -> rusqlite::Result<()> {
+    table::drop_answer(tx, held)?;
     table::fail(tx, held, FailureKind::Unreadable, None, now)
 }

@@ -13,8 +13,8 @@ use rusqlite::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    BATCH_MAX, Field, JobRules, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES, Tampered, seal::Sealed,
-    seal::Sealer,
+    BATCH_MAX, Field, JobRules, OUTBOX_BYTES_MAX, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES,
+    Tampered, seal::Sealed, seal::Sealer,
 };
 
 /// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
@@ -250,6 +250,16 @@ pub(super) fn counted(tx: &Connection, id: JobId) -> rusqlite::Result<Counted> {
 /// Whether there is room for one more job.
 pub(super) fn has_place(counted: &Counted, job: &NewJob, rules: &JobRules) -> bool {
     counted.jobs < rules.jobs_max && counted.bytes.saturating_add(job.bytes) <= rules.bytes_max
+}
+
+/// Whether jobs take `bytes_max` and acknowledgements can change that.
+pub(super) fn answers_fill(tx: &Connection, bytes_max: u64) -> rusqlite::Result<bool> {
+    let bytes: u64 = tx.prepare_cached("SELECT bytes FROM tally")?.query_row((), |row| row.get(0))?;
+    if bytes < bytes_max {
+        return Ok(false);
+    }
+    tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN (2, 3))")?
+        .query_row((), |row| row.get(0))
 }
 
 /// Writes a job under the next sequence number, which no other job had or will have, and counts it.
@@ -633,20 +643,22 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     .map(|_| ())
 }
 
+/// Opens what is stored of a job under `field`; `None` if nothing is.
 fn open_field(
     tx: &Connection,
     sealer: &Sealer,
     job: &Held,
     field: Field,
-) -> rusqlite::Result<Result<String, Tampered>> {
-    let tampered = Tampered { job: job.id, field };
+) -> rusqlite::Result<Option<Result<String, Tampered>>> {
     let ciphertext: Option<Vec<u8>> = tx
         .prepare_cached("SELECT ciphertext FROM payloads WHERE field = ?1")?
         .query_row([field_key(job.seq, field)], |row| row.get(0))
         .optional()?;
-    let Some(ciphertext) = ciphertext else { return Ok(Err(tampered)) };
-    let opened = sealer.open(&job.wrapped_key, job.id, field, &ciphertext);
-    Ok(opened.and_then(|plain| String::from_utf8(plain.to_vec()).map_err(|_| tampered)))
+    Ok(ciphertext.map(|ciphertext| {
+        let opened = sealer.open(&job.wrapped_key, job.id, field, &ciphertext);
+        let tampered = Tampered { job: job.id, field };
+        opened.and_then(|plain| String::from_utf8(plain.to_vec()).map_err(|_| tampered))
+    }))
 }
 
 pub(super) fn open_request(
@@ -654,7 +666,8 @@ pub(super) fn open_request(
     sealer: &Sealer,
     job: &Held,
 ) -> rusqlite::Result<Result<Request, Tampered>> {
-    Ok(open_field(tx, sealer, job, Field::Request)?.map(Request::from_stored))
+    let missing = Err(Tampered { job: job.id, field: Field::Request });
+    Ok(open_field(tx, sealer, job, Field::Request)?.unwrap_or(missing).map(Request::from_stored))
 }
 
 fn note(tx: &Connection, job: &Held, step: Step, now: Timestamp) -> rusqlite::Result<()> {
@@ -726,6 +739,21 @@ pub(super) fn fail(
     note(tx, job, Step::Failed { kind, duration_ms: job.ran_ms(now) }, now)
 }
 
+/// Deletes an answer or message that does not open: it would be found again at every look.
+pub(super) fn drop_answer(tx: &Connection, job: &Held) -> rusqlite::Result<()> {
+    let key = field_key(job.seq, Field::Answer);
+    let bytes: Option<u64> = tx
+        .prepare_cached("SELECT octet_length(ciphertext) FROM payloads WHERE field = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
+    let Some(bytes) = bytes else { return Ok(()) };
+    // The length may have been tampered with too.
+    let bytes = bytes.min(job.bytes);
+    tx.prepare_cached("DELETE FROM payloads WHERE field = ?1")?.execute([key])?;
+    tx.prepare_cached("UPDATE jobs SET bytes = bytes - ?2 WHERE seq = ?1")?.execute((job.seq, bytes))?;
+    tx.prepare_cached("UPDATE tally SET bytes = max(bytes - ?1, 0)")?.execute([bytes]).map(|_| ())
+}
+
 fn put_answer(tx: &Connection, job: &Held, ciphertext: &[u8]) -> rusqlite::Result<()> {
     put_payload(tx, job.seq, Field::Answer, ciphertext)?;
     tx.prepare_cached("UPDATE tally SET bytes = bytes + ?1")?.execute([ciphertext.len() as u64]).map(|_| ())
@@ -738,13 +766,19 @@ pub(super) fn outbox(
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Result<Outgoing, Tampered>>> {
     let rest = "WHERE state IN (2, 3) AND seq > ?1 AND expires_at > ?2 ORDER BY seq LIMIT ?3";
-    let mut answers = Vec::new();
+    let (mut answers, mut bytes) = (Vec::new(), 0);
     for job in select(tx, rest, (after, now.ms(), BATCH_MAX))? {
-        let body = match job.failure {
+        let found = open_field(tx, sealer, &job, Field::Answer)?;
+        let body = match (found, job.failure) {
+            (Some(body), _) => body,
             // A failure that the store itself noted has no message.
-            Some(_) => open_field(tx, sealer, &job, Field::Answer)?.or_else(|_| Ok(String::new())),
-            None => open_field(tx, sealer, &job, Field::Answer)?,
+            (None, Some(_)) => Ok(String::new()),
+            (None, None) => Err(Tampered { job: job.id, field: Field::Answer }),
         };
+        bytes += body.as_ref().map_or(0, String::len);
+        if bytes > OUTBOX_BYTES_MAX && !answers.is_empty() {
+            break;
+        }
         answers.push(body.map(|body| Outgoing {
             seq: job.seq,
             job: job.id,

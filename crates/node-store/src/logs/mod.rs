@@ -550,12 +550,12 @@ mod tests {
         let logs = logs(home.path());
         let (mut refused, mut yielded) = (None, None);
         one_group(&logs, || {
-            yielded = Some(logs.writer.submit_yielding(|_, room| Ok(room)));
+            yielded = Some(logs.writer.submit_yielding(0, |_, room| Ok(room)));
             refused = Some(logs.writer.submit(Effect::Grows, |_| disk_full()));
         });
         assert!(matches!(refused.unwrap().wait(), Err(WriteError::Full { .. })));
         assert_eq!(yielded.unwrap().wait().unwrap(), Room::Low);
-        assert_eq!(logs.writer.submit_yielding(|_, room| Ok(room)).wait().unwrap(), Room::Enough);
+        assert_eq!(logs.writer.submit_yielding(0, |_, room| Ok(room)).wait().unwrap(), Room::Enough);
     }
 
     /// A drain that is refused before it runs leaves its records in memory. The one that the next record

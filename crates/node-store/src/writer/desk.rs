@@ -123,50 +123,81 @@ impl Desk {
     }
 
     fn commit_all(&mut self, group: Group) -> Result<(), Broken> {
-        let Group { requests: mut group, ending: _ending } = group;
-        let database = &Arc::clone(&self.shared.database);
-        let any = |group: &[Box<dyn Request>], wanted| group.iter().any(|it| it.effect() == wanted);
-        let mut attempt = self.attempt(&mut group, None);
-        if let Err(Fault::DiskFull) = attempt {
-            let (growing, others): (Vec<_>, Vec<_>) =
-                group.into_iter().partition(|request| request.effect() == Effect::Grows);
-            for request in growing {
-                request.answer(Err(WriteError::Full { database: database.to_path_buf() }));
-            }
-            group = others;
-            if group.is_empty() {
-                return Ok(());
-            }
-            // What only looks now needs no reserve.
-            if any(&group, Effect::Keeps) || any(&group, Effect::Shrinks) {
-                // The reserve has room for every page that waits in the log, so the log can be emptied, and
-                // its own space serves the requests that follow.
-                self.reserve.release();
-                let emptied = self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
-                if let Err(broken) = emptied {
-                    for request in group {
-                        request.answer(Err(self.shared.closed(&broken.cause)));
-                    }
-                    return Err(broken);
-                }
-            }
-            attempt = self.attempt(&mut group, Some(Room::Low));
+        let Group { requests: mut group, ending: _ending, .. } = group;
+        let grows = group.iter().any(|request| request.effect() == Effect::Grows);
+        if grows && self.reserve.spent() && self.reserve.low(&|| self.free_within()) {
+            // What the reserve gave up is for what ends something.
+            group = self.refuse_growing(group);
         }
+        if group.is_empty() {
+            return Ok(());
+        }
+        match self.attempt(&mut group, None) {
+            Err(Fault::DiskFull) => self.commit_on_a_full_disk(group),
+            attempt => self.answer(group, attempt),
+        }
+    }
+
+    /// Commits what does not grow, each request alone: together they would need room in the log for all that they
+    /// delete, alone the room of the largest.
+    fn commit_on_a_full_disk(&mut self, group: Vec<Box<dyn Request>>) -> Result<(), Broken> {
+        let writes = |request: &dyn Request| matches!(request.effect(), Effect::Keeps | Effect::Shrinks);
+        let group = self.refuse_growing(group);
+        // What only looks now needs no reserve.
+        let mut ready = Ok(());
+        if group.iter().any(|request| writes(&**request)) {
+            // The reserve has room for every page that waits in the log, so the log can be emptied, and
+            // its own space serves the requests that follow.
+            self.reserve.release();
+            ready = self.empty_log();
+        }
+        let mut waiting = group.into_iter();
+        while ready.is_ok() {
+            let Some(request) = waiting.next() else { return Ok(()) };
+            let fills_log = writes(&*request);
+            let mut alone = vec![request];
+            let attempt = self.attempt(&mut alone, Some(Room::Low));
+            ready = self.answer(alone, attempt);
+            if ready.is_ok() && fills_log {
+                ready = self.empty_log();
+            }
+        }
+        if let Err(broken) = &ready {
+            for request in waiting {
+                request.answer(Err(self.shared.closed(&broken.cause)));
+            }
+        }
+        ready
+    }
+
+    /// Answers what grows that the disk is full. Returns the others.
+    fn refuse_growing(&self, group: Vec<Box<dyn Request>>) -> Vec<Box<dyn Request>> {
+        let (growing, others) =
+            group.into_iter().partition::<Vec<_>, _>(|request| request.effect() == Effect::Grows);
+        for request in growing {
+            request.answer(Err(WriteError::Full { database: self.shared.database.to_path_buf() }));
+        }
+        others
+    }
+
+    fn answer(&self, group: Vec<Box<dyn Request>>, attempt: Result<Outcomes, Fault>) -> Result<(), Broken> {
+        let database = || self.shared.database.to_path_buf();
         match attempt {
             Ok(outcomes) => {
-                if any(&group, Effect::Shrinks) {
+                if group.iter().any(|request| request.effect() == Effect::Shrinks) {
                     self.shared.plan_erasure(Duration::from_millis(ERASE_DELAY_MS_MAX));
                 }
                 for (request, outcome) in group.into_iter().zip(outcomes) {
-                    request.answer(outcome.map_or(Ok(()), |cause| {
-                        Err(WriteError::Refused { database: database.to_path_buf(), cause })
-                    }));
+                    request
+                        .answer(outcome.map_or(Ok(()), |cause| {
+                            Err(WriteError::Refused { database: database(), cause })
+                        }));
                 }
                 Ok(())
             }
             Err(Fault::DiskFull) => {
                 for request in group {
-                    request.answer(Err(WriteError::Full { database: database.to_path_buf() }));
+                    request.answer(Err(WriteError::Full { database: database() }));
                 }
                 Ok(())
             }
@@ -174,14 +205,16 @@ impl Desk {
                 // Stop before answering: whoever hears of it must find the writer closed.
                 self.shared.stop(&broken);
                 for request in group {
-                    request.answer(Err(WriteError::Unknown {
-                        database: database.to_path_buf(),
-                        cause: Arc::clone(&broken.cause),
-                    }));
+                    let cause = Arc::clone(&broken.cause);
+                    request.answer(Err(WriteError::Unknown { database: database(), cause }));
                 }
                 Err(broken)
             }
         }
+    }
+
+    fn empty_log(&self) -> Result<(), Broken> {
+        self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)").map(|_| ())
     }
 
     fn attempt(&mut self, group: &mut [Box<dyn Request>], room: Option<Room>) -> Result<Outcomes, Fault> {

@@ -16,7 +16,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    Durability, Effect, GROUP_MAX, Holder, Room, Upkeep, WriteError,
+    Durability, Effect, GROUP_BYTES_MAX, GROUP_MAX, Holder, Room, Upkeep, WriteError,
     desk::{Broken, Desk, panicked},
     ticket::{Ending, Round},
 };
@@ -25,6 +25,8 @@ use super::{
 pub(super) trait Request: Send {
     fn effect(&self) -> Effect;
     fn durability(&self) -> Durability;
+    /// Bytes that it writes, where they are many.
+    fn bytes(&self) -> u64;
     fn run(&mut self, tx: &Connection, room: Room) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), WriteError>);
 }
@@ -32,6 +34,7 @@ pub(super) trait Request: Send {
 pub(super) struct Call<T, F> {
     pub(super) effect: Effect,
     pub(super) durability: Durability,
+    pub(super) bytes: u64,
     pub(super) work: F,
     pub(super) value: Option<T>,
     pub(super) reply: oneshot::Sender<Result<T, WriteError>>,
@@ -44,6 +47,10 @@ impl<T: Send, F: FnMut(&Connection, Room) -> rusqlite::Result<T> + Send> Request
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn run(&mut self, tx: &Connection, room: Room) -> rusqlite::Result<()> {
@@ -63,6 +70,13 @@ impl<T: Send, F: FnMut(&Connection, Room) -> rusqlite::Result<T> + Send> Request
 pub(super) struct Group {
     pub(super) requests: Vec<Box<dyn Request>>,
     pub(super) ending: Ending,
+    bytes: u64,
+}
+
+impl Group {
+    fn has_place(&self, bytes: u64) -> bool {
+        self.requests.len() < GROUP_MAX && self.bytes.saturating_add(bytes) <= GROUP_BYTES_MAX
+    }
 }
 
 /// Who commits. Nobody else touches the desk meanwhile.
@@ -175,14 +189,22 @@ impl Shared {
             request.answer(Err(self.closed(&cause)));
             return None;
         }
-        if let Some(group) = inbox.waiting.back_mut().filter(|group| group.requests.len() < GROUP_MAX) {
+        let bytes = request.bytes();
+        if let Some(group) = inbox.waiting.back_mut().filter(|group| group.has_place(bytes)) {
+            group.bytes += bytes;
             group.requests.push(request);
             return Some(Arc::clone(&group.ending.0));
         }
         let round = Arc::<Round>::default();
         let ending = Ending(Arc::clone(&round));
-        inbox.waiting.push_back(Group { requests: vec![request], ending });
+        inbox.waiting.push_back(Group { requests: vec![request], ending, bytes });
         Some(round)
+    }
+
+    /// How many requests each group that waits has.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> Vec<usize> {
+        self.inbox().waiting.iter().map(|group| group.requests.len()).collect()
     }
 
     /// Lets the thread commit what waits, unless somebody is at it: whoever leads hands it on.
@@ -344,7 +366,7 @@ impl Shared {
         let late: Vec<_> = inbox.waiting.drain(..).collect();
         drop(inbox);
         self.rested.notify_all();
-        for Group { requests, ending: _ending } in late {
+        for Group { requests, ending: _ending, .. } in late {
             for request in requests {
                 request.answer(Err(self.closed(&cause)));
             }

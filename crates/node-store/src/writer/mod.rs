@@ -1,6 +1,6 @@
 //! The writer: one connection alone writes rows to a database, one group of requests after another.
 //!
-//! All requests that wait when a commit begins share it and its one sync; each caller is answered
+//! The requests that wait when a commit begins, up to [`GROUP_MAX`] and [`GROUP_BYTES_MAX`], share it and its sync; each caller is answered
 //! after that sync, with its own answer. A request is a closure over the transaction. Where one fails, the
 //! group runs again, each request in a savepoint, so that it takes nothing of the others with it.
 //!
@@ -9,10 +9,11 @@
 //! - After an I/O error the writer stops: that group is answered [`WriteError::Unknown`] (the commit may
 //!   or may not be on disk), everything later [`WriteError::Closed`]. A failed sync is never retried
 //!   (the kernel may have dropped the pages that it could not write); opening again writes the log anew.
-//! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and it is run again
-//!   without the requests that [`Effect::Grows`]; those are answered [`WriteError::Full`]. A request that
-//!   [`Effect::Yields`] is told that there is no room and answers for itself; so it is before the disk is
-//!   full, when free space is low.
+//! - A full disk is no I/O error: the group is rolled back, the reserve is given up, and what does not grow
+//!   is run again, each request alone and the log emptied after it, so that each needs its own room only. The
+//!   requests that [`Effect::Grows`] are answered [`WriteError::Full`], also later on, as long as the reserve
+//!   is not back and free space is low. A request that [`Effect::Yields`] is told that there is no room and
+//!   answers for itself; so it is before the disk is full, when free space is low.
 //!
 //! One thread a database commits; a caller that waits for its answer takes the thread's place where nothing
 //! else is under way (`inbox`). Whoever it is, one at a time has the connection (`desk`).
@@ -48,6 +49,8 @@ use inbox::{Asked, Call, Closing, Shared, Turn};
 
 /// Requests that share one commit at the most: bounds how long the first of them waits.
 pub const GROUP_MAX: usize = 512;
+/// Bytes that the requests of one group write at the most, as far as they say, 8 MiB; one alone may write more.
+pub const GROUP_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of the write-ahead log beyond which it is started anew before the next commit: 8 MiB, or half of a
 /// smaller reserve, so that a full disk always has room to empty it. What is in it is read once after `kill -9`.
 pub const WAL_BYTES_MAX: u64 = 8 << 20;
@@ -99,7 +102,7 @@ pub enum Effect {
     Grows,
     /// It may need more, and where it is told that there is no room it writes nothing and says so itself.
     Yields,
-    /// It reads, or changes what is there in place: works on a full disk.
+    /// It reads, or changes what is there in place, or adds little: works on a full disk.
     Keeps,
     /// It ends something (acknowledge, expire, delete): works on a full disk, out of the reserve.
     Shrinks,
@@ -136,6 +139,8 @@ pub(crate) trait Reserve: Send {
     /// Whether so little of the disk is free that nothing should grow that need not. `within` asks what the
     /// database itself has free.
     fn low(&self, within: &dyn Fn() -> u64) -> bool;
+    /// Whether the reserved bytes were given up and are not back: nothing that grows may take their place.
+    fn spent(&self) -> bool;
     /// Gives up the reserved bytes; false if there are none left to give.
     fn release(&mut self) -> bool;
     /// Takes them again if the disk has room.
@@ -216,7 +221,18 @@ impl Writer {
         effect: Effect,
         mut work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
-        self.queue(effect, Durability::AsUsual, move |tx: &Connection, _room| work(tx))
+        self.queue(effect, Durability::AsUsual, 0, move |tx: &Connection, _room| work(tx))
+    }
+
+    /// Queues `work` as [`submit`](Self::submit) does, where it writes so much that it should not share a commit
+    /// with many: `bytes` count towards [`GROUP_BYTES_MAX`].
+    pub(crate) fn submit_sized<T: Send + 'static>(
+        &self,
+        effect: Effect,
+        bytes: u64,
+        mut work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Ticket<T> {
+        self.queue(effect, Durability::AsUsual, bytes, move |tx: &Connection, _room| work(tx))
     }
 
     /// Queues `work` as [`submit`](Self::submit) does, for an answer after a sync whatever the database promises.
@@ -225,26 +241,28 @@ impl Writer {
         effect: Effect,
         mut work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
-        self.queue(effect, Durability::Synced, move |tx: &Connection, _room| work(tx))
+        self.queue(effect, Durability::Synced, 0, move |tx: &Connection, _room| work(tx))
     }
 
-    /// Queues `work` for the next commit as [`submit`](Self::submit) does. In [`Room::Low`] it must write
+    /// Queues `work` for the next commit as [`submit_sized`](Self::submit_sized) does. In [`Room::Low`] it must write
     /// nothing: it only looks, and answers that there is no room.
     pub(crate) fn submit_yielding<T: Send + 'static>(
         &self,
+        bytes: u64,
         work: impl FnMut(&Connection, Room) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
-        self.queue(Effect::Yields, Durability::AsUsual, work)
+        self.queue(Effect::Yields, Durability::AsUsual, bytes, work)
     }
 
     fn queue<T: Send + 'static>(
         &self,
         effect: Effect,
         durability: Durability,
+        bytes: u64,
         work: impl FnMut(&Connection, Room) -> rusqlite::Result<T> + Send + 'static,
     ) -> Ticket<T> {
         let (reply, answer) = oneshot::async_channel();
-        let round = self.shared.queue(Box::new(Call { effect, durability, work, value: None, reply }));
+        let round = self.shared.queue(Box::new(Call { effect, durability, bytes, work, value: None, reply }));
         Ticket::new(answer, &self.shared, round)
     }
 
@@ -339,6 +357,9 @@ mod tests {
         fn low(&self, _: &dyn Fn() -> u64) -> bool {
             false
         }
+        fn spent(&self) -> bool {
+            false
+        }
         fn release(&mut self) -> bool {
             false
         }
@@ -398,6 +419,22 @@ mod tests {
         assert!(first.is_ok() && third.is_ok(), "{first:?} {third:?}");
         assert!(matches!(second, Err(WriteError::Refused { .. })), "{second:?}");
         assert_eq!(numbers(&writer), [1, 2, 4, 5]);
+    }
+
+    /// What large requests write waits in memory and in the log until the commit: 512 of the largest answers are
+    /// 8 GiB.
+    #[test]
+    fn large_requests_do_not_all_share_a_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(folder.path());
+        let held = writer.shared.desk.lock().unwrap();
+        let sizes = [GROUP_BYTES_MAX - 1, 1, 0, 1, 3 * GROUP_BYTES_MAX, 0];
+        let tickets = sizes.map(|bytes| writer.submit_sized(Effect::Keeps, bytes, |_| Ok(())));
+        assert_eq!(writer.shared.sizes(), [3, 1, 1, 1]);
+        drop(held);
+        for ticket in tickets {
+            ticket.wait().unwrap();
+        }
     }
 
     #[test]

@@ -281,7 +281,7 @@ fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Err
     let mut given = Vec::new();
     for lease in leases {
         match lease.wait()? {
-            Lease::Empty => {}
+            Lease::Empty | Lease::Full => {}
             Lease::Unreadable(why) => return Err(why.into()),
             Lease::Job(leased) => {
                 let number = number_of(leased.job.id);

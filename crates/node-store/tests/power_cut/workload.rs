@@ -260,7 +260,7 @@ impl Node {
             Call::Accept(number) => Ok(Answer::Accepted(jobs.accept(&job(*number), now).wait()?)),
             Call::Lease => Ok(Answer::Leased(match jobs.lease(None, None, now).wait()? {
                 Lease::Job(leased) => Some(number_of(leased.job.id)),
-                Lease::Empty => None,
+                Lease::Empty | Lease::Full => None,
                 Lease::Unreadable(why) => return Err(NoAnswer::NotDone(why.to_string())),
             })),
             Call::Finish(number) => moved(jobs.finish(id(*number), output(*number), now)),
