@@ -7,12 +7,13 @@
 use std::{ops::Range, sync::Arc};
 
 use node_types::{Address, Timestamp};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     clock::Mark,
     reader::{ReadError, Reader},
+    salvage::{Nonsense, bad_rows},
     writer::{Effect, Ticket, Writer},
 };
 
@@ -22,6 +23,11 @@ pub const SEQUENCE_BLOCK: u32 = 1000;
 pub const EMAIL_BYTES_MAX: usize = 254;
 /// The longest proof of a link in bytes.
 pub const PROOF_BYTES_MAX: usize = 4 << 10;
+
+/// The last message number that was reserved.
+const MESSAGE_SEQ: &str = "message_seq";
+/// The last incident after which numbers were passed over.
+const SEQUENCE_SKIPPED: &str = "sequence_skipped";
 
 /// The account a node works for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,10 +162,10 @@ impl Binding {
         self.writer.submit(Effect::Keeps, move |tx| {
             let end: u64 = tx
                 .prepare_cached(
-                    "INSERT INTO counters (name, value) VALUES ('message_seq', 1 + ?1)
+                    "INSERT INTO counters (name, value) VALUES (?2, 1 + ?1)
                      ON CONFLICT DO UPDATE SET value = value + ?1 RETURNING value",
                 )?
-                .query_row([count], |row| row.get(0))?;
+                .query_row((count, MESSAGE_SEQ), |row| row.get(0))?;
             Ok(end - u64::from(count)..end)
         })
     }
@@ -172,7 +178,7 @@ impl Binding {
             let incidents: u64 =
                 tx.query_row("SELECT ifnull(max(seq), 0) FROM incidents", (), |row| row.get(0))?;
             let skipped: Option<u64> = tx
-                .query_row("SELECT value FROM counters WHERE name = 'sequence_skipped'", (), |row| row.get(0))
+                .query_row("SELECT value FROM counters WHERE name = ?1", [SEQUENCE_SKIPPED], |row| row.get(0))
                 .optional()?;
             if skipped.unwrap_or(0) >= incidents {
                 return Ok(());
@@ -181,8 +187,8 @@ impl Binding {
                 "INSERT INTO counters (name, value) VALUES (?1, ?2)
                  ON CONFLICT DO UPDATE SET value = max(value, ?2)",
             )?;
-            set.execute(("message_seq", known.ms().saturating_mul(1000)))?;
-            set.execute(("sequence_skipped", incidents)).map(|_| ())
+            set.execute((MESSAGE_SEQ, known.ms().saturating_mul(1000)))?;
+            set.execute((SEQUENCE_SKIPPED, incidents)).map(|_| ())
         })
     }
 
@@ -199,12 +205,30 @@ impl Binding {
     }
 }
 
-fn read<T: DeserializeOwned>(tx: &Connection, sql: &str) -> rusqlite::Result<Option<T>> {
-    let text: Option<String> = tx.prepare_cached(sql)?.query_row((), |row| row.get(0)).optional()?;
-    let parsed = text.map(|text| serde_json::from_str(&text)).transpose();
-    parsed.map_err(|error| {
+/// Rows that can be read but make no sense.
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
+    let mark = |row: &Row<'_>| parse::<Mark>(&row.get::<_, String>(0)?).map(|_| ());
+    let link = |row: &Row<'_>| parse::<AccountLink>(&row.get::<_, String>(0)?).map(|_| ());
+    let counter = |row: &Row<'_>| {
+        let known = [MESSAGE_SEQ, SEQUENCE_SKIPPED].contains(&row.get::<_, String>(0)?.as_str());
+        if known { row.get::<_, u64>(1).map(|_| ()) } else { Err(rusqlite::Error::InvalidQuery) }
+    };
+    let mut found = bad_rows(tx, "SELECT mark FROM clock", "DELETE FROM clock", mark)?;
+    found.extend(bad_rows(tx, "SELECT link FROM account", "DELETE FROM account", link)?);
+    let (select, delete) = ("SELECT name, value FROM counters", "DELETE FROM counters WHERE name = ?1");
+    found.extend(bad_rows(tx, select, delete, counter)?);
+    Ok(found)
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
     })
+}
+
+fn read<T: DeserializeOwned>(tx: &Connection, sql: &str) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = tx.prepare_cached(sql)?.query_row((), |row| row.get(0)).optional()?;
+    text.map(|text| parse(&text)).transpose()
 }
 
 fn write<T: Serialize>(tx: &Connection, sql: &str, value: &T) -> rusqlite::Result<()> {

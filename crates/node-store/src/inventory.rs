@@ -20,6 +20,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use crate::{
     clock::Cutoff,
     reader::{ReadError, Reader},
+    salvage::{Nonsense, bad_rows, wrong},
     writer::{Effect, Ticket, Writer},
 };
 
@@ -113,18 +114,9 @@ impl InventoryView {
     /// All artifacts, by kind and name.
     pub fn list(&self) -> Result<Vec<Artifact>, ReadError> {
         self.reader.read(|tx| {
-            tx.prepare_cached(
-                "SELECT kind, name, expected, recorded, measured, measured_at, state FROM artifacts",
-            )?
-            .query_map((), |row| {
-                Ok(Artifact {
-                    id: id_of(row, 0)?,
-                    facts: facts_of(row, 2)?,
-                    measured_at: row.get::<_, Option<u64>>(5)?.map(Timestamp::from_ms),
-                    state: state_of(6, &row.get::<_, String>(6)?)?,
-                })
-            })?
-            .collect()
+            tx.prepare_cached(&format!("SELECT {ARTIFACT} FROM artifacts"))?
+                .query_map((), artifact)?
+                .collect()
         })
     }
 
@@ -167,20 +159,11 @@ impl InventoryView {
     pub fn history(&self, id: Option<&ArtifactId>) -> Result<Vec<Change>, ReadError> {
         self.reader.read(|tx| {
             let (kind, name) = id.map(|id| (id.kind.name(), id.name.as_str())).unzip();
-            tx.prepare_cached(
-                "SELECT kind, name, expected, recorded, measured, at, was, became FROM artifact_history
-                 WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR name = ?2) ORDER BY seq",
-            )?
-            .query_map((kind, name), |row| {
-                let was: Option<String> = row.get(6)?;
-                Ok(Change {
-                    id: id_of(row, 0)?,
-                    facts: facts_of(row, 2)?,
-                    at: Timestamp::from_ms(row.get(5)?),
-                    was: was.map(|text| state_of(6, &text)).transpose()?,
-                    became: state_of(7, &row.get::<_, String>(7)?)?,
-                })
-            })?
+            tx.prepare_cached(&format!(
+                "SELECT {CHANGE} FROM artifact_history
+                 WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR name = ?2) ORDER BY seq"
+            ))?
+            .query_map((kind, name), past)?
             .collect()
         })
     }
@@ -320,6 +303,46 @@ fn change(
             .execute([newest.saturating_sub(HISTORY_MAX)])?;
     }
     Ok((state, was))
+}
+
+const ARTIFACT: &str = "kind, name, expected, recorded, measured, measured_at, state";
+const CHANGE: &str = "seq, kind, name, expected, recorded, measured, at, was, became";
+
+fn artifact(row: &Row<'_>) -> rusqlite::Result<Artifact> {
+    Ok(Artifact {
+        id: id_of(row, 0)?,
+        facts: facts_of(row, 2)?,
+        measured_at: row.get::<_, Option<u64>>(5)?.map(Timestamp::from_ms),
+        state: state_of(6, &row.get::<_, String>(6)?)?,
+    })
+}
+
+fn past(row: &Row<'_>) -> rusqlite::Result<Change> {
+    let was: Option<String> = row.get(7)?;
+    Ok(Change {
+        id: id_of(row, 1)?,
+        facts: facts_of(row, 3)?,
+        at: Timestamp::from_ms(row.get(6)?),
+        was: was.map(|text| state_of(7, &text)).transpose()?,
+        became: state_of(8, &row.get::<_, String>(8)?)?,
+    })
+}
+
+/// Rows that can be read but make no sense. Where an artifact is left out, the snapshot in force is to name
+/// its artifacts again: rotation does that when the configuration is not expected.
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
+    let select = format!("SELECT {ARTIFACT} FROM artifacts");
+    let delete = "DELETE FROM artifacts WHERE kind = ?1 AND name = ?2";
+    let mut found = bad_rows(tx, &select, delete, |row| artifact(row).map(|_| ()))?;
+    if !found.is_empty() {
+        let (kind, name) = (ArtifactKind::Configuration.name(), CONFIGURATION);
+        let condition = format!("kind = '{kind}' AND name = '{name}'");
+        found.extend(wrong(tx, "artifacts", &condition, "expected = NULL")?);
+    }
+    let select = format!("SELECT {CHANGE} FROM artifact_history");
+    let delete = "DELETE FROM artifact_history WHERE seq = ?1";
+    found.extend(bad_rows(tx, &select, delete, |row| past(row).map(|_| ()))?);
+    Ok(found)
 }
 
 fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

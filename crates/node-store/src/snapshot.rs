@@ -492,3 +492,10 @@ fn read_rows(tx: &Connection) -> rusqlite::Result<Rows> {
         .collect::<rusqlite::Result<_>>()?;
     Ok(Rows { keysets, snapshots, floor: read_floor(tx)?.0 })
 }
+
+/// Rows that can be read but make no sense. Digests and signatures are judged by [`SnapshotView::load`].
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<crate::salvage::Nonsense>> {
+    let mut found = crate::salvage::floor(tx)?;
+    found.extend(crate::salvage::wrong(tx, "floor", "length(failed) <> 32", "failed = NULL")?);
+    Ok(found)
+}

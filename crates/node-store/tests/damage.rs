@@ -3,6 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "damages files behind the store's back")]
 
 mod common;
+#[path = "fixtures/contents.rs"]
+#[expect(dead_code, reason = "the fixtures' test looks for what it put in")]
+mod contents;
 #[path = "../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
@@ -30,6 +33,7 @@ use node_types::{
     job::{Job, ModelRef},
     log::{Kind, Level, Record},
 };
+use rusqlite::Connection;
 use sim_disk::{Loss, SimDisk};
 use trust::{NOW, Signer, config, keyset, signed_config, trusted};
 
@@ -417,5 +421,115 @@ fn a_power_cut_while_saving_ends_with_the_same_jobs() {
             let again = store.view().incidents().unwrap();
             assert_eq!((again.len(), again[0].saved), (1, incident.saved), "at {point} with {loss:?}");
         }
+    }
+}
+
+/// Each column of each table of a database but the stamp: its table, its name, its type.
+fn columns(raw: &Connection) -> Vec<(String, String, String)> {
+    raw.prepare(
+        "SELECT t.name, c.name, c.type FROM pragma_table_list AS t, pragma_table_info(t.name) AS c
+         WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' AND t.name <> 'stamp'",
+    )
+    .unwrap()
+    .query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    .unwrap()
+    .collect::<Result<_, _>>()
+    .unwrap()
+}
+
+/// Text and bytes that mean nothing to the store itself, or that signatures or ciphers judge.
+const ANYTHING: [(&str, &str); 5] = [
+    ("keysets", "document"),
+    ("snapshots", "envelope"),
+    ("jobs", "wrapped_key"),
+    ("payloads", "ciphertext"),
+    ("batches", "payload"),
+];
+
+/// One flipped bit within the value `clock.mark` once stopped a node for ever: no page was damaged, so the check
+/// found nothing, and every opening failed the same way.
+#[test]
+fn a_wrong_value_in_any_column_stops_no_node() {
+    let original = Home::new();
+    contents::fill(&contents::options(original.0.path()));
+    let node = Store::open(&contents::options(original.0.path()), &at(NOW)).unwrap().node();
+    for database in Database::ALL {
+        let raw = Connection::open(original.path(database.file())).unwrap();
+        let seen = "INSERT INTO incidents (at, cause, saved, reported) VALUES (1, 'seen', 0, 1)";
+        raw.execute(seen, ()).unwrap();
+        let listed = columns(&raw);
+        drop(raw);
+        assert!(listed.len() > 20, "{listed:?}");
+        for (table, column, kind) in listed {
+            for in_order in [true, false] {
+                let home = copy_of(&original);
+                let raw = Connection::open(home.path(database.file())).unwrap();
+                raw.pragma_update(None, "ignore_check_constraints", true).unwrap();
+                let value = match kind.as_str() {
+                    "INTEGER" => "-1",
+                    "TEXT" => "CAST(x'7b226f6f77ff' AS TEXT)",
+                    _ => "x'00'",
+                };
+                let key: String = raw
+                    .query_row(
+                        "SELECT group_concat(name) FROM pragma_table_info(?1) WHERE pk",
+                        [&table],
+                        |row| row.get(0),
+                    )
+                    .unwrap();
+                let sql = format!(
+                    "UPDATE {table} SET {column} = {value} WHERE ({key}) = (SELECT {key} FROM {table} LIMIT 1)"
+                );
+                assert_eq!(raw.execute(&sql, ()).unwrap(), 1, "{sql}");
+                drop(raw);
+                if !in_order {
+                    home.ended_badly();
+                }
+                let options = contents::options(home.0.path());
+                let store =
+                    Store::open(&options, &at(NOW)).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+                assert_eq!(store.node(), node, "{sql}");
+                assert_eq!(store.snapshots().floor().version, 2, "{sql}");
+                let number = store.binding().reserve_sequence(1).wait().unwrap();
+                assert!(number.start >= 11, "{sql}: {number:?}");
+                let incidents = store.view().incidents().unwrap();
+                if !in_order && !ANYTHING.contains(&(&table, &column)) {
+                    assert_eq!(incidents.len(), 1, "{sql}");
+                    assert_eq!(home.aside(database.file()).len(), 1, "{sql}");
+                }
+                drop(store);
+                let store = Store::open(&options, &at(NOW)).unwrap();
+                assert_eq!(store.view().incidents().unwrap(), incidents, "{sql}: told once, and kept");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_mark_of_the_clock_costs_the_mark_alone() {
+    let (home, node) = filled();
+    let raw = Connection::open(home.path("state.db")).unwrap();
+    assert_eq!(raw.execute("UPDATE clock SET mark = replace(mark, '\"now\"', '\"oow\"')", ()).unwrap(), 1);
+    drop(raw);
+    let incidents = still_works(&home, node, Database::State);
+    assert_eq!((incidents.len(), incidents[0].lost), (1, Some(1)));
+    assert!(incidents[0].cause.contains("nonsense"), "{incidents:?}");
+    assert!(home.open().view().binding().account().unwrap().is_some());
+}
+
+#[test]
+fn what_has_ended_is_never_run_again_whatever_its_row_says() {
+    for set in
+        ["digest = x'00'", "outcome = 'oops'", "standing = 'oops'", "forget_at = -1", "settled_at = -1"]
+    {
+        let (home, node) = filled();
+        let raw = Connection::open(home.path("jobs.db")).unwrap();
+        assert_eq!(raw.execute(&format!("UPDATE settled SET {set}"), ()).unwrap(), 1);
+        drop(raw);
+        home.ended_badly();
+        let store = home.open();
+        assert_eq!(store.node(), node);
+        let again = store.jobs().accept(&offered(1), NOW).wait().unwrap();
+        assert!(matches!(again, Accepted::Duplicate | Accepted::Conflict), "{set}: {again:?}");
     }
 }

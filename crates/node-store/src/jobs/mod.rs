@@ -50,6 +50,7 @@ pub use table::{Dropped, Expired, Leased, Outgoing, Queued, Story, Tally};
 use crate::{
     clock::Cutoff,
     reader::{ReadError, Reader},
+    salvage::Nonsense,
     writer::{Effect, Room, Ticket, WriteError, Writer},
 };
 use seal::Sealer;
@@ -571,8 +572,8 @@ pub(crate) fn check_indexes(tx: &Connection, after: &Value, last: &Value) -> rus
     table::check_indexes(tx, after, last)
 }
 
-/// Rows that can be read but make no sense: the statement that deletes one, and its key.
-pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+/// Rows that can be read but make no sense.
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     table::nonsense(tx)
 }
 

@@ -16,6 +16,7 @@ use super::{
     BATCH_MAX, Field, JobRules, OUTBOX_BYTES_MAX, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES,
     Tampered, seal::Sealed, seal::Sealer,
 };
+use crate::salvage::{Nonsense, bad_rows, floor as floor_nonsense, no_row, wrong, wrong_numbers};
 
 /// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
 const ROW_BYTES: u64 = 1024;
@@ -592,37 +593,54 @@ pub(super) fn check_indexes(tx: &Connection, after: &Value, last: &Value) -> rus
     Err(rusqlite::Error::FromSqlConversionFailure(0, Type::Null, why))
 }
 
-/// Rows that can be read but make no sense: the statement that deletes one, and its key.
-pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+/// Rows that can be read but make no sense.
+///
+/// One in `settled` stays whatever is wrong beside its id: the id alone keeps the job from running again.
+pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     let job = |row: &Row<'_>| Held::read(row).and_then(|held| events(19, &held.events)).map(|_| ());
     let trace = |row: &Row<'_>| unword::<Trace>(1, &row.get::<_, String>(1)?).map(|_| ());
-    let settled = |row: &Row<'_>| {
-        unword::<Outcome>(1, &row.get::<_, String>(1)?)?;
-        unword::<Standing>(2, &row.get::<_, String>(2)?).map(|_| ())
-    };
-    let mut found =
-        bad_rows(tx, &format!("SELECT {COLUMNS} FROM jobs"), "DELETE FROM jobs WHERE seq = ?1", job)?;
+    let outcome = |row: &Row<'_>| unword::<Outcome>(1, &row.get::<_, String>(1)?).map(|_| ());
+    let standing = |row: &Row<'_>| unword::<Standing>(1, &row.get::<_, String>(1)?).map(|_| ());
+    let mut found = no_row(tx, "tally")?;
+    let numbers = ["seq", "jobs", "bytes", "expired", "high_water_ms", "trace_bytes", "traces_lost"];
+    found.extend(wrong_numbers(tx, "tally", &numbers)?);
+    found.extend(wrong(tx, "tally", "length(screened) <> 32", "screened = NULL")?);
+    found.extend(floor_nonsense(tx)?);
+    found.extend(bad_rows(
+        tx,
+        &format!("SELECT {COLUMNS} FROM jobs"),
+        "DELETE FROM jobs WHERE seq = ?1",
+        job,
+    )?);
     found.extend(bad_rows(tx, "SELECT seq, trace FROM traces", "DELETE FROM traces WHERE seq = ?1", trace)?);
-    let select = "SELECT id, outcome, standing FROM settled";
-    found.extend(bad_rows(tx, select, "DELETE FROM settled WHERE id = ?1", settled)?);
-    Ok(found)
-}
-
-/// The rows of `select` that `judge` cannot read; the first column is the key that `delete` takes.
-fn bad_rows(
-    tx: &Connection,
-    select: &str,
-    delete: &'static str,
-    judge: impl Fn(&Row<'_>) -> rusqlite::Result<()>,
-) -> rusqlite::Result<Vec<(&'static str, Value)>> {
-    let mut statement = tx.prepare(select)?;
-    let mut rows = statement.query(())?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        if judge(row).is_err() {
-            found.push((delete, row.get(0)?));
-        }
-    }
+    let lengths = "length(id) <> 16 OR length(config) <> 32";
+    found.extend(bad_rows(
+        tx,
+        &format!("SELECT seq FROM traces WHERE {lengths}"),
+        "DELETE FROM traces WHERE seq = ?1",
+        |_| Err(rusqlite::Error::InvalidQuery),
+    )?);
+    found.extend(wrong(tx, "settled", "length(digest) <> 32", "digest = zeroblob(32)")?);
+    found.extend(bad_rows(
+        tx,
+        "SELECT id, outcome FROM settled",
+        "UPDATE settled SET outcome = '\"failed\"' WHERE id = ?1",
+        outcome,
+    )?);
+    found.extend(bad_rows(
+        tx,
+        "SELECT id, standing FROM settled",
+        "UPDATE settled SET standing = '\"queued\"' WHERE id = ?1",
+        standing,
+    )?);
+    found.extend(wrong(tx, "settled", "reported < 0", "reported = 1")?);
+    found.extend(wrong(tx, "settled", "settled_at < 0", "settled_at = 0")?);
+    // As long as any other: sooner forgotten it could run again.
+    let latest = format!(
+        "forget_at = max((SELECT max(forget_at) FROM settled),
+                         (SELECT max(high_water_ms, 0) FROM tally) + {SETTLED_MARGIN_MS})"
+    );
+    found.extend(wrong(tx, "settled", "forget_at < 0", &latest)?);
     Ok(found)
 }
 
@@ -635,6 +653,8 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
         "UPDATE tally SET
              jobs = (SELECT count(*) FROM jobs),
              seq = max(seq, (SELECT ifnull(max(seq), 0) FROM jobs)),
+             high_water_ms = max(high_water_ms, (SELECT ifnull(max(accepted_at), 0) FROM jobs),
+                 (SELECT ifnull(max(settled_at), 0) FROM settled)),
              screened = NULL,
              bytes = (SELECT ifnull(sum(bytes), 0) FROM jobs) + ?1 * (SELECT count(*) FROM settled),
              trace_bytes = (SELECT ifnull(sum(octet_length(trace) + ?2), 0) FROM traces)",

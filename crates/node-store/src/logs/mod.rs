@@ -25,7 +25,7 @@ use node_types::{
     Digest, JobId, Timestamp,
     log::{FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
 };
-use rusqlite::{Connection, types::Value};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 pub mod plan;
@@ -35,6 +35,7 @@ use crate::{
     clock::Cutoff,
     format::PAGE_BYTES,
     reader::{ReadError, Reader},
+    salvage::Nonsense,
     writer::{Effect, Ticket, WAL_BYTES_MAX, WriteError, Writer},
 };
 
@@ -425,8 +426,8 @@ impl Logs {
     }
 }
 
-/// Rows that can be read but make no sense: the statement that deletes one, and its key.
-pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+/// Rows that can be read but make no sense.
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     table::nonsense(tx)
 }
 

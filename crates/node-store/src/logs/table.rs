@@ -7,16 +7,16 @@ use node_types::{
     id::{hex_decode, hex_encode},
     log::{Level, Record},
 };
-use rusqlite::{
-    Connection, OptionalExtension, Row,
-    types::{Type, Value},
-};
+use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
     BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query, RECORD_BYTES,
     plan::{self, Drop, Held, Which},
 };
-use crate::format::PAGE_BYTES;
+use crate::{
+    format::PAGE_BYTES,
+    salvage::{Nonsense, bad_rows, no_row, wrong, wrong_numbers},
+};
 
 /// Records that one step of expiring takes.
 const EXPIRE_STEP: u32 = 1024;
@@ -235,24 +235,24 @@ pub(super) fn expire(tx: &Connection, before: Timestamp) -> rusqlite::Result<u64
     Ok(deleted)
 }
 
-/// Rows that can be read but make no sense: the statement that deletes one, and its key.
-pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<(&'static str, Value)>> {
-    let mut found = Vec::new();
-    let mut statement = tx.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
-    let mut rows = statement.query(())?;
-    while let Some(row) = rows.next()? {
-        if entry(row).is_err() {
-            found.push(("DELETE FROM records WHERE seq = ?1", row.get(0)?));
-        }
-    }
-    let mut statement = tx.prepare("SELECT seq, header FROM batches")?;
-    let mut rows = statement.query(())?;
-    while let Some(row) = rows.next()? {
-        let header: String = row.get(1)?;
-        if serde_json::from_str::<super::Header>(&header).is_err() {
-            found.push(("DELETE FROM batches WHERE seq = ?1", row.get(0)?));
-        }
-    }
+/// Rows that can be read but make no sense. Where the chain cannot be read, another one is begun.
+pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
+    let mut found = no_row(tx, "chain")?;
+    let unchained = "length(id) <> 16 OR length(prev) <> 32 OR next < 1 OR sealed < 0";
+    let anew = "id = randomblob(16), next = 1, prev = zeroblob(32), sealed = 0, drained = 0";
+    found.extend(wrong(tx, "chain", unchained, anew)?);
+    found.extend(wrong_numbers(tx, "chain", &["drained"])?);
+    found.extend(wrong_numbers(tx, "losses", &["ever", "untold"])?);
+    let select = format!("SELECT {COLUMNS} FROM records");
+    let judge = |row: &Row<'_>| entry(row).map(|_| ());
+    found.extend(bad_rows(tx, &select, "DELETE FROM records WHERE seq = ?1", judge)?);
+    let header = |row: &Row<'_>| {
+        let header: super::Header =
+            serde_json::from_str(&row.get::<_, String>(1)?).map_err(|error| unreadable(1, error))?;
+        hex_decode::<16>(&header.chain).map(|_| ()).ok_or(rusqlite::Error::InvalidQuery)
+    };
+    let select = "SELECT seq, header FROM batches";
+    found.extend(bad_rows(tx, select, "DELETE FROM batches WHERE seq = ?1", header)?);
     Ok(found)
 }
 

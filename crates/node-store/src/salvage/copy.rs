@@ -15,25 +15,31 @@ pub(super) struct Table {
     numbered: bool,
     /// Its rows are what an incident counts.
     pub(super) counted: bool,
+    /// What is wrong in its rows is given what can be derived; other tables' rows are left out.
+    pub(super) mended: bool,
 }
 
 const fn numbered(name: &'static str, key: &'static str) -> Table {
-    Table { name, key, numbered: true, counted: false }
+    Table { name, key, numbered: true, counted: false, mended: false }
 }
 
 const fn unnumbered(name: &'static str, key: &'static str) -> Table {
-    Table { name, key, numbered: false, counted: false }
+    Table { name, key, numbered: false, counted: false, mended: false }
 }
 
 const fn counted(table: Table) -> Table {
     Table { counted: true, ..table }
 }
 
+const fn mended(table: Table) -> Table {
+    Table { mended: true, ..table }
+}
+
 pub(super) const fn tables(database: Database) -> &'static [Table] {
     const STATE: &[Table] = &[
         counted(numbered("keysets", "version")),
         counted(numbered("snapshots", "slot")),
-        counted(numbered("floor", "one")),
+        mended(counted(numbered("floor", "one"))),
         counted(unnumbered("artifacts", "kind, name")),
         counted(numbered("artifact_history", "seq")),
         counted(numbered("account", "one")),
@@ -42,17 +48,17 @@ pub(super) const fn tables(database: Database) -> &'static [Table] {
         numbered("incidents", "seq"),
     ];
     const JOBS: &[Table] = &[
-        numbered("tally", "one"),
-        numbered("floor", "one"),
+        mended(numbered("tally", "one")),
+        mended(numbered("floor", "one")),
         counted(numbered("jobs", "seq")),
         numbered("payloads", "field"),
-        unnumbered("settled", "id"),
+        mended(unnumbered("settled", "id")),
         numbered("traces", "seq"),
         numbered("incidents", "seq"),
     ];
     const LOGS: &[Table] = &[
-        numbered("chain", "one"),
-        numbered("losses", "level"),
+        mended(numbered("chain", "one")),
+        mended(numbered("losses", "level")),
         counted(numbered("records", "seq")),
         numbered("batches", "seq"),
         numbered("incidents", "seq"),

@@ -16,7 +16,8 @@
 //!
 //! Reading goes table by table, row by row. Where rows of a numbered table cannot be read, the next
 //! readable one is searched for in growing steps; of tables without numbers both ends are read. Rows that can
-//! be read but hold nonsense are left out.
+//! be read but hold nonsense are left out; what a table's only row holds is set back, as far as nothing tells
+//! it: the tally is counted again, the floor comes from its other copy.
 //!
 //! Limits: [`DAMAGED_MAX`] damaged files of one database are kept.
 
@@ -26,7 +27,7 @@ use std::{
 };
 
 use node_types::Timestamp;
-use rusqlite::{Connection, types::Value};
+use rusqlite::Connection;
 
 use crate::{
     disk::{self, Disk},
@@ -35,8 +36,10 @@ use crate::{
 };
 
 mod copy;
+mod sense;
 
 use copy::{Count, copy_table, keep_numbering, tables};
+pub(crate) use sense::{Nonsense, bad_rows, floor, no_row, wrong, wrong_numbers};
 
 /// Damaged files of one database that are kept, the newest.
 pub const DAMAGED_MAX: usize = 3;
@@ -120,20 +123,8 @@ pub(crate) fn examine(connection: &Connection, database: Database) -> rusqlite::
     if said != "ok" {
         return Ok(Some(said));
     }
-    let nonsense = nonsense(connection, database)?.len();
+    let nonsense: u64 = sense::nonsense(connection, database)?.iter().map(|found| found.rows).sum();
     Ok((nonsense > 0).then(|| format!("{nonsense} rows hold nonsense")))
-}
-
-/// A row that can be read but makes no sense, as the statement that deletes it and its key.
-pub(crate) type Nonsense = (&'static str, Value);
-
-fn nonsense(connection: &Connection, database: Database) -> rusqlite::Result<Vec<Nonsense>> {
-    match database {
-        // Each value of it is judged by its room when it is loaded.
-        Database::State => Ok(Vec::new()),
-        Database::Jobs => jobs::nonsense(connection),
-        Database::Logs => logs::nonsense(connection),
-    }
 }
 
 /// The tables that a database of any size has, each with the one column that orders it.
@@ -259,12 +250,15 @@ fn copy_all(
         keep_numbering(from, to)?;
     }
     let tx = to.transaction()?;
-    for (sql, key) in nonsense(&tx, database)? {
-        tx.execute(sql, [key])?;
-    }
+    let nonsense = sense::nonsense(&tx, database)?;
+    nonsense.iter().try_for_each(|found| found.mend(&tx))?;
     let before = count.saved;
     match database {
-        Database::State => {}
+        Database::State => {
+            let left_out = nonsense.iter().map(|found| found.rows).sum();
+            count.saved = count.saved.saturating_sub(left_out);
+            count.lost = count.lost.map(|lost| lost + left_out);
+        }
         Database::Jobs => {
             let expected = tx.query_row("SELECT jobs FROM tally", (), |row| row.get::<_, u64>(0))?;
             jobs::mend(&tx)?;
