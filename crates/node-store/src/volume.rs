@@ -10,7 +10,8 @@
 //!
 //! `state.db` is made last: where it is, the others were, and one that is missing is a loss, not a beginning.
 //! After an end that was not in good order each database is checked: all of it at once up to
-//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background (the `check` room). What is damaged is
+//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background (the `check` room); until that is done, `LOCK` says
+//! that it is to be done. What is damaged is
 //! saved as far as it can be read, the node starts, and the loss is kept until it is reported.
 //!
 //! What is not ours, or is not as private as it must be, is refused with both sides named; nothing is
@@ -22,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -50,6 +51,9 @@ pub const RESERVE_BYTES: u64 = 64 << 20;
 /// Bytes of `jobs.db` or `logs.db` that are checked before the volume opens, 2 MiB: a few milliseconds. A larger one
 /// is checked in the background. `state.db` is small by its own limits and always checked.
 pub const CHECK_AT_ONCE_BYTES: u64 = 2 << 20;
+
+/// What saving a database takes at the most beside twice its own bytes: 1 MiB.
+const SAVE_BYTES: u64 = 1 << 20;
 
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
@@ -97,6 +101,17 @@ pub enum VolumeError {
     /// Others could reach it, or it is not what it should be.
     #[error(transparent)]
     NotPrivate(#[from] NotPrivate),
+    /// A damaged database cannot be saved: its disk is full.
+    #[error(
+        "{path} is damaged, and what can be read of it has no room on its disk: free {bytes} bytes there and \
+         start again; nothing was changed"
+    )]
+    NoRoom {
+        /// The database.
+        path: PathBuf,
+        /// What is certainly enough.
+        bytes: u64,
+    },
     /// A database cannot be opened.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -206,7 +221,8 @@ impl Volume {
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
         let (lock, in_order) = take_lock(&**disk, folder)?;
-        let held = Arc::new(Held { disk: Arc::clone(disk), lock, badly: AtomicBool::new(false) });
+        let unchecked = AtomicUsize::new(usize::from(!in_order));
+        let held = Arc::new(Held { disk: Arc::clone(disk), lock, badly: AtomicBool::new(false), unchecked });
         check_private(&**disk, folder)?;
         let mut files = Vec::with_capacity(Database::ALL.len());
         for database in Database::ALL {
@@ -220,13 +236,17 @@ impl Volume {
                 // Nothing was ever committed to it.
                 Ok(None) => file.bytes = 0,
                 Err(FormatError::Damaged { cause, .. }) => damage.push((file, cause)),
+                Err(error) if file.database == Database::Logs && format::is_bad_disk(&error) => {
+                    let cause = said(&error);
+                    damage.push((file, cause));
+                }
                 Err(other) => return Err(other.into()),
             }
         }
+        let damaged = damage.len();
+        held.unchecked.fetch_add(damaged, Ordering::Relaxed);
         for (file, cause) in damage {
-            let reserve = KeptBack::file(folder, file.database);
-            disk.remove(&reserve).map_err(failed(&reserve))?;
-            salvage::rescue(&**disk, &file.path, file.database, &stamp, &cause, now)?;
+            file.save(&**disk, folder, &stamp, &cause, now)?;
         }
         let missed_at = was_complete(&files).map_err(failed(folder))?.then_some(now);
         let mut open = Vec::with_capacity(files.len());
@@ -250,12 +270,17 @@ impl Volume {
             if file.depth == Depth::Background {
                 let (reader, checked) =
                     (Reader::new(Arc::clone(disk), folder, file.database), Arc::downgrade(&writer));
+                held.unchecked.fetch_add(1, Ordering::Relaxed);
+                let holder = Arc::clone(&held);
+                let whole = move || {
+                    holder.unchecked.fetch_sub(1, Ordering::Relaxed);
+                };
                 let stop = move |cause: &str| {
                     if let Some(writer) = checked.upgrade() {
                         writer.found_damaged(cause);
                     }
                 };
-                checks.push(Check::start(reader, file.database, stop).map_err(failed(&file.path))?);
+                checks.push(Check::start(reader, file.database, stop, whole).map_err(failed(&file.path))?);
             }
             writers.push(writer);
         }
@@ -263,6 +288,7 @@ impl Volume {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         };
         let view = View::new(disk, folder, stamp.network);
+        held.unchecked.fetch_sub(damaged + usize::from(!in_order), Ordering::Relaxed);
         Ok(Self { folder: folder.to_owned(), stamp, _checks: checks, jobs, logs, state, view })
     }
 
@@ -402,6 +428,8 @@ struct Held {
     lock: Box<dyn Lock>,
     /// A writer stopped.
     badly: AtomicBool,
+    /// Checks that were not made to their end: the next opening makes them.
+    unchecked: AtomicUsize,
 }
 
 impl Holder for Held {
@@ -416,7 +444,7 @@ impl Holder for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.badly.load(Ordering::Relaxed) {
+        if !self.badly.load(Ordering::Relaxed) && self.unchecked.load(Ordering::Relaxed) == 0 {
             // Where it fails, the next opening checks what it need not.
             let _ = self.lock.clear();
         }
@@ -443,6 +471,20 @@ struct DatabaseFile {
     depth: Depth,
     /// Open, once it was found to be ours and whole.
     judged: Option<Connection>,
+    set_aside: Option<SetAside>,
+}
+
+/// A damaged database of which nothing could be saved.
+struct SetAside {
+    at: Timestamp,
+    cause: String,
+    moved_to: Option<String>,
+}
+
+/// An error and what caused it, in one line.
+fn said(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
 /// Whether all databases were there once: `state.db`, which is made last, is there, or a job was ever taken.
@@ -463,7 +505,11 @@ impl DatabaseFile {
         if disk.entry(&log).map_err(failed(&log))?.is_some() {
             // Commits can be read from a log that are not on disk: a process was killed before its sync, or
             // the sync failed. What will be shown must be there.
-            disk.rewrite(&log).map_err(failed(&log))?;
+            match disk.rewrite(&log) {
+                // What of it cannot be read is found out when the file is judged.
+                Err(_) if database == Database::Logs => {}
+                done => done.map_err(failed(&log))?,
+            }
         }
         let bytes = disk.entry(&path).map_err(failed(&path))?.map_or(0, |entry| entry.bytes);
         let suspect = salvage::suspect_file(&path);
@@ -476,7 +522,7 @@ impl DatabaseFile {
         } else {
             Depth::Background
         };
-        Ok(Self { database, path, bytes, depth, judged: None })
+        Ok(Self { database, path, bytes, depth, judged: None, set_aside: None })
     }
 
     /// Whose it is, and whether it can be used; nothing for a blank one.
@@ -498,6 +544,50 @@ impl DatabaseFile {
                 .map_err(|source| FormatError::Io { path: self.path.clone(), source })?;
         }
         Ok(Some(connection))
+    }
+
+    /// Saves what can be read of it, damaged as it is.
+    fn save(
+        &mut self,
+        disk: &dyn Disk,
+        folder: &Path,
+        stamp: &Stamp,
+        cause: &str,
+        now: Timestamp,
+    ) -> Result<(), VolumeError> {
+        let path = &self.path;
+        let reserve = KeptBack::file(folder, self.database);
+        let kept_back = disk.entry(&reserve).map_err(failed(&reserve))?.map(|file| file.bytes);
+        disk.remove(&reserve).map_err(failed(&reserve))?;
+        let Err(error) = salvage::rescue(disk, path, self.database, stamp, cause, now) else { return Ok(()) };
+        let full = format::is_no_room(&error);
+        salvage::forget_copy(disk, path).map_err(failed(path))?;
+        match self.database {
+            Database::State | Database::Jobs if full => {
+                if let Some(bytes) = kept_back {
+                    // Where it cannot be had again, it is made when there is room.
+                    let _ = disk.reserve(&reserve, bytes);
+                }
+                let log = folder.join(format!("{}-wal", self.database.file()));
+                let log = disk.entry(&log).map_err(failed(&log))?.map_or(0, |log| log.bytes);
+                let bytes = 2 * (self.bytes + log) + SAVE_BYTES;
+                Err(VolumeError::NoRoom { path: path.clone(), bytes })
+            }
+            Database::State | Database::Jobs => Err(error.into()),
+            Database::Logs => {
+                if full {
+                    // Room for an empty one. The reserve comes back by itself.
+                    let reserve = KeptBack::file(folder, Database::State);
+                    disk.remove(&reserve).map_err(failed(&reserve))?;
+                }
+                let moved_to = salvage::move_aside(disk, path, now).map_err(failed(path))?;
+                disk.sync_dir(folder).map_err(failed(folder))?;
+                self.bytes = 0;
+                let cause = format!("{cause}; nothing could be saved: {}", said(&error));
+                self.set_aside = Some(SetAside { at: now, cause, moved_to });
+                Ok(())
+            }
+        }
     }
 
     /// Opens it for its writer and its checkpointer; makes it if it is not there. `missed_at`: that is a loss,
@@ -524,8 +614,13 @@ impl DatabaseFile {
         let mut connection = format::connect(&**disk, path, self.database, Access::Write)?;
         format::prepare(&mut connection, path, self.database, stamp, |_| Ok(()))?;
         if self.bytes == 0 {
-            let made =
-                missed_at.map_or(Ok(()), |now| salvage::note_missing(&connection, now, moved_to.as_deref()));
+            let made = match (&self.set_aside, missed_at) {
+                (Some(SetAside { at, cause, moved_to }), _) => {
+                    salvage::note(&connection, *at, cause, moved_to.as_deref(), 0, None)
+                }
+                (None, Some(now)) => salvage::note_missing(&connection, now, moved_to.as_deref()),
+                (None, None) => Ok(()),
+            };
             // Whatever a commit of this database syncs, that it was made is on disk before it is used.
             made.and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())))
                 .map_err(|error| FormatError::of(path, error))?;

@@ -246,6 +246,46 @@ impl FormatError {
     }
 }
 
+/// Whether a database cannot be read because its disk fails.
+pub(crate) fn is_bad_disk(error: &FormatError) -> bool {
+    match error {
+        FormatError::Sqlite { source, .. } => {
+            source.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+        }
+        FormatError::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+        FormatError::TooNew { .. }
+        | FormatError::TooOld { .. }
+        | FormatError::NotOurs { .. }
+        | FormatError::OtherNetwork { .. }
+        | FormatError::OtherNode { .. }
+        | FormatError::OtherVolume { .. }
+        | FormatError::OldSqlite { .. }
+        | FormatError::Setting { .. }
+        | FormatError::Damaged { .. } => false,
+    }
+}
+
+/// Whether a database could not be written for lack of room.
+pub(crate) fn is_no_room(error: &FormatError) -> bool {
+    match error {
+        FormatError::Sqlite { source, .. } => {
+            source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        }
+        FormatError::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        FormatError::TooNew { .. }
+        | FormatError::TooOld { .. }
+        | FormatError::NotOurs { .. }
+        | FormatError::OtherNetwork { .. }
+        | FormatError::OtherNode { .. }
+        | FormatError::OtherVolume { .. }
+        | FormatError::OldSqlite { .. }
+        | FormatError::Setting { .. }
+        | FormatError::Damaged { .. } => false,
+    }
+}
+
 /// Whether what was read is not what was written: pages that do not fit together, or a value that no row of
 /// ours holds.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {

@@ -19,6 +19,9 @@
 //! be read but hold nonsense are left out; what a table's only row holds is set back, as far as nothing tells
 //! it: the tally is counted again, the floor comes from its other copy.
 //!
+//! Where there is no room for the copy, `jobs.db` and `state.db` are left as they are and the node does not
+//! start. Logs stop no job: a `logs.db` that cannot be copied is moved aside whole, and an empty one begun.
+//!
 //! Limits: [`DAMAGED_MAX`] damaged files of one database are kept.
 
 use std::{
@@ -91,7 +94,7 @@ pub(crate) fn note_missing(tx: &Connection, now: Timestamp, moved_to: Option<&st
     note(tx, now, cause, moved_to, 0, None)
 }
 
-fn note(
+pub(crate) fn note(
     tx: &Connection,
     now: Timestamp,
     cause: &str,
@@ -143,9 +146,7 @@ pub(crate) fn rescue(
 ) -> Result<(), FormatError> {
     let io_failed = |source| FormatError::Io { path: path.to_owned(), source };
     let copy = beside(path, ".rescue");
-    for suffix in ["", "-wal", "-shm"] {
-        disk.remove(&beside(&copy, suffix)).map_err(io_failed)?;
-    }
+    forget_copy(disk, path).map_err(io_failed)?;
     disk.create_file(&copy, &[]).map_err(io_failed)?;
     {
         let mut to = format::connect(disk, &copy, database, Access::Write)?;
@@ -161,6 +162,12 @@ pub(crate) fn rescue(
     disk.rename(&copy, &beside(path, &format!(".rescued-{}", date(now)))).map_err(io_failed)?;
     path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder)).map_err(io_failed)?;
     finish(disk, path).map_err(io_failed)
+}
+
+/// Removes what an attempt to save left of its copy.
+pub(crate) fn forget_copy(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let copy = beside(path, ".rescue");
+    ["", "-wal", "-shm"].iter().try_for_each(|suffix| disk.remove(&beside(&copy, suffix)))
 }
 
 /// Puts a rescued database in its place, if there is one: also what a crash interrupted.
@@ -214,6 +221,7 @@ pub(crate) fn move_aside(disk: &dyn Disk, path: &Path, now: Timestamp) -> io::Re
             moved_to = aside.file_name().map(|name| name.to_string_lossy().into_owned());
         }
     }
+    disk.remove(&beside(path, "-shm"))?;
     Ok(moved_to)
 }
 
