@@ -6,6 +6,7 @@
 //!   state.db jobs.db logs.db    0600, each with -wal and -shm while open
 //!   RESERVE.*         bytes kept back so that ending jobs works on a full disk
 //!   *.damaged-<date>  damaged databases, moved aside: see [`salvage`]
+//!   *.format-<n>      databases as they were before a migration: see [`format`](crate::format)
 //! ```
 //!
 //! `state.db` is made last: where it is, the others were, and one that is missing is a loss, not a beginning.
@@ -189,10 +190,10 @@ impl Volume {
     }
 
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
-    /// lock and changes nothing.
+    /// lock and changes nothing. A `logs.db` that is missing or damaged leaves the others to be looked at.
     ///
     /// # Errors
-    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder or a database is not there.
+    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder, `state.db` or `jobs.db`.
     pub fn view_only(disk: &Arc<dyn Disk>, folder: &Path, network: Network) -> Result<View, VolumeError> {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
@@ -201,11 +202,26 @@ impl Volume {
         let mut first: Option<Stamp> = None;
         for database in Database::ALL {
             let path = folder.join(database.file());
+            // Without its logs a volume can be looked at too; whoever asks for them is told why there are none.
+            let optional = database == Database::Logs;
             if disk.entry(&path).map_err(failed(&path))?.is_none() {
+                if optional {
+                    continue;
+                }
                 return Err(VolumeError::Missing { path });
             }
-            let connection = format::connect(&**disk, &path, database, Access::Read)?;
-            let found = format::identify(&connection, &path, database)?;
+            let identified = format::connect(&**disk, &path, database, Access::Read).and_then(|connection| {
+                let found = format::identify(&connection, &path, database)?;
+                Ok((connection, found))
+            });
+            let (connection, found) = match identified {
+                Err(FormatError::Damaged { .. } | FormatError::Sqlite { .. } | FormatError::Io { .. })
+                    if optional =>
+                {
+                    continue;
+                }
+                other => other?,
+            };
             // Without a key nobody can say whose volume it is; that its files belong together can be said.
             let wanted = *first.get_or_insert(Stamp { network, ..found });
             format::check_stamp(&connection, &path, &wanted)?;
@@ -228,25 +244,22 @@ impl Volume {
         for database in Database::ALL {
             files.push(DatabaseFile::find(&**disk, folder, database, in_order)?);
         }
-        // All are judged before anything is saved or made: one stranger leaves the others untouched.
+        // All are judged before anything is migrated, saved or made: one stranger leaves the others untouched.
         let mut damage = Vec::new();
         for file in files.iter_mut().filter(|file| file.bytes > 0) {
-            match file.judge(&**disk, &stamp) {
-                Ok(Some(connection)) => file.judged = Some(connection),
-                // Nothing was ever committed to it.
-                Ok(None) => file.bytes = 0,
-                Err(FormatError::Damaged { cause, .. }) => damage.push((file, cause)),
-                Err(error) if file.database == Database::Logs && format::is_bad_disk(&error) => {
-                    let cause = said(&error);
-                    damage.push((file, cause));
-                }
-                Err(other) => return Err(other.into()),
-            }
+            let judged = file.judge(&**disk, &stamp);
+            damage.extend(file.found_damaged(judged)?.map(|cause| (file.database, cause)));
+        }
+        for file in files.iter_mut().filter(|file| file.judged.is_some()) {
+            let migrated = file.migrate(&**disk, &stamp);
+            damage.extend(file.found_damaged(migrated)?.map(|cause| (file.database, cause)));
         }
         let damaged = damage.len();
         held.unchecked.fetch_add(damaged, Ordering::Relaxed);
-        for (file, cause) in damage {
-            file.save(&**disk, folder, &stamp, &cause, now)?;
+        for (database, cause) in damage {
+            for file in files.iter_mut().filter(|file| file.database == database) {
+                file.save(&**disk, folder, &stamp, &cause, now)?;
+            }
         }
         let missed_at = was_complete(&files).map_err(failed(folder))?.then_some(now);
         let mut open = Vec::with_capacity(files.len());
@@ -256,6 +269,14 @@ impl Volume {
                 disk.sync_dir(folder).map_err(failed(folder))?;
             }
             open.push(file.open(disk, &stamp, missed_at)?);
+        }
+        for (file, (connection, _)) in files.iter().zip(open.iter().rev()) {
+            if in_order && !file.old {
+                file.drop_backups(&**disk).map_err(failed(&file.path))?;
+            }
+            if file.database == Database::Jobs {
+                salvage::forget_reported(&**disk, &file.path, connection).map_err(failed(&file.path))?;
+            }
         }
         disk.sync_dir(folder).map_err(failed(folder))?;
         let mut writers = Vec::with_capacity(open.len());
@@ -391,6 +412,7 @@ fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
             let file = folder.join(format!("{}{suffix}", database.file()));
             private_if_there(disk, &file, Private::File)?;
         }
+        private_if_there(disk, &KeptBack::file(folder, database), Private::File)?;
     }
     Ok(())
 }
@@ -471,7 +493,16 @@ struct DatabaseFile {
     depth: Depth,
     /// Open, once it was found to be ours and whole.
     judged: Option<Connection>,
+    /// It had an older format than the newest when it was opened.
+    old: bool,
     set_aside: Option<SetAside>,
+}
+
+fn damage_in(path: &Path, examined: rusqlite::Result<Option<String>>) -> Result<(), FormatError> {
+    match examined.map_err(|error| FormatError::of(path, error))? {
+        Some(cause) => Err(FormatError::Damaged { path: path.to_owned(), cause }),
+        None => Ok(()),
+    }
 }
 
 /// A damaged database of which nothing could be saved.
@@ -522,28 +553,68 @@ impl DatabaseFile {
         } else {
             Depth::Background
         };
-        Ok(Self { database, path, bytes, depth, judged: None, set_aside: None })
+        Ok(Self { database, path, bytes, depth, judged: None, old: false, set_aside: None })
     }
 
-    /// Whose it is, and whether it can be used; nothing for a blank one.
-    fn judge(&self, disk: &dyn Disk, stamp: &Stamp) -> Result<Option<Connection>, FormatError> {
-        let mut connection = format::connect(disk, &self.path, self.database, Access::Write)?;
-        if format::version(&connection, &self.path, self.database)?.is_none() {
-            return Ok(None);
-        }
-        format::prepare(&mut connection, &self.path, self.database, stamp, |found| {
-            back_up(disk, &self.path, found)
-        })?;
+    /// Whose it is, and whether it can be used; changes nothing. A blank one, to which nothing was ever
+    /// committed, is none.
+    fn judge(&mut self, disk: &dyn Disk, stamp: &Stamp) -> Result<(), FormatError> {
+        let path = &self.path;
+        let connection = format::connect(disk, path, self.database, Access::Write)?;
+        let Some(found) = format::version(&connection, path, self.database)? else {
+            self.bytes = 0;
+            return Ok(());
+        };
+        format::check_stamp(&connection, path, stamp)?;
+        self.old = found < self.database.newest();
         if self.depth == Depth::Full {
-            let found = salvage::examine(&connection, self.database);
-            let found = found.map_err(|error| FormatError::of(&self.path, error))?;
-            if let Some(cause) = found {
-                return Err(FormatError::Damaged { path: self.path.clone(), cause });
-            }
-            disk.remove(&salvage::suspect_file(&self.path))
-                .map_err(|source| FormatError::Io { path: self.path.clone(), source })?;
+            // What the rows of an old format mean is known when it is migrated.
+            let examined = if self.old {
+                salvage::examine_pages(&connection)
+            } else {
+                salvage::examine(&connection, self.database)
+            };
+            damage_in(path, examined)?;
         }
-        Ok(Some(connection))
+        self.judged = Some(connection);
+        Ok(())
+    }
+
+    /// Brings it to the newest format.
+    fn migrate(&mut self, disk: &dyn Disk, stamp: &Stamp) -> Result<(), FormatError> {
+        let (path, database) = (&self.path, self.database);
+        let Some(connection) = &mut self.judged else { return Ok(()) };
+        format::prepare(connection, path, database, stamp, |found| back_up(disk, path, found))?;
+        if self.depth == Depth::Full {
+            if self.old {
+                damage_in(path, salvage::examine(connection, database))?;
+            }
+            disk.remove(&salvage::suspect_file(path))
+                .map_err(|source| FormatError::Io { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with it, if that can be mended; a file that is whole but not to be used is an error.
+    fn found_damaged(&mut self, looked: Result<(), FormatError>) -> Result<Option<String>, FormatError> {
+        let Err(error) = looked else { return Ok(None) };
+        // Whatever comes of it, a file that is moved must not be open.
+        self.judged = None;
+        match error {
+            FormatError::Damaged { cause, .. } => Ok(Some(cause)),
+            error if self.database == Database::Logs && format::is_bad_disk(&error) => Ok(Some(said(&error))),
+            other => Err(other),
+        }
+    }
+
+    /// Removes the copies that were made before its migrations.
+    fn drop_backups(&self, disk: &dyn Disk) -> io::Result<()> {
+        let Some(folder) = self.path.parent() else { return Ok(()) };
+        let prefix = format!("{}.format-", self.database.file());
+        for name in disk.list(folder)?.iter().filter(|name| name.to_string_lossy().starts_with(&prefix)) {
+            disk.remove(&folder.join(name))?;
+        }
+        Ok(())
     }
 
     /// Saves what can be read of it, damaged as it is.
@@ -630,19 +701,24 @@ impl DatabaseFile {
 }
 
 /// Copies a database beside itself before its first migration: `jobs.db.format-1`.
-fn back_up(disk: &dyn Disk, path: &Path, found: u32) -> io::Result<()> {
+fn back_up(disk: &dyn Disk, path: &Path, found: u32) -> Result<(), FormatError> {
+    let io_failed = |source| FormatError::Io { path: path.to_owned(), source };
     let copy = path.with_extension(format!("db.format-{found}"));
-    if disk.entry(&copy)?.is_some() {
+    if disk.entry(&copy).map_err(io_failed)?.is_some() {
         // An earlier attempt's, made before anything was changed: better than one made now.
         return Ok(());
     }
     let temporary = path.with_extension("db.backup");
-    disk.remove(&temporary)?;
-    let source = format::connect(disk, path, database_of(path)?, Access::Read).map_err(io::Error::other)?;
-    source.execute("VACUUM INTO ?1", [temporary.to_string_lossy()]).map_err(io::Error::other)?;
-    disk.sync_file(&temporary)?;
-    disk.rename_new(&temporary, &copy)?;
-    path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder))
+    disk.remove(&temporary).map_err(io_failed)?;
+    // Made here and not by SQLite, whose files take the mode of the process's umask: it holds wrapped keys.
+    disk.create_file(&temporary, &[]).map_err(io_failed)?;
+    let source = format::connect(disk, path, database_of(path).map_err(io_failed)?, Access::Read)?;
+    source
+        .execute("VACUUM INTO ?1", [temporary.to_string_lossy()])
+        .map_err(|error| FormatError::of(path, error))?;
+    disk.sync_file(&temporary).map_err(io_failed)?;
+    disk.rename_new(&temporary, &copy).map_err(io_failed)?;
+    path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder)).map_err(io_failed)
 }
 
 fn database_of(path: &Path) -> io::Result<Database> {
@@ -822,6 +898,30 @@ mod tests {
         assert!(matches!(error, FormatError::TooNew { found: 2, newest: 1, .. }), "{error}");
         assert!(error.to_string().contains("jobs.db"), "{error}");
         assert!(!old.backup().exists());
+    }
+
+    /// SQLite's own files take the umask's mode: a copy that others could read held every wrapped key.
+    #[test]
+    fn a_backup_is_private() {
+        let old = Old::new();
+        old.with(NEXT).unwrap();
+        let entry = RealDisk.entry(&old.backup()).unwrap().unwrap();
+        assert_eq!(entry.mode, 0o600);
+    }
+
+    /// It was an error of the operating system once, for which nobody saves anything.
+    #[test]
+    fn damage_that_the_backup_meets_is_damage() {
+        let old = Old::new();
+        let mut bytes = fs::read(&old.path).unwrap();
+        let raw = Connection::open(&old.path).unwrap();
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'tally'";
+        let page: usize = raw.query_row(sql, (), |row| row.get(0)).unwrap();
+        drop(raw);
+        bytes[(page - 1) * 4096..page * 4096].fill(0xAA);
+        fs::write(&old.path, bytes).unwrap();
+        let error = old.with(NEXT).unwrap_err();
+        assert!(matches!(error, FormatError::Damaged { .. }), "{error:?}");
     }
 
     /// What a killed process leaves: before the backup, within it, after it, at the commit, after it.

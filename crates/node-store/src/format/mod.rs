@@ -2,8 +2,9 @@
 //!
 //! `PRAGMA application_id` says that a file is one of ours and which, `PRAGMA user_version` is its
 //! format. Version 0 is an empty file. A migration is one SQL text, run in a transaction together with
-//! the raise of `user_version`; the file is copied beside itself first, and the copy is removed only
-//! when the migrated database has been opened. A newer format is refused by name.
+//! the raise of `user_version`; the file is copied beside itself first (0600: it holds wrapped keys), and the
+//! copy is removed at the first opening that needs no migration and follows an end in good order: by then the
+//! migrated database was opened, used and closed once. A newer format is refused by name.
 //!
 //! `docs/format.md` describes what is on disk, per version.
 
@@ -394,7 +395,7 @@ pub(crate) fn prepare(
     path: &Path,
     database: Database,
     stamp: &Stamp,
-    before_migration: impl FnOnce(u32) -> io::Result<()>,
+    before_migration: impl FnOnce(u32) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
     migrate(connection, path, database, database.migrations(), stamp, before_migration)
 }
@@ -406,7 +407,7 @@ pub(crate) fn migrate(
     database: Database,
     migrations: &[&str],
     stamp: &Stamp,
-    before_migration: impl FnOnce(u32) -> io::Result<()>,
+    before_migration: impl FnOnce(u32) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
     let newest = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
@@ -418,7 +419,7 @@ pub(crate) fn migrate(
     }
     if found < newest {
         if !empty {
-            before_migration(found).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+            before_migration(found)?;
         }
         let tx = connection.transaction().map_err(failed)?;
         let from = usize::try_from(found).unwrap_or(usize::MAX);

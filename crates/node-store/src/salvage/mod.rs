@@ -22,6 +22,9 @@
 //! Where there is no room for the copy, `jobs.db` and `state.db` are left as they are and the node does not
 //! start. Logs stop no job: a `logs.db` that cannot be copied is moved aside whole, and an empty one begun.
 //!
+//! A damaged `jobs.db` holds wrapped keys of jobs that end meanwhile: it stays until its incident was reported,
+//! and is removed at the next opening.
+//!
 //! Limits: [`DAMAGED_MAX`] damaged files of one database are kept.
 
 use std::{
@@ -122,12 +125,35 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Reads all of a database: pages, indexes, constraints, and every row by its types. Says what is wrong.
 pub(crate) fn examine(connection: &Connection, database: Database) -> rusqlite::Result<Option<String>> {
-    let said: String = connection.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))?;
-    if said != "ok" {
+    if let Some(said) = examine_pages(connection)? {
         return Ok(Some(said));
     }
     let nonsense: u64 = sense::nonsense(connection, database)?.iter().map(|found| found.rows).sum();
     Ok((nonsense > 0).then(|| format!("{nonsense} rows hold nonsense")))
+}
+
+/// Reads all of a database of any format, without knowing what its rows mean. Says what is wrong.
+pub(crate) fn examine_pages(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let said: String = connection.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))?;
+    Ok((said != "ok").then_some(said))
+}
+
+/// Removes the damaged files of `jobs.db` whose incidents the network was told of: they hold wrapped keys of
+/// jobs that end meanwhile.
+pub(crate) fn forget_reported(disk: &dyn Disk, path: &Path, connection: &Connection) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let told = connection
+        .prepare("SELECT moved_to FROM incidents WHERE reported <> 0 AND moved_to NOT NULL")
+        .and_then(|mut select| select.query_map((), |row| row.get::<_, String>(0))?.collect());
+    // What cannot be read here is damage for the next check; the files stay.
+    let Ok(told): rusqlite::Result<Vec<String>> = told else { return Ok(()) };
+    let prefix = format!("{}.damaged-", name.to_string_lossy());
+    for aside in told.iter().filter(|aside| aside.starts_with(&prefix) && !aside.contains('/')) {
+        for suffix in ["-wal", ""] {
+            disk.remove(&folder.join(format!("{aside}{suffix}")))?;
+        }
+    }
+    Ok(())
 }
 
 /// The tables that a database of any size has, each with the one column that orders it.
