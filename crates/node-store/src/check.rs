@@ -3,7 +3,8 @@
 //!
 //! It reads in short steps, each a read of its own, so that it never keeps the write-ahead log from being
 //! started anew. What it finds damaged stops that database's writer and is noted; the next opening checks
-//! that file in full and saves what can be read ([`salvage`](crate::salvage)).
+//! that file in full and saves what can be read ([`salvage`](crate::salvage)). One that did not come to its end
+//! is made again at the next opening.
 
 use std::{
     sync::{
@@ -36,17 +37,20 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Begins to read all of a database; `damaged` is called once, with what is wrong.
+    /// Begins to read all of a database; `damaged` is called once, with what is wrong, or `whole` when all of
+    /// it was read.
     pub(crate) fn start(
         reader: Reader,
         database: Database,
         damaged: impl FnOnce(&str) + Send + 'static,
+        whole: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Self> {
         let ended = Arc::new(AtomicBool::new(false));
         let end = Arc::clone(&ended);
         let thread = thread::Builder::new().name("store-check".into()).spawn(move || {
             match walk(&reader, database, &end) {
-                Ok(()) => {}
+                Ok(true) => whole(),
+                Ok(false) => {}
                 Err(ReadError::Look { cause, .. }) if is_damage(&cause) => damaged(&cause.to_string()),
                 // Not damage: whoever needs the file will hear of it.
                 Err(ReadError::Look { .. } | ReadError::Open(_)) => {}
@@ -66,17 +70,21 @@ impl Drop for Check {
     }
 }
 
-fn walk(reader: &Reader, database: Database, end: &AtomicBool) -> Result<(), ReadError> {
+/// Whether it came to the end.
+fn walk(reader: &Reader, database: Database, end: &AtomicBool) -> Result<bool, ReadError> {
     for (table, key) in salvage::walkable(database) {
         let mut after = Value::Null;
-        while !end.load(Ordering::Relaxed) {
+        loop {
+            if end.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             let last = reader.read(|tx| step(tx, table, key, &after))?;
             let Some(last) = last else { break };
             after = last;
             thread::sleep(REST);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Reads every byte of the next rows; the key of the last of them.

@@ -6,11 +6,13 @@
 //!   state.db jobs.db logs.db    0600, each with -wal and -shm while open
 //!   RESERVE.*         bytes kept back so that ending jobs works on a full disk
 //!   *.damaged-<date>  damaged databases, moved aside: see [`salvage`]
+//!   *.format-<n>      databases as they were before a migration: see [`format`](crate::format)
 //! ```
 //!
 //! `state.db` is made last: where it is, the others were, and one that is missing is a loss, not a beginning.
 //! After an end that was not in good order each database is checked: all of it at once up to
-//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background (the `check` room). What is damaged is
+//! [`CHECK_AT_ONCE_BYTES`], a larger one in the background (the `check` room); until that is done, `LOCK` says
+//! that it is to be done. What is damaged is
 //! saved as far as it can be read, the node starts, and the loss is kept until it is reported.
 //!
 //! What is not ours, or is not as private as it must be, is refused with both sides named; nothing is
@@ -22,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -50,6 +52,9 @@ pub const RESERVE_BYTES: u64 = 64 << 20;
 /// Bytes of `jobs.db` or `logs.db` that are checked before the volume opens, 2 MiB: a few milliseconds. A larger one
 /// is checked in the background. `state.db` is small by its own limits and always checked.
 pub const CHECK_AT_ONCE_BYTES: u64 = 2 << 20;
+
+/// What saving a database takes at the most beside twice its own bytes: 1 MiB.
+const SAVE_BYTES: u64 = 1 << 20;
 
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
@@ -97,6 +102,17 @@ pub enum VolumeError {
     /// Others could reach it, or it is not what it should be.
     #[error(transparent)]
     NotPrivate(#[from] NotPrivate),
+    /// A damaged database cannot be saved: its disk is full.
+    #[error(
+        "{path} is damaged, and what can be read of it has no room on its disk: free {bytes} bytes there and \
+         start again; nothing was changed"
+    )]
+    NoRoom {
+        /// The database.
+        path: PathBuf,
+        /// What is certainly enough.
+        bytes: u64,
+    },
     /// A database cannot be opened.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -174,10 +190,10 @@ impl Volume {
     }
 
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
-    /// lock and changes nothing.
+    /// lock and changes nothing. A `logs.db` that is missing or damaged leaves the others to be looked at.
     ///
     /// # Errors
-    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder or a database is not there.
+    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder, `state.db` or `jobs.db`.
     pub fn view_only(disk: &Arc<dyn Disk>, folder: &Path, network: Network) -> Result<View, VolumeError> {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
@@ -186,11 +202,26 @@ impl Volume {
         let mut first: Option<Stamp> = None;
         for database in Database::ALL {
             let path = folder.join(database.file());
+            // Without its logs a volume can be looked at too; whoever asks for them is told why there are none.
+            let optional = database == Database::Logs;
             if disk.entry(&path).map_err(failed(&path))?.is_none() {
+                if optional {
+                    continue;
+                }
                 return Err(VolumeError::Missing { path });
             }
-            let connection = format::connect(&**disk, &path, database, Access::Read)?;
-            let found = format::identify(&connection, &path, database)?;
+            let identified = format::connect(&**disk, &path, database, Access::Read).and_then(|connection| {
+                let found = format::identify(&connection, &path, database)?;
+                Ok((connection, found))
+            });
+            let (connection, found) = match identified {
+                Err(FormatError::Damaged { .. } | FormatError::Sqlite { .. } | FormatError::Io { .. })
+                    if optional =>
+                {
+                    continue;
+                }
+                other => other?,
+            };
             // Without a key nobody can say whose volume it is; that its files belong together can be said.
             let wanted = *first.get_or_insert(Stamp { network, ..found });
             format::check_stamp(&connection, &path, &wanted)?;
@@ -206,27 +237,29 @@ impl Volume {
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
         let (lock, in_order) = take_lock(&**disk, folder)?;
-        let held = Arc::new(Held { disk: Arc::clone(disk), lock, badly: AtomicBool::new(false) });
+        let unchecked = AtomicUsize::new(usize::from(!in_order));
+        let held = Arc::new(Held { disk: Arc::clone(disk), lock, badly: AtomicBool::new(false), unchecked });
         check_private(&**disk, folder)?;
         let mut files = Vec::with_capacity(Database::ALL.len());
         for database in Database::ALL {
             files.push(DatabaseFile::find(&**disk, folder, database, in_order)?);
         }
-        // All are judged before anything is saved or made: one stranger leaves the others untouched.
+        // All are judged before anything is migrated, saved or made: one stranger leaves the others untouched.
         let mut damage = Vec::new();
         for file in files.iter_mut().filter(|file| file.bytes > 0) {
-            match file.judge(&**disk, &stamp) {
-                Ok(Some(connection)) => file.judged = Some(connection),
-                // Nothing was ever committed to it.
-                Ok(None) => file.bytes = 0,
-                Err(FormatError::Damaged { cause, .. }) => damage.push((file, cause)),
-                Err(other) => return Err(other.into()),
-            }
+            let judged = file.judge(&**disk, &stamp);
+            damage.extend(file.found_damaged(judged)?.map(|cause| (file.database, cause)));
         }
-        for (file, cause) in damage {
-            let reserve = KeptBack::file(folder, file.database);
-            disk.remove(&reserve).map_err(failed(&reserve))?;
-            salvage::rescue(&**disk, &file.path, file.database, &stamp, &cause, now)?;
+        for file in files.iter_mut().filter(|file| file.judged.is_some()) {
+            let migrated = file.migrate(&**disk, &stamp);
+            damage.extend(file.found_damaged(migrated)?.map(|cause| (file.database, cause)));
+        }
+        let damaged = damage.len();
+        held.unchecked.fetch_add(damaged, Ordering::Relaxed);
+        for (database, cause) in damage {
+            for file in files.iter_mut().filter(|file| file.database == database) {
+                file.save(&**disk, folder, &stamp, &cause, now)?;
+            }
         }
         let missed_at = was_complete(&files).map_err(failed(folder))?.then_some(now);
         let mut open = Vec::with_capacity(files.len());
@@ -236,6 +269,14 @@ impl Volume {
                 disk.sync_dir(folder).map_err(failed(folder))?;
             }
             open.push(file.open(disk, &stamp, missed_at)?);
+        }
+        for (file, (connection, _)) in files.iter().zip(open.iter().rev()) {
+            if in_order && !file.old {
+                file.drop_backups(&**disk).map_err(failed(&file.path))?;
+            }
+            if file.database == Database::Jobs {
+                salvage::forget_reported(&**disk, &file.path, connection).map_err(failed(&file.path))?;
+            }
         }
         disk.sync_dir(folder).map_err(failed(folder))?;
         let mut writers = Vec::with_capacity(open.len());
@@ -250,12 +291,17 @@ impl Volume {
             if file.depth == Depth::Background {
                 let (reader, checked) =
                     (Reader::new(Arc::clone(disk), folder, file.database), Arc::downgrade(&writer));
+                held.unchecked.fetch_add(1, Ordering::Relaxed);
+                let holder = Arc::clone(&held);
+                let whole = move || {
+                    holder.unchecked.fetch_sub(1, Ordering::Relaxed);
+                };
                 let stop = move |cause: &str| {
                     if let Some(writer) = checked.upgrade() {
                         writer.found_damaged(cause);
                     }
                 };
-                checks.push(Check::start(reader, file.database, stop).map_err(failed(&file.path))?);
+                checks.push(Check::start(reader, file.database, stop, whole).map_err(failed(&file.path))?);
             }
             writers.push(writer);
         }
@@ -263,6 +309,7 @@ impl Volume {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         };
         let view = View::new(disk, folder, stamp.network);
+        held.unchecked.fetch_sub(damaged + usize::from(!in_order), Ordering::Relaxed);
         Ok(Self { folder: folder.to_owned(), stamp, _checks: checks, jobs, logs, state, view })
     }
 
@@ -365,6 +412,7 @@ fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
             let file = folder.join(format!("{}{suffix}", database.file()));
             private_if_there(disk, &file, Private::File)?;
         }
+        private_if_there(disk, &KeptBack::file(folder, database), Private::File)?;
     }
     Ok(())
 }
@@ -402,6 +450,8 @@ struct Held {
     lock: Box<dyn Lock>,
     /// A writer stopped.
     badly: AtomicBool,
+    /// Checks that were not made to their end: the next opening makes them.
+    unchecked: AtomicUsize,
 }
 
 impl Holder for Held {
@@ -416,7 +466,7 @@ impl Holder for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.badly.load(Ordering::Relaxed) {
+        if !self.badly.load(Ordering::Relaxed) && self.unchecked.load(Ordering::Relaxed) == 0 {
             // Where it fails, the next opening checks what it need not.
             let _ = self.lock.clear();
         }
@@ -443,6 +493,29 @@ struct DatabaseFile {
     depth: Depth,
     /// Open, once it was found to be ours and whole.
     judged: Option<Connection>,
+    /// It had an older format than the newest when it was opened.
+    old: bool,
+    set_aside: Option<SetAside>,
+}
+
+fn damage_in(path: &Path, examined: rusqlite::Result<Option<String>>) -> Result<(), FormatError> {
+    match examined.map_err(|error| FormatError::of(path, error))? {
+        Some(cause) => Err(FormatError::Damaged { path: path.to_owned(), cause }),
+        None => Ok(()),
+    }
+}
+
+/// A damaged database of which nothing could be saved.
+struct SetAside {
+    at: Timestamp,
+    cause: String,
+    moved_to: Option<String>,
+}
+
+/// An error and what caused it, in one line.
+fn said(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
 /// Whether all databases were there once: `state.db`, which is made last, is there, or a job was ever taken.
@@ -463,7 +536,11 @@ impl DatabaseFile {
         if disk.entry(&log).map_err(failed(&log))?.is_some() {
             // Commits can be read from a log that are not on disk: a process was killed before its sync, or
             // the sync failed. What will be shown must be there.
-            disk.rewrite(&log).map_err(failed(&log))?;
+            match disk.rewrite(&log) {
+                // What of it cannot be read is found out when the file is judged.
+                Err(_) if database == Database::Logs => {}
+                done => done.map_err(failed(&log))?,
+            }
         }
         let bytes = disk.entry(&path).map_err(failed(&path))?.map_or(0, |entry| entry.bytes);
         let suspect = salvage::suspect_file(&path);
@@ -476,28 +553,112 @@ impl DatabaseFile {
         } else {
             Depth::Background
         };
-        Ok(Self { database, path, bytes, depth, judged: None })
+        Ok(Self { database, path, bytes, depth, judged: None, old: false, set_aside: None })
     }
 
-    /// Whose it is, and whether it can be used; nothing for a blank one.
-    fn judge(&self, disk: &dyn Disk, stamp: &Stamp) -> Result<Option<Connection>, FormatError> {
-        let mut connection = format::connect(disk, &self.path, self.database, Access::Write)?;
-        if format::version(&connection, &self.path, self.database)?.is_none() {
-            return Ok(None);
-        }
-        format::prepare(&mut connection, &self.path, self.database, stamp, |found| {
-            back_up(disk, &self.path, found)
-        })?;
+    /// Whose it is, and whether it can be used; changes nothing. A blank one, to which nothing was ever
+    /// committed, is none.
+    fn judge(&mut self, disk: &dyn Disk, stamp: &Stamp) -> Result<(), FormatError> {
+        let path = &self.path;
+        let connection = format::connect(disk, path, self.database, Access::Write)?;
+        let Some(found) = format::version(&connection, path, self.database)? else {
+            self.bytes = 0;
+            return Ok(());
+        };
+        format::check_stamp(&connection, path, stamp)?;
+        self.old = found < self.database.newest();
         if self.depth == Depth::Full {
-            let found = salvage::examine(&connection, self.database);
-            let found = found.map_err(|error| FormatError::of(&self.path, error))?;
-            if let Some(cause) = found {
-                return Err(FormatError::Damaged { path: self.path.clone(), cause });
-            }
-            disk.remove(&salvage::suspect_file(&self.path))
-                .map_err(|source| FormatError::Io { path: self.path.clone(), source })?;
+            // What the rows of an old format mean is known when it is migrated.
+            let examined = if self.old {
+                salvage::examine_pages(&connection)
+            } else {
+                salvage::examine(&connection, self.database)
+            };
+            damage_in(path, examined)?;
         }
-        Ok(Some(connection))
+        self.judged = Some(connection);
+        Ok(())
+    }
+
+    /// Brings it to the newest format.
+    fn migrate(&mut self, disk: &dyn Disk, stamp: &Stamp) -> Result<(), FormatError> {
+        let (path, database) = (&self.path, self.database);
+        let Some(connection) = &mut self.judged else { return Ok(()) };
+        format::prepare(connection, path, database, stamp, |found| back_up(disk, path, found))?;
+        if self.depth == Depth::Full {
+            if self.old {
+                damage_in(path, salvage::examine(connection, database))?;
+            }
+            disk.remove(&salvage::suspect_file(path))
+                .map_err(|source| FormatError::Io { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with it, if that can be mended; a file that is whole but not to be used is an error.
+    fn found_damaged(&mut self, looked: Result<(), FormatError>) -> Result<Option<String>, FormatError> {
+        let Err(error) = looked else { return Ok(None) };
+        // Whatever comes of it, a file that is moved must not be open.
+        self.judged = None;
+        match error {
+            FormatError::Damaged { cause, .. } => Ok(Some(cause)),
+            error if self.database == Database::Logs && format::is_bad_disk(&error) => Ok(Some(said(&error))),
+            other => Err(other),
+        }
+    }
+
+    /// Removes the copies that were made before its migrations.
+    fn drop_backups(&self, disk: &dyn Disk) -> io::Result<()> {
+        let Some(folder) = self.path.parent() else { return Ok(()) };
+        let prefix = format!("{}.format-", self.database.file());
+        for name in disk.list(folder)?.iter().filter(|name| name.to_string_lossy().starts_with(&prefix)) {
+            disk.remove(&folder.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Saves what can be read of it, damaged as it is.
+    fn save(
+        &mut self,
+        disk: &dyn Disk,
+        folder: &Path,
+        stamp: &Stamp,
+        cause: &str,
+        now: Timestamp,
+    ) -> Result<(), VolumeError> {
+        let path = &self.path;
+        let reserve = KeptBack::file(folder, self.database);
+        let kept_back = disk.entry(&reserve).map_err(failed(&reserve))?.map(|file| file.bytes);
+        disk.remove(&reserve).map_err(failed(&reserve))?;
+        let Err(error) = salvage::rescue(disk, path, self.database, stamp, cause, now) else { return Ok(()) };
+        let full = format::is_no_room(&error);
+        salvage::forget_copy(disk, path).map_err(failed(path))?;
+        match self.database {
+            Database::State | Database::Jobs if full => {
+                if let Some(bytes) = kept_back {
+                    // Where it cannot be had again, it is made when there is room.
+                    let _ = disk.reserve(&reserve, bytes);
+                }
+                let log = folder.join(format!("{}-wal", self.database.file()));
+                let log = disk.entry(&log).map_err(failed(&log))?.map_or(0, |log| log.bytes);
+                let bytes = 2 * (self.bytes + log) + SAVE_BYTES;
+                Err(VolumeError::NoRoom { path: path.clone(), bytes })
+            }
+            Database::State | Database::Jobs => Err(error.into()),
+            Database::Logs => {
+                if full {
+                    // Room for an empty one. The reserve comes back by itself.
+                    let reserve = KeptBack::file(folder, Database::State);
+                    disk.remove(&reserve).map_err(failed(&reserve))?;
+                }
+                let moved_to = salvage::move_aside(disk, path, now).map_err(failed(path))?;
+                disk.sync_dir(folder).map_err(failed(folder))?;
+                self.bytes = 0;
+                let cause = format!("{cause}; nothing could be saved: {}", said(&error));
+                self.set_aside = Some(SetAside { at: now, cause, moved_to });
+                Ok(())
+            }
+        }
     }
 
     /// Opens it for its writer and its checkpointer; makes it if it is not there. `missed_at`: that is a loss,
@@ -524,8 +685,13 @@ impl DatabaseFile {
         let mut connection = format::connect(&**disk, path, self.database, Access::Write)?;
         format::prepare(&mut connection, path, self.database, stamp, |_| Ok(()))?;
         if self.bytes == 0 {
-            let made =
-                missed_at.map_or(Ok(()), |now| salvage::note_missing(&connection, now, moved_to.as_deref()));
+            let made = match (&self.set_aside, missed_at) {
+                (Some(SetAside { at, cause, moved_to }), _) => {
+                    salvage::note(&connection, *at, cause, moved_to.as_deref(), 0, None)
+                }
+                (None, Some(now)) => salvage::note_missing(&connection, now, moved_to.as_deref()),
+                (None, None) => Ok(()),
+            };
             // Whatever a commit of this database syncs, that it was made is on disk before it is used.
             made.and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())))
                 .map_err(|error| FormatError::of(path, error))?;
@@ -535,19 +701,24 @@ impl DatabaseFile {
 }
 
 /// Copies a database beside itself before its first migration: `jobs.db.format-1`.
-fn back_up(disk: &dyn Disk, path: &Path, found: u32) -> io::Result<()> {
+fn back_up(disk: &dyn Disk, path: &Path, found: u32) -> Result<(), FormatError> {
+    let io_failed = |source| FormatError::Io { path: path.to_owned(), source };
     let copy = path.with_extension(format!("db.format-{found}"));
-    if disk.entry(&copy)?.is_some() {
+    if disk.entry(&copy).map_err(io_failed)?.is_some() {
         // An earlier attempt's, made before anything was changed: better than one made now.
         return Ok(());
     }
     let temporary = path.with_extension("db.backup");
-    disk.remove(&temporary)?;
-    let source = format::connect(disk, path, database_of(path)?, Access::Read).map_err(io::Error::other)?;
-    source.execute("VACUUM INTO ?1", [temporary.to_string_lossy()]).map_err(io::Error::other)?;
-    disk.sync_file(&temporary)?;
-    disk.rename_new(&temporary, &copy)?;
-    path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder))
+    disk.remove(&temporary).map_err(io_failed)?;
+    // Made here and not by SQLite, whose files take the mode of the process's umask: it holds wrapped keys.
+    disk.create_file(&temporary, &[]).map_err(io_failed)?;
+    let source = format::connect(disk, path, database_of(path).map_err(io_failed)?, Access::Read)?;
+    source
+        .execute("VACUUM INTO ?1", [temporary.to_string_lossy()])
+        .map_err(|error| FormatError::of(path, error))?;
+    disk.sync_file(&temporary).map_err(io_failed)?;
+    disk.rename_new(&temporary, &copy).map_err(io_failed)?;
+    path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder)).map_err(io_failed)
 }
 
 fn database_of(path: &Path) -> io::Result<Database> {
@@ -731,6 +902,30 @@ mod tests {
         assert!(matches!(error, FormatError::TooNew { found: 2, newest: 1, .. }), "{error}");
         assert!(error.to_string().contains("jobs.db"), "{error}");
         assert!(!old.backup().exists());
+    }
+
+    /// SQLite's own files take the umask's mode: a copy that others could read held every wrapped key.
+    #[test]
+    fn a_backup_is_private() {
+        let old = Old::new();
+        old.with(NEXT).unwrap();
+        let entry = RealDisk.entry(&old.backup()).unwrap().unwrap();
+        assert_eq!(entry.mode, 0o600);
+    }
+
+    /// It was an error of the operating system once, for which nobody saves anything.
+    #[test]
+    fn damage_that_the_backup_meets_is_damage() {
+        let old = Old::new();
+        let mut bytes = fs::read(&old.path).unwrap();
+        let raw = Connection::open(&old.path).unwrap();
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'tally'";
+        let page: usize = raw.query_row(sql, (), |row| row.get(0)).unwrap();
+        drop(raw);
+        bytes[(page - 1) * 4096..page * 4096].fill(0xAA);
+        fs::write(&old.path, bytes).unwrap();
+        let error = old.with(NEXT).unwrap_err();
+        assert!(matches!(error, FormatError::Damaged { .. }), "{error:?}");
     }
 
     /// What a killed process leaves: before the backup, within it, after it, at the commit, after it.

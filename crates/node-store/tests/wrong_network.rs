@@ -96,6 +96,22 @@ fn a_newer_format_is_refused_by_name() {
     }
 }
 
+/// One file was migrated before the next was looked at: a refusal came after a change.
+#[test]
+fn nothing_is_migrated_beside_a_strangers_file() {
+    let (_home, folder) = closed();
+    let (_other_home, other) = closed();
+    let raw = rusqlite::Connection::open(other.join("logs.db")).unwrap();
+    raw.execute("UPDATE stamp SET volume = 'another'", ()).unwrap();
+    drop(raw);
+    fs::copy(other.join("logs.db"), folder.join("logs.db")).unwrap();
+    let raw = rusqlite::Connection::open(folder.join("jobs.db")).unwrap();
+    raw.pragma_update(None, "user_version", 0).unwrap();
+    drop(raw);
+    refused(&folder, stamp(Network::Testnet), &["logs.db", "another"]);
+    assert!(!folder.join("jobs.db.format-0").exists());
+}
+
 #[test]
 fn what_others_could_reach_is_refused_with_the_command_that_mends_it() {
     let (_home, folder) = closed();
@@ -112,7 +128,7 @@ fn what_others_could_reach_is_refused_with_the_command_that_mends_it() {
 
 #[test]
 fn a_link_or_a_folder_in_the_place_of_a_file_is_refused() {
-    for name in ["state.db", "jobs.db-wal", "LOCK"] {
+    for name in ["state.db", "jobs.db-wal", "RESERVE.jobs.db", "LOCK"] {
         let (home, folder) = closed();
         let path = folder.join(name);
         let aside = home.path().join("aside");

@@ -2,8 +2,9 @@
 //!
 //! `PRAGMA application_id` says that a file is one of ours and which, `PRAGMA user_version` is its
 //! format. Version 0 is an empty file. A migration is one SQL text, run in a transaction together with
-//! the raise of `user_version`; the file is copied beside itself first, and the copy is removed only
-//! when the migrated database has been opened. A newer format is refused by name.
+//! the raise of `user_version`; the file is copied beside itself first (0600: it holds wrapped keys), and the
+//! copy is removed at the first opening that needs no migration and follows an end in good order: by then the
+//! migrated database was opened, used and closed once. A newer format is refused by name.
 //!
 //! `docs/format.md` describes what is on disk, per version.
 
@@ -246,6 +247,46 @@ impl FormatError {
     }
 }
 
+/// Whether a database cannot be read because its disk fails.
+pub(crate) fn is_bad_disk(error: &FormatError) -> bool {
+    match error {
+        FormatError::Sqlite { source, .. } => {
+            source.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+        }
+        FormatError::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+        FormatError::TooNew { .. }
+        | FormatError::TooOld { .. }
+        | FormatError::NotOurs { .. }
+        | FormatError::OtherNetwork { .. }
+        | FormatError::OtherNode { .. }
+        | FormatError::OtherVolume { .. }
+        | FormatError::OldSqlite { .. }
+        | FormatError::Setting { .. }
+        | FormatError::Damaged { .. } => false,
+    }
+}
+
+/// Whether a database could not be written for lack of room.
+pub(crate) fn is_no_room(error: &FormatError) -> bool {
+    match error {
+        FormatError::Sqlite { source, .. } => {
+            source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        }
+        FormatError::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        FormatError::TooNew { .. }
+        | FormatError::TooOld { .. }
+        | FormatError::NotOurs { .. }
+        | FormatError::OtherNetwork { .. }
+        | FormatError::OtherNode { .. }
+        | FormatError::OtherVolume { .. }
+        | FormatError::OldSqlite { .. }
+        | FormatError::Setting { .. }
+        | FormatError::Damaged { .. } => false,
+    }
+}
+
 /// Whether what was read is not what was written: pages that do not fit together, or a value that no row of
 /// ours holds.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
@@ -354,7 +395,7 @@ pub(crate) fn prepare(
     path: &Path,
     database: Database,
     stamp: &Stamp,
-    before_migration: impl FnOnce(u32) -> io::Result<()>,
+    before_migration: impl FnOnce(u32) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
     migrate(connection, path, database, database.migrations(), stamp, before_migration)
 }
@@ -366,7 +407,7 @@ pub(crate) fn migrate(
     database: Database,
     migrations: &[&str],
     stamp: &Stamp,
-    before_migration: impl FnOnce(u32) -> io::Result<()>,
+    before_migration: impl FnOnce(u32) -> Result<(), FormatError>,
 ) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
     let newest = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
@@ -378,7 +419,7 @@ pub(crate) fn migrate(
     }
     if found < newest {
         if !empty {
-            before_migration(found).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+            before_migration(found)?;
         }
         let tx = connection.transaction().map_err(failed)?;
         let from = usize::try_from(found).unwrap_or(usize::MAX);

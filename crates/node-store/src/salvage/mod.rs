@@ -19,6 +19,12 @@
 //! be read but hold nonsense are left out; what a table's only row holds is set back, as far as nothing tells
 //! it: the tally is counted again, the floor comes from its other copy.
 //!
+//! Where there is no room for the copy, `jobs.db` and `state.db` are left as they are and the node does not
+//! start. Logs stop no job: a `logs.db` that cannot be copied is moved aside whole, and an empty one begun.
+//!
+//! A damaged `jobs.db` holds wrapped keys of jobs that end meanwhile: it stays until its incident was reported,
+//! and is removed at the next opening.
+//!
 //! Limits: [`DAMAGED_MAX`] damaged files of one database are kept.
 
 use std::{
@@ -91,7 +97,7 @@ pub(crate) fn note_missing(tx: &Connection, now: Timestamp, moved_to: Option<&st
     note(tx, now, cause, moved_to, 0, None)
 }
 
-fn note(
+pub(crate) fn note(
     tx: &Connection,
     now: Timestamp,
     cause: &str,
@@ -119,12 +125,35 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Reads all of a database: pages, indexes, constraints, and every row by its types. Says what is wrong.
 pub(crate) fn examine(connection: &Connection, database: Database) -> rusqlite::Result<Option<String>> {
-    let said: String = connection.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))?;
-    if said != "ok" {
+    if let Some(said) = examine_pages(connection)? {
         return Ok(Some(said));
     }
     let nonsense: u64 = sense::nonsense(connection, database)?.iter().map(|found| found.rows).sum();
     Ok((nonsense > 0).then(|| format!("{nonsense} rows hold nonsense")))
+}
+
+/// Reads all of a database of any format, without knowing what its rows mean. Says what is wrong.
+pub(crate) fn examine_pages(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let said: String = connection.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))?;
+    Ok((said != "ok").then_some(said))
+}
+
+/// Removes the damaged files of `jobs.db` whose incidents the network was told of: they hold wrapped keys of
+/// jobs that end meanwhile.
+pub(crate) fn forget_reported(disk: &dyn Disk, path: &Path, connection: &Connection) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let told = connection
+        .prepare("SELECT moved_to FROM incidents WHERE reported <> 0 AND moved_to NOT NULL")
+        .and_then(|mut select| select.query_map((), |row| row.get::<_, String>(0))?.collect());
+    // What cannot be read here is damage for the next check; the files stay.
+    let Ok(told): rusqlite::Result<Vec<String>> = told else { return Ok(()) };
+    let prefix = format!("{}.damaged-", name.to_string_lossy());
+    for aside in told.iter().filter(|aside| aside.starts_with(&prefix) && !aside.contains('/')) {
+        for suffix in ["-wal", ""] {
+            disk.remove(&folder.join(format!("{aside}{suffix}")))?;
+        }
+    }
+    Ok(())
 }
 
 /// The tables that a database of any size has, each with the one column that orders it.
@@ -143,9 +172,7 @@ pub(crate) fn rescue(
 ) -> Result<(), FormatError> {
     let io_failed = |source| FormatError::Io { path: path.to_owned(), source };
     let copy = beside(path, ".rescue");
-    for suffix in ["", "-wal", "-shm"] {
-        disk.remove(&beside(&copy, suffix)).map_err(io_failed)?;
-    }
+    forget_copy(disk, path).map_err(io_failed)?;
     disk.create_file(&copy, &[]).map_err(io_failed)?;
     {
         let mut to = format::connect(disk, &copy, database, Access::Write)?;
@@ -161,6 +188,12 @@ pub(crate) fn rescue(
     disk.rename(&copy, &beside(path, &format!(".rescued-{}", date(now)))).map_err(io_failed)?;
     path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder)).map_err(io_failed)?;
     finish(disk, path).map_err(io_failed)
+}
+
+/// Removes what an attempt to save left of its copy.
+pub(crate) fn forget_copy(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let copy = beside(path, ".rescue");
+    ["", "-wal", "-shm"].iter().try_for_each(|suffix| disk.remove(&beside(&copy, suffix)))
 }
 
 /// Puts a rescued database in its place, if there is one: also what a crash interrupted.
@@ -214,6 +247,7 @@ pub(crate) fn move_aside(disk: &dyn Disk, path: &Path, now: Timestamp) -> io::Re
             moved_to = aside.file_name().map(|name| name.to_string_lossy().into_owned());
         }
     }
+    disk.remove(&beside(path, "-shm"))?;
     Ok(moved_to)
 }
 
