@@ -33,7 +33,7 @@ const CONFIGURATION: &str = "node_config";
 /// What a snapshot expects.
 pub(crate) type Expected = BTreeMap<ArtifactId, Digest>;
 
-/// The artifacts that a snapshot names: its model files, its runtime, and itself.
+/// The artifacts that a snapshot names: its model files, its runtime, the Agents that it approves, and itself.
 pub(crate) fn expected_by(config: &Verified<NodeConfig>) -> Expected {
     let document = config.document();
     let mut expected = Expected::new();
@@ -51,6 +51,9 @@ pub(crate) fn expected_by(config: &Verified<NodeConfig>) -> Expected {
             }
         };
         expected.insert(ArtifactId { kind, name: document.runtime.engine().to_owned() }, digest);
+    }
+    for agent in &document.updates.agents {
+        expected.insert(agent.artifact(), agent.digest);
     }
     let itself = ArtifactId { kind: ArtifactKind::Configuration, name: CONFIGURATION.to_owned() };
     expected.insert(itself, config.digest());

@@ -3,8 +3,7 @@
 //! Only [`verify_config`] makes a value that [`Snapshots::apply`] takes, and what it judges by (keyset and floor)
 //! is kept here. Such a value does not say by which keyset it was judged, so applying judges it again. It is one
 //! transaction: current becomes previous, the floor rises, the inventory expects the new artifacts. A refused
-//! update changes nothing and is not stored; [`Store::apply_envelope`](crate::store::Store::apply_envelope) leaves a
-//! log record of it.
+//! update changes nothing and is not stored; the store, which applies with this room, leaves a log record of it.
 //!
 //! The previous one is the last that passed its health check and verifies: one that never did, or that the disk has
 //! changed, is not kept to go back to. Going back never lowers the floor. After a restart digest and signatures are verified again.

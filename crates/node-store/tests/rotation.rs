@@ -290,12 +290,12 @@ fn show(class: Class, trigger: Trigger) {
                 let (_, agent) = split(node.plan(&[], now));
                 agent.iter().filter(|step| matches!(step, AgentStep::Measure { .. })).count()
             };
-            assert_eq!(due(NOW), 4, "never measured");
+            assert_eq!(due(NOW), 5, "never measured");
             for artifact in inventory.view().list().unwrap() {
                 inventory.measure(artifact.id, Measured::Absent, NOW).wait().unwrap();
             }
             assert_eq!(due(NOW), 0);
-            assert_eq!(due(NOW.plus_ms(MEASURE_MS)), 4);
+            assert_eq!(due(NOW.plus_ms(MEASURE_MS)), 5);
         }
         Action::DropUnlistedExpectNew => {
             let node = Node::new();
@@ -314,7 +314,7 @@ fn show(class: Class, trigger: Trigger) {
         }
         Action::CheckSeals => {
             let (_, agent) = split(Node::new().plan(&[trigger], NOW));
-            assert!(agent.contains(&AgentStep::CheckSeals { artifacts: 4 }), "{agent:?}");
+            assert!(agent.contains(&AgentStep::CheckSeals { artifacts: 5 }), "{agent:?}");
         }
         Action::MeasureContainer => {
             let node = Node::new();

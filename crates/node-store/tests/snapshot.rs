@@ -324,7 +324,7 @@ fn the_inventory_follows_the_snapshot_and_keeps_every_change_of_state() {
         let list = inventory.view().list().unwrap();
         list.into_iter().find(|artifact| artifact.id == file).map(|artifact| artifact.state)
     };
-    assert_eq!(inventory.view().list().unwrap().len(), 4);
+    assert_eq!(inventory.view().list().unwrap().len(), 5);
     assert_eq!(state(&inventory), Some(ArtifactState::Unverified));
     inventory.record(file.clone(), wanted, NOW).wait().unwrap();
     let measure = |digest| {
@@ -350,4 +350,28 @@ fn the_inventory_follows_the_snapshot_and_keeps_every_change_of_state() {
         .map(|change| change.became.name())
         .collect();
     assert_eq!(history, ["unverified", "ok", "drifted", "ok", "unlisted", "ok"]);
+}
+
+/// The Agents that a snapshot approves were not expected: an approved one was Unlisted like any other.
+#[test]
+fn an_approved_agent_is_ok_and_one_that_is_approved_no_longer_is_unlisted() {
+    let node = Node::new();
+    let mut document = config(1);
+    let platform =
+        |name, digest: &[u8]| json!({ "version": "0.2.0", "platform": name, "digest": Digest::of(digest) });
+    let both = [platform("linux/amd64", b"amd64"), platform("linux/arm64", b"arm64")];
+    document["updates"]["agents"].as_array_mut().unwrap().extend(both);
+    node.offer(&document).unwrap();
+    let agents = node.snapshots().current().unwrap().config.document().updates.agents.clone();
+    let measure = |index: usize, found: &[u8]| {
+        let measured = Measured::Present(Digest::of(found));
+        node.inventory().measure(agents[index].artifact(), measured, NOW).wait().unwrap().0
+    };
+    assert_eq!(measure(0, b"agent"), ArtifactState::Ok);
+    assert_eq!(measure(1, b"amd64"), ArtifactState::Ok);
+    assert_eq!(measure(2, b"amd64"), ArtifactState::Drifted, "another platform's program");
+
+    node.offer(&config(2)).unwrap();
+    assert_eq!(measure(0, b"agent"), ArtifactState::Ok);
+    assert_eq!(measure(1, b"amd64"), ArtifactState::Unlisted);
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     Digest, Network, Timestamp,
     id::{hex_decode, hex_encode},
+    inventory::{ArtifactId, ArtifactKind},
     job::{MODEL_NAME_BYTES_MAX, Mode, ModelRef, REQUEST_BYTES_MAX},
     json::{JsonError, parse_strict},
 };
@@ -339,6 +340,18 @@ pub struct ApprovedAgent {
     pub platform: Option<String>,
     /// The digest of the program's file.
     pub digest: Digest,
+}
+
+impl ApprovedAgent {
+    /// The artifact that it is where it is installed. A release has one digest for each platform, so both name it.
+    #[must_use]
+    pub fn artifact(&self) -> ArtifactId {
+        let name = match &self.platform {
+            Some(platform) => format!("{}/{platform}", self.version),
+            None => self.version.clone(),
+        };
+        ArtifactId { kind: ArtifactKind::Agent, name }
+    }
 }
 
 /// An approved runtime.

@@ -68,7 +68,8 @@ impl FromStr for ArtifactKind {
 pub struct ArtifactId {
     /// What it is.
     pub kind: ArtifactKind,
-    /// For a model's file `<name>@<version>/<path>`, for an image its name, else the file's name.
+    /// For a model's file `<name>@<version>/<path>`, for an image its name, for an Agent `<version>` or
+    /// `<version>/<platform>`, else the file's name.
     pub name: String,
 }
 
