@@ -577,7 +577,7 @@ impl KeptBack {
         let path = Self::file(folder, database);
         // Logs are lost when the disk is full; what was sent or is too old must go, to give its space back.
         let bytes =
-            if database == Database::Logs { (bytes / 2).min(LOGS_RESERVE_BYTES_MAX) } else { bytes / 2 };
+            if database == Database::Logs { (bytes / 8).min(LOGS_RESERVE_BYTES_MAX) } else { bytes / 2 };
         let mut this = Self { disk, path, bytes, held: false };
         this.restore();
         this
