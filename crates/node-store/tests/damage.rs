@@ -147,7 +147,7 @@ fn still_works(home: &Home, node: node_types::NodeId, damaged: Database) -> Vec<
                 leased += 1;
             }
             Lease::Unreadable(_) => leased += 1,
-            Lease::Empty => break,
+            Lease::Empty | Lease::Full => break,
         }
     }
     let tally = store.view().jobs().tally().unwrap();
