@@ -51,12 +51,31 @@ pub enum BadLink {
 }
 
 /// That a node works for an account.
+///
+/// Deserializing checks what [`AccountLink::new`] checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Unchecked")]
 pub struct AccountLink {
     account: Account,
     linked_at: Timestamp,
     proof: String,
+}
+
+/// A link as it is written down.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    account: Account,
+    linked_at: Timestamp,
+    proof: String,
+}
+
+impl TryFrom<Unchecked> for AccountLink {
+    type Error = BadLink;
+
+    fn try_from(link: Unchecked) -> Result<Self, BadLink> {
+        Self::new(link.account, link.linked_at, link.proof)
+    }
 }
 
 impl AccountLink {

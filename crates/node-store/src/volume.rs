@@ -58,6 +58,8 @@ const SAVE_BYTES: u64 = 1 << 20;
 
 const LOCK: &str = "LOCK";
 pub(crate) const KEYS: &str = "keys";
+/// Bytes kept back at the most so that logs can be deleted on a full disk, 4 MiB: they go in small steps.
+const LOGS_RESERVE_BYTES_MAX: u64 = 4 << 20;
 const RESERVE: &str = "RESERVE";
 
 /// How a volume is kept.
@@ -744,8 +746,9 @@ impl KeptBack {
 
     fn new(disk: Arc<dyn Disk>, folder: &Path, database: Database, bytes: u64) -> Self {
         let path = Self::file(folder, database);
-        // Logs are dropped when the disk is full; only jobs and state must go on.
-        let bytes = if database == Database::Logs { 0 } else { bytes / 2 };
+        // Logs are lost when the disk is full; what was sent or is too old must go, to give its space back.
+        let bytes =
+            if database == Database::Logs { (bytes / 8).min(LOGS_RESERVE_BYTES_MAX) } else { bytes / 2 };
         let mut this = Self { disk, path, bytes, held: false };
         this.restore();
         this

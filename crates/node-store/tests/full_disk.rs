@@ -11,10 +11,15 @@ use std::{
 use common::*;
 use node_store::{
     jobs::{Accepted, Jobs, Lease, Moved},
+    logs::Query,
     volume::Volume,
     writer::{Ticket, WriteError},
 };
-use node_types::{Network, trace::Standing};
+use node_types::{
+    Network,
+    log::{Kind, Level, Record},
+    trace::Standing,
+};
 
 /// A tmpfs that is unmounted when this is dropped.
 struct SmallDisk(PathBuf);
@@ -178,4 +183,54 @@ fn on_a_full_disk_large_answers_wait_and_all_acknowledgements_at_once_succeed() 
     disk.empty();
     let kept = jobs.finish(id(refused), answer(), NOW).wait().unwrap();
     assert_eq!(kept, Moved::Done, "the caller kept the answer");
+}
+
+/// Once, all that was acknowledged or too old went in one commit, which needed as much room in the write-ahead log
+/// and had nothing kept back: logs that filled a disk stayed there for ever.
+#[test]
+fn on_a_full_disk_logs_are_acknowledged_and_expire_and_give_their_space_back() {
+    if !may_mount("on_a_full_disk_logs_are_acknowledged_and_expire_and_give_their_space_back") {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("disk"), "64m");
+    let reserve = 16 << 20;
+    let folder = disk.0.join("volume");
+    let volume = Volume::create(&real_disk(), &folder, stamp(Network::Testnet), reserve, NOW).unwrap();
+    let logs = volume.logs(32 << 20);
+    let append = || {
+        for number in 0..4000 {
+            logs.append(Record::new(NOW, Level::Info, Kind::Agent, format!("{number}{}", "x".repeat(4000))));
+            if number % 500 == 0 {
+                logs.flush().wait().unwrap();
+            }
+        }
+        logs.flush().wait().unwrap();
+    };
+    let fill_disk = || {
+        volume.erase();
+        assert!(std::fs::metadata(folder.join("logs.db")).unwrap().len() > 12 << 20);
+        disk.fill();
+    };
+    let freed = || {
+        // The log is emptied within the delay.
+        (0..100).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            real_disk().free_bytes(&disk.0).unwrap() > 12 << 20
+        })
+    };
+    append();
+    fill_disk();
+    while logs.expire(cutoff(NOW.plus_ms(1))).wait().unwrap() > 0 {}
+    assert!(freed(), "expired records take their space still");
+    assert!(logs.view().query(&Query::default()).unwrap().is_empty());
+
+    disk.empty();
+    volume.erase();
+    append();
+    let sealed = std::iter::from_fn(|| logs.seal().wait().unwrap()).last().unwrap();
+    fill_disk();
+    while logs.acknowledge(sealed.header.seq).wait().unwrap() > 0 {}
+    assert!(freed(), "acknowledged records take their space still");
+    assert!(logs.view().batches(1).unwrap().is_empty());
 }

@@ -15,7 +15,7 @@ use node_store::{
 };
 use node_types::{
     Timestamp,
-    job::{Failure, FailureKind, Job, OUTPUT_BYTES_MAX},
+    job::{Failure, FailureKind, Job, Mode, OUTPUT_BYTES_MAX},
     trace::{Outcome, ReleaseReason, Standing, Step},
 };
 
@@ -60,6 +60,62 @@ fn a_job_is_accepted_run_answered_and_acknowledged() {
     assert!(matches!(events[2].step, Step::Finished { duration_ms: 20, completion_tokens: 7, .. }));
     assert!(matches!(events[3].step, Step::Acknowledged));
     assert_eq!(events.len(), 4);
+}
+
+#[test]
+fn a_job_is_explained_with_all_that_is_known_while_it_is_held_and_what_is_left_after() {
+    let (_home, _volume, jobs) = fresh();
+    let offered = Job { priority: 7, ..job(1) };
+    jobs.accept(&offered, NOW).wait().unwrap();
+    lease_at(&jobs, NOW).unwrap();
+    let story = || jobs.view().explain(id(1)).unwrap().unwrap();
+    let held = story();
+    assert_eq!((held.model, held.mode), (Some(model()), Some(Mode::Chat)));
+    assert_eq!((held.config, held.priority), (Some(rules().config), Some(7)));
+    assert_eq!((held.attempts, held.attempts_max), (Some(1), Some(2)));
+    assert_eq!((held.expires_at, held.trace_uploaded), (Some(offered.expires_at), None));
+
+    jobs.cancel(id(1), NOW).wait().unwrap();
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    let ended = story();
+    assert_eq!(
+        (ended.model, ended.mode, ended.config),
+        (Some(model()), Some(Mode::Chat), Some(rules().config))
+    );
+    assert_eq!((ended.attempts, ended.expires_at), (Some(1), Some(offered.expires_at)));
+    assert_eq!(ended.trace_uploaded, Some(false));
+    let (trace, _) = jobs.view().traces(0).unwrap()[0];
+    jobs.traces_uploaded(vec![trace]).wait().unwrap();
+    assert_eq!(story().trace_uploaded, Some(true));
+    jobs.keep_traces_within(0).wait().unwrap();
+    let bare = story();
+    assert_eq!((bare.model, bare.attempts, bare.trace_uploaded), (None, None, None));
+    assert_eq!(bare.expires_at, Some(offered.expires_at));
+}
+
+/// A network that is away is sent the same result again and again.
+#[test]
+fn of_many_times_that_a_result_is_sent_the_first_and_the_last_are_noted() {
+    let (_home, _volume, jobs) = fresh();
+    accept(&jobs, 1);
+    assert_eq!(jobs.submitted(id(1), NOW).wait().unwrap(), Moved::Elsewhere(Standing::Queued));
+    assert_eq!(jobs.submitted(id(2), NOW).wait().unwrap(), Moved::Unknown);
+    lease_at(&jobs, NOW).unwrap();
+    jobs.finish(id(1), output("x"), NOW).wait().unwrap();
+    let sent_at = || {
+        let events = jobs.view().explain(id(1)).unwrap().unwrap().trace.unwrap();
+        let sent = events.into_iter().filter(|event| event.step == Step::Submitted);
+        sent.map(|event| event.at.since_ms(NOW)).collect::<Vec<_>>()
+    };
+    let mut found = Vec::new();
+    for number in 1..=4 {
+        assert_eq!(jobs.submitted(id(1), NOW.plus_ms(number)).wait().unwrap(), Moved::Done);
+        found.push(sent_at());
+    }
+    assert_eq!(found, [vec![1], vec![1, 2], vec![1, 3], vec![1, 4]]);
+    jobs.acknowledge(id(1), NOW).wait().unwrap();
+    assert_eq!(sent_at(), [1, 4], "the trace tells it too");
+    assert_eq!(jobs.submitted(id(1), NOW).wait().unwrap(), Moved::Already);
 }
 
 #[test]

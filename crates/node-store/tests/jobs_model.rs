@@ -75,6 +75,7 @@ enum Transition {
     Fail(Target),
     Cancel(Target),
     Release(Target),
+    Submitted(Target),
     Acknowledge(Target),
     /// By a clock that is so many milliseconds ahead, for this step alone.
     Expire(u64),
@@ -152,6 +153,7 @@ fn transitions() -> impl Strategy<Value = Vec<Transition>> {
         2 => target.clone().prop_map(Transition::Fail),
         1 => target.clone().prop_map(Transition::Cancel),
         3 => target.clone().prop_map(Transition::Release),
+        3 => target.clone().prop_map(Transition::Submitted),
         5 => target.prop_map(Transition::Acknowledge),
         2 => prop_oneof![3 => Just(0), 1 => little.clone()].prop_map(Transition::Expire),
         2 => number.prop_map(Transition::Reported),
@@ -405,6 +407,19 @@ impl Model {
         }
     }
 
+    fn submitted(&mut self, id: JobId, now: Timestamp) -> Moved {
+        let gone = self.gone(id);
+        let Some(held) = self.held.get_mut(&id) else { return gone };
+        if held.result.is_none() {
+            return Moved::Elsewhere(held.standing);
+        }
+        if held.events.iter().filter(|event| event.step == Step::Submitted).count() == 2 {
+            held.events.pop();
+        }
+        held.note(Step::Submitted, now);
+        Moved::Done
+    }
+
     fn settle(&mut self, id: JobId, outcome: Outcome, last: Step, now: Timestamp) {
         let mut held = self.held.remove(&id).unwrap();
         held.note(last, now);
@@ -529,23 +544,43 @@ impl Model {
 
     fn story(&self, id: JobId) -> Option<Story> {
         if let Some(held) = self.held.get(&id) {
-            let trace = Some(held.events.clone());
-            return Some(Story { now: Ok(held.standing), trace, ended_at: None, reported: false });
-        }
-        if let Some(settled) = self.settled.get(&id) {
             return Some(Story {
-                now: Err(settled.outcome),
-                trace: self.traces.get(&settled.trace).map(|kept| kept.trace.events.clone()),
-                ended_at: Some(settled.at),
-                reported: settled.reported,
+                now: Ok(held.standing),
+                model: Some(held.job.model.clone()),
+                mode: Some(held.job.mode),
+                config: Some(held.config),
+                priority: Some(held.job.priority),
+                expires_at: Some(held.job.expires_at),
+                attempts: Some(held.attempt),
+                attempts_max: Some(held.job.attempts_max),
+                trace: Some(held.events.clone()),
+                trace_uploaded: None,
+                ended_at: None,
+                reported: false,
             });
         }
-        let last = self.traces.values().rfind(|kept| kept.trace.job == id)?;
+        let settled = self.settled.get(&id);
+        let kept = match settled {
+            Some(settled) => self.traces.get(&settled.trace),
+            None => self.traces.values().rfind(|kept| kept.trace.job == id),
+        };
+        let started = |kept: &Kept| {
+            let leased = |event: &&Event| matches!(event.step, Step::Leased { .. });
+            u16::try_from(kept.trace.events.iter().filter(leased).count()).unwrap()
+        };
         Some(Story {
-            now: Err(last.trace.outcome),
-            trace: Some(last.trace.events.clone()),
-            ended_at: Some(last.ended_at()),
-            reported: true,
+            now: Err(settled.map(|settled| settled.outcome).or(kept.map(|kept| kept.trace.outcome))?),
+            model: kept.map(|kept| kept.trace.model.clone()),
+            mode: kept.map(|kept| kept.trace.mode),
+            config: kept.map(|kept| kept.trace.config),
+            priority: None,
+            expires_at: settled.map(|settled| settled.job.expires_at),
+            attempts: kept.map(started),
+            attempts_max: None,
+            trace: kept.map(|kept| kept.trace.events.clone()),
+            trace_uploaded: kept.map(|kept| kept.upload == Upload::Arrived),
+            ended_at: settled.map(|settled| settled.at).or(kept.map(Kept::ended_at)),
+            reported: settled.is_none_or(|settled| settled.reported),
         })
     }
 
@@ -843,6 +878,11 @@ impl World {
                 let moved = self.jobs().release(id, reason, now).wait().unwrap();
                 let wanted = self.model.running(id, now, |held| held.release(reason, now));
                 assert_eq!(moved, wanted);
+            }
+            Transition::Submitted(target) => {
+                let id = self.target(target, &[Standing::Finished, Standing::Failed]);
+                let moved = self.jobs().submitted(id, now).wait().unwrap();
+                assert_eq!(moved, self.model.submitted(id, now));
             }
             Transition::Acknowledge(target) => {
                 let id = self.target(target, &[Standing::Finished, Standing::Failed]);

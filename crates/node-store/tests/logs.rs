@@ -30,6 +30,10 @@ fn seal_all(logs: &Logs) -> Vec<Batch> {
     std::iter::from_fn(|| logs.seal().wait().unwrap()).collect()
 }
 
+fn in_steps(step: impl Fn() -> u64) -> Vec<u64> {
+    std::iter::from_fn(|| Some(step()).filter(|rows| *rows > 0)).collect()
+}
+
 #[test]
 fn records_are_found_by_time_level_kind_job_and_text() {
     let home = tempfile::tempdir().unwrap();
@@ -79,7 +83,7 @@ fn batches_form_a_chain_without_gaps_and_are_kept_until_acknowledged() {
         assert_eq!(batch.records().unwrap(), [record(number - 1, Level::Info)]);
         prev = Digest::of(batch.header_json.as_bytes());
     }
-    assert_eq!(logs.acknowledge(2).wait().unwrap(), 2);
+    assert_eq!(logs.acknowledge(2).wait().unwrap(), 2 + 2);
     assert_eq!(logs.acknowledge(2).wait().unwrap(), 0);
     assert_eq!(logs.view().batches(10).unwrap(), sealed[2..]);
     assert_eq!(shown(&logs, &Query::default()), ["record 2", "record 3"]);
@@ -159,6 +163,10 @@ fn what_is_acknowledged_gives_its_space_back_to_the_disk() {
         let mut long = record(number, Level::Info);
         long.message += &"x".repeat(1000);
         logs.append(long);
+        if number % 1000 == 0 {
+            // All of them are more than may wait in memory.
+            logs.flush().wait().unwrap();
+        }
     }
     let batches = seal_all(&logs);
     let raw =
@@ -168,7 +176,10 @@ fn what_is_acknowledged_gives_its_space_back_to_the_disk() {
     let full = bytes(&folder.join("logs.db"));
     assert!(full > 8 * MIB, "{full}");
     let logs = open(&folder).logs(64 * MIB);
-    assert_eq!(logs.acknowledge(batches.len() as u64).wait().unwrap(), 8000);
+    let count = batches.len() as u64;
+    let steps: Vec<_> = in_steps(|| logs.acknowledge(count).wait().unwrap());
+    assert_eq!(steps.iter().sum::<u64>(), 8000 + count);
+    assert!(steps.len() > 8, "{steps:?}");
     logs.close().unwrap();
     let empty = bytes(&folder.join("logs.db"));
     assert!(empty < MIB / 2, "{empty} of {full} bytes are left");
@@ -188,7 +199,9 @@ fn space_goes_back_while_the_volume_is_open() {
     let both = || bytes(&folder.join("logs.db")) + bytes(&folder.join("logs.db-wal"));
     let full = both();
     assert!(full > 5 * MIB, "{full}");
-    assert_eq!(logs.acknowledge(batches.len() as u64).wait().unwrap(), 5000);
+    let count = batches.len() as u64;
+    let rows: u64 = in_steps(|| logs.acknowledge(count).wait().unwrap()).iter().sum();
+    assert_eq!(rows, 5000 + count);
     // The writer truncates its log a second after a deletion.
     for _ in 0..100 {
         if both() < MIB / 2 {

@@ -44,7 +44,7 @@ pub enum Step {
         /// From the lease to the failure, in milliseconds; 0 where it never ran.
         duration_ms: u64,
     },
-    /// Sent to the network, once more or for the first time.
+    /// Sent to the network; of many times the first and the last are noted.
     Submitted,
     /// The network has it.
     Acknowledged,

@@ -466,6 +466,19 @@ impl Jobs {
         })
     }
 
+    /// Notes for the trace that the result of a finished or failed job was sent.
+    pub fn submitted(&self, id: JobId, now: Timestamp) -> Ticket<Moved> {
+        self.writer.submit(Effect::Keeps, move |tx| {
+            let Some(held) = table::held(tx, id)? else { return gone(tx, id) };
+            match held.standing {
+                Standing::Finished | Standing::Failed => {
+                    table::note_submitted(tx, &held, now).map(|()| Moved::Done)
+                }
+                standing @ (Standing::Queued | Standing::Running) => Ok(Moved::Elsewhere(standing)),
+            }
+        })
+    }
+
     /// Forgets a job that the network has: its row and key are deleted, its trace stays.
     ///
     /// "Already have it" from the network counts as an acknowledgement.

@@ -117,17 +117,85 @@ pub struct Queued {
     pub running: u64,
 }
 
-/// Everything known of a job, in order.
+/// Everything known of a job, in order. `None`: not known any more, as a job leaves little behind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Story {
     /// Where it stands, or how it ended.
     pub now: Result<Standing, Outcome>,
+    /// The model that it asks for.
+    pub model: Option<ModelRef>,
+    /// And what of it.
+    pub mode: Option<Mode>,
+    /// The snapshot that it was taken under.
+    pub config: Option<Digest>,
+    /// Its priority; of jobs that have not ended.
+    pub priority: Option<u8>,
+    /// The moment from which it is worth nothing.
+    pub expires_at: Option<Timestamp>,
+    /// How often it was started.
+    pub attempts: Option<u16>,
+    /// How often it may be; of jobs that have not ended.
+    pub attempts_max: Option<u16>,
     /// Its trace so far; `None` where it was deleted with its snapshot.
     pub trace: Option<Vec<Event>>,
+    /// Whether the network has its trace; of jobs that have ended.
+    pub trace_uploaded: Option<bool>,
     /// When it ended, if it did.
     pub ended_at: Option<Timestamp>,
     /// Whether the network has been told how it ended.
     pub reported: bool,
+}
+
+impl Story {
+    fn of_held(job: Held) -> rusqlite::Result<Self> {
+        Ok(Self {
+            now: Ok(job.standing),
+            trace: Some(events(19, &job.events)?),
+            model: Some(job.model),
+            mode: Some(job.mode),
+            config: Some(job.config),
+            priority: Some(job.priority),
+            expires_at: Some(job.expires_at),
+            attempts: Some(job.attempt),
+            attempts_max: Some(job.attempts_max),
+            trace_uploaded: None,
+            ended_at: None,
+            reported: false,
+        })
+    }
+
+    /// Of a job that ended as `outcome`, and what its trace tells.
+    fn of_ended(outcome: Outcome, trace: Option<(Trace, bool)>) -> Self {
+        let (trace, trace_uploaded) = trace.unzip();
+        let attempt = |event: &Event| match event.step {
+            Step::Leased { attempt, .. } => Some(attempt),
+            Step::Accepted
+            | Step::Released { .. }
+            | Step::Finished { .. }
+            | Step::Failed { .. }
+            | Step::Submitted
+            | Step::Acknowledged
+            | Step::Expired { .. } => None,
+        };
+        Self {
+            now: Err(outcome),
+            model: trace.as_ref().map(|trace| trace.model.clone()),
+            mode: trace.as_ref().map(|trace| trace.mode),
+            config: trace.as_ref().map(|trace| trace.config),
+            priority: None,
+            expires_at: None,
+            attempts: trace.as_ref().map(|trace| trace.events.iter().rev().find_map(attempt).unwrap_or(0)),
+            attempts_max: None,
+            ended_at: trace.as_ref().and_then(ended_at),
+            trace: trace.map(|trace| trace.events),
+            trace_uploaded,
+            reported: true,
+        }
+    }
+}
+
+fn ended_at(trace: &Trace) -> Option<Timestamp> {
+    trace.events.last().map(|event| event.at)
 }
 
 /// A value that serde cannot read or write where SQLite would say so.
@@ -696,6 +764,20 @@ fn note(tx: &Connection, job: &Held, step: Step, now: Timestamp) -> rusqlite::Re
         .map(|_| ())
 }
 
+/// Notes that a result was sent: the first time and the last, so that sending again does not grow the row.
+pub(super) fn note_submitted(tx: &Connection, job: &Held, now: Timestamp) -> rusqlite::Result<()> {
+    let mut steps = events(19, &job.events)?;
+    if let [.., Event { step: Step::Submitted, .. }, last @ Event { step: Step::Submitted, .. }] = &mut *steps
+    {
+        last.at = now;
+    } else {
+        return note(tx, job, Step::Submitted, now);
+    }
+    let lines: String =
+        steps.into_iter().map(|Event { at, step }| event(at, step)).collect::<rusqlite::Result<_>>()?;
+    tx.prepare_cached("UPDATE jobs SET events = ?2 WHERE seq = ?1")?.execute((job.seq, lines)).map(|_| ())
+}
+
 pub(super) fn start(
     tx: &Connection,
     job: &Held,
@@ -897,9 +979,12 @@ pub(super) fn forget(tx: &Connection, now: Timestamp, rows_max: u64) -> rusqlite
     Ok(rows)
 }
 
-fn trace_of(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Trace>> {
-    tx.prepare_cached("SELECT trace FROM traces WHERE id = ?1 ORDER BY seq DESC LIMIT 1")?
-        .query_row([id.as_bytes()], |row| unword(0, &row.get::<_, String>(0)?))
+/// The last trace of a job that is left, and whether the network has it.
+fn trace_of(tx: &Connection, id: JobId) -> rusqlite::Result<Option<(Trace, bool)>> {
+    tx.prepare_cached("SELECT trace, upload FROM traces WHERE id = ?1 ORDER BY seq DESC LIMIT 1")?
+        .query_row([id.as_bytes()], |row| {
+            Ok((unword(0, &row.get::<_, String>(0)?)?, row.get::<_, u8>(1)? == UPLOADED))
+        })
         .optional()
 }
 
@@ -921,30 +1006,24 @@ fn numbered_traces(tx: &Connection, sql: &str, after: u64) -> rusqlite::Result<V
 
 pub(super) fn story(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Story>> {
     if let Some(job) = held(tx, id)? {
-        let trace = Some(events(19, &job.events)?);
-        return Ok(Some(Story { now: Ok(job.standing), trace, ended_at: None, reported: false }));
+        return Story::of_held(job).map(Some);
     }
     let trace = trace_of(tx, id)?;
     let settled = tx
-        .prepare_cached("SELECT outcome, settled_at, reported FROM settled WHERE id = ?1")?
+        .prepare_cached("SELECT outcome, settled_at, reported, forget_at FROM settled WHERE id = ?1")?
         .query_row([id.as_bytes()], |row| {
-            Ok((unword(0, &row.get::<_, String>(0)?)?, time(row, 1)?, row.get(2)?))
+            Ok((unword(0, &row.get::<_, String>(0)?)?, time(row, 1)?, row.get(2)?, row.get::<_, u64>(3)?))
         })
         .optional()?;
-    Ok(match (settled, trace) {
-        (Some((outcome, at, reported)), trace) => Some(Story {
-            now: Err(outcome),
-            // The last that is left may be of an earlier job with this id, which was forgotten.
-            trace: trace.map(|trace| trace.events).filter(|it| it.last().is_some_and(|event| event.at == at)),
-            ended_at: Some(at),
-            reported,
-        }),
-        (None, Some(trace)) => Some(Story {
-            now: Err(trace.outcome),
-            ended_at: trace.events.last().map(|event| event.at),
-            trace: Some(trace.events),
-            reported: true,
-        }),
-        (None, None) => None,
-    })
+    let Some((outcome, at, reported, forget_at)) = settled else {
+        return Ok(trace.map(|trace| Story::of_ended(trace.0.outcome, Some(trace))));
+    };
+    // The last that is left may be of an earlier job with this id, which was forgotten.
+    let trace = trace.filter(|(trace, _)| ended_at(trace) == Some(at));
+    Ok(Some(Story {
+        expires_at: Some(Timestamp::from_ms(forget_at.saturating_sub(SETTLED_MARGIN_MS))),
+        ended_at: Some(at),
+        reported,
+        ..Story::of_ended(outcome, trace)
+    }))
 }

@@ -400,15 +400,20 @@ impl Logs {
         })
     }
 
-    /// The network has all batches up to `seq`: they and their records are deleted. Returns how many records.
+    /// The network has all batches up to `seq`: they and their records are deleted, a commit's worth of them;
+    /// call again until it returns 0. Returns how many batches and records went.
+    ///
+    /// In steps, as on a full disk all at once would need as much room in the write-ahead log as it frees.
     pub fn acknowledge(&self, seq: u64) -> Ticket<u64> {
-        self.writer.submit(Effect::Shrinks, move |tx| table::acknowledge(tx, seq))
+        let bytes_max = self.writer.delete_bytes_max();
+        self.writer.submit(Effect::Shrinks, move |tx| table::acknowledge(tx, seq, bytes_max))
     }
 
-    /// Deletes records older than `before`; those that are in no batch yet are counted as lost. Returns how
-    /// many were deleted.
+    /// Deletes records older than `before`, a commit's worth of them; call again until it returns 0. Those that
+    /// are in no batch yet are counted as lost. Returns how many were deleted.
     pub fn expire(&self, before: Cutoff) -> Ticket<u64> {
-        self.writer.submit(Effect::Shrinks, move |tx| table::expire(tx, before.at()))
+        let bytes_max = self.writer.delete_bytes_max();
+        self.writer.submit(Effect::Shrinks, move |tx| table::expire(tx, before.at(), bytes_max))
     }
 
     /// Drops what is over `bytes_max` as [`plan`] says: for a limit that was lowered while nothing is written.

@@ -18,9 +18,6 @@ use crate::{
     salvage::{Nonsense, bad_rows, no_row, wrong, wrong_numbers},
 };
 
-/// Records that one step of expiring takes.
-const EXPIRE_STEP: u32 = 1024;
-
 pub(super) fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
@@ -198,41 +195,62 @@ pub(super) fn keep_batch(
     tx.prepare_cached("UPDATE losses SET untold = 0")?.execute(()).map(|_| ())
 }
 
-pub(super) fn acknowledge(tx: &Connection, seq: u64) -> rusqlite::Result<u64> {
-    let last: Option<u64> = tx
-        .prepare_cached("SELECT max(last) FROM batches WHERE seq <= ?1")?
-        .query_row([seq], |row| row.get(0))?;
-    let Some(last) = last else { return Ok(0) };
-    let deleted = tx.prepare_cached("DELETE FROM records WHERE seq <= ?1")?.execute([last])?;
-    tx.prepare_cached("DELETE FROM batches WHERE seq <= ?1")?.execute([seq])?;
-    give_back(tx)?;
-    Ok(deleted as u64)
+/// Deletes batches up to `seq` with their records, oldest first, until `bytes_max` bytes went: batch by batch, so
+/// that no more than one is left in part.
+pub(super) fn acknowledge(tx: &Connection, seq: u64, bytes_max: u64) -> rusqlite::Result<u64> {
+    let mut oldest = tx.prepare_cached(
+        "SELECT seq, last, octet_length(header) + ifnull(octet_length(payload), 0) FROM batches
+         WHERE seq <= ?1 ORDER BY seq LIMIT 1",
+    )?;
+    let mut delete_records = tx.prepare_cached("DELETE FROM records WHERE seq <= ?1")?;
+    let mut delete_batch = tx.prepare_cached("DELETE FROM batches WHERE seq = ?1")?;
+    let (mut rows, mut left) = (0, bytes_max);
+    while left > 0 {
+        let batch: Option<(u64, u64, u64)> =
+            oldest.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let Some((batch, last, batch_bytes)) = batch else { break };
+        let (up_to, bytes) = enough(tx, Which::InBatch, [last], left)?;
+        rows += delete_records.execute([up_to])? as u64;
+        left = left.saturating_sub(bytes);
+        if left > 0 {
+            rows += delete_batch.execute([batch])? as u64;
+            left = left.saturating_sub(batch_bytes);
+        }
+    }
+    if rows > 0 {
+        give_back(tx)?;
+    }
+    Ok(rows)
 }
 
-pub(super) fn expire(tx: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
+/// Deletes records older than `before`, oldest first, until `bytes_max` bytes went.
+pub(super) fn expire(tx: &Connection, before: Timestamp, bytes_max: u64) -> rusqlite::Result<u64> {
     let sealed = chain(tx)?.sealed;
-    // Times need not rise with the numbers: every record is looked at, in steps.
-    let mut old = tx.prepare_cached("SELECT seq, level FROM records WHERE at < ?1 ORDER BY seq LIMIT ?2")?;
+    // Times need not rise with the numbers: every record is looked at.
+    let sql = format!("SELECT seq, level, {ROW_BYTES} FROM records WHERE at < ?1 ORDER BY seq");
+    let (mut doomed, mut bytes) = (Vec::new(), 0);
+    let mut old = tx.prepare_cached(&sql)?;
+    let mut rows = old.query([before.ms()])?;
+    while bytes < bytes_max {
+        let Some(row) = rows.next()? else { break };
+        doomed.push((row.get(0)?, level(row, 1)?));
+        bytes += row.get::<_, u64>(2)?;
+    }
+    drop(rows);
     let mut remove = tx.prepare_cached("DELETE FROM records WHERE seq = ?1")?;
-    let (mut deleted, mut lost) = (0, BTreeMap::<Level, u64>::new());
-    loop {
-        let doomed: Vec<(u64, Level)> = old
-            .query_map((before.ms(), EXPIRE_STEP), |row| Ok((row.get(0)?, level(row, 1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        if doomed.is_empty() {
-            break;
+    let mut lost = BTreeMap::<Level, u64>::new();
+    for (seq, level) in &doomed {
+        let seq: u64 = *seq;
+        remove.execute([seq])?;
+        if seq > sealed {
+            *lost.entry(*level).or_default() += 1;
         }
-        for (seq, level) in &doomed {
-            remove.execute([seq])?;
-            if *seq > sealed {
-                *lost.entry(*level).or_default() += 1;
-            }
-        }
-        deleted += doomed.len() as u64;
     }
     lost.into_iter().try_for_each(|(level, count)| lose(tx, level, count))?;
-    give_back(tx)?;
-    Ok(deleted)
+    if !doomed.is_empty() {
+        give_back(tx)?;
+    }
+    Ok(doomed.len() as u64)
 }
 
 /// Rows that can be read but make no sense. Where the chain cannot be read, another one is begun.

@@ -85,7 +85,10 @@ pub(crate) fn apply(rooms: Rooms<'_>, step: &StoreStep, now: Timestamp) -> Resul
             // Another one came into force since the plan was made; applying it said what it expects.
             Some(_) | None => Ok(()),
         },
-        StoreStep::DeleteLogs { before, .. } => logs.expire(*before).wait().map(|_| ()),
+        StoreStep::DeleteLogs { before, .. } => {
+            while logs.expire(*before).wait()? > 0 {}
+            Ok(())
+        }
         StoreStep::DropLogs { bytes_max, .. } => logs.keep_limit(*bytes_max).wait(),
     }
 }
