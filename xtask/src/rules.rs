@@ -24,6 +24,7 @@ const ROOMS: &[&str] = &[
     "writer",
     "clock",
     "keys",
+    "nonsense",
     "inventory",
     "jobs",
     "logs",

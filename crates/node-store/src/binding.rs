@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     clock::Mark,
+    nonsense::{Nonsense, bad_rows},
     reader::{ReadError, Reader},
-    salvage::{Nonsense, bad_rows},
     writer::{Effect, Ticket, Writer},
 };
 

@@ -19,8 +19,8 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use crate::{
     clock::Cutoff,
+    nonsense::{Nonsense, bad_rows, wrong},
     reader::{ReadError, Reader},
-    salvage::{Nonsense, bad_rows, wrong},
     writer::{Effect, Ticket, Writer},
 };
 

@@ -14,6 +14,7 @@ pub mod inventory;
 pub mod jobs;
 pub mod keys;
 pub mod logs;
+mod nonsense;
 pub mod private;
 pub mod reader;
 pub mod rotation;

@@ -493,8 +493,8 @@ fn read_rows(tx: &Connection) -> rusqlite::Result<Rows> {
 }
 
 /// Rows that can be read but make no sense. Digests and signatures are judged by [`SnapshotView::load`].
-pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<crate::salvage::Nonsense>> {
-    let mut found = crate::salvage::floor(tx)?;
-    found.extend(crate::salvage::wrong(tx, "floor", "length(failed) <> 32", "failed = NULL")?);
+pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<crate::nonsense::Nonsense>> {
+    let mut found = crate::nonsense::floor(tx)?;
+    found.extend(crate::nonsense::wrong(tx, "floor", "length(failed) <> 32", "failed = NULL")?);
     Ok(found)
 }

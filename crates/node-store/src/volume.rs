@@ -602,10 +602,12 @@ impl DatabaseFile {
         let Err(error) = looked else { return Ok(None) };
         // Whatever comes of it, a file that is moved must not be open.
         self.judged = None;
-        match error {
-            FormatError::Damaged { cause, .. } => Ok(Some(cause)),
-            error if self.database == Database::Logs && format::is_bad_disk(&error) => Ok(Some(said(&error))),
-            other => Err(other),
+        if let FormatError::Damaged { cause, .. } = error {
+            Ok(Some(cause))
+        } else if self.database == Database::Logs && format::is_bad_disk(&error) {
+            Ok(Some(said(&error)))
+        } else {
+            Err(error)
         }
     }
 
@@ -918,6 +920,7 @@ mod tests {
 
     /// It was an error of the operating system once, for which nobody saves anything.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "damages a file behind the store's back")]
     fn damage_that_the_backup_meets_is_damage() {
         let old = Old::new();
         let mut bytes = fs::read(&old.path).unwrap();

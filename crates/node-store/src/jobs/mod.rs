@@ -49,8 +49,8 @@ pub use table::{Dropped, Expired, Leased, Outgoing, Queued, Story, Tally};
 
 use crate::{
     clock::Cutoff,
+    nonsense::Nonsense,
     reader::{ReadError, Reader},
-    salvage::Nonsense,
     writer::{Effect, Room, Ticket, WriteError, Writer},
 };
 use seal::Sealer;

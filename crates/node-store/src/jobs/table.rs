@@ -16,7 +16,7 @@ use super::{
     BATCH_MAX, Field, JobRules, OUTBOX_BYTES_MAX, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES,
     Tampered, seal::Sealed, seal::Sealer,
 };
-use crate::salvage::{Nonsense, bad_rows, floor as floor_nonsense, no_row, wrong, wrong_numbers};
+use crate::nonsense::{Nonsense, bad_rows, floor as floor_nonsense, no_row, wrong, wrong_numbers};
 
 /// Bytes that a job takes beside its payloads: its row, its index entries and its trace, rounded up.
 const ROW_BYTES: u64 = 1024;

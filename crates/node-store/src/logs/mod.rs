@@ -34,8 +34,8 @@ mod table;
 use crate::{
     clock::Cutoff,
     format::PAGE_BYTES,
+    nonsense::Nonsense,
     reader::{ReadError, Reader},
-    salvage::Nonsense,
     writer::{Effect, Ticket, WAL_BYTES_MAX, WriteError, Writer},
 };
 

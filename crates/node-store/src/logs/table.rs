@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     format::PAGE_BYTES,
-    salvage::{Nonsense, bad_rows, no_row, wrong, wrong_numbers},
+    nonsense::{Nonsense, bad_rows, no_row, wrong, wrong_numbers},
 };
 
 pub(super) fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

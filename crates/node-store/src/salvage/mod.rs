@@ -45,7 +45,6 @@ mod copy;
 mod sense;
 
 use copy::{Count, copy_table, keep_numbering, tables};
-pub(crate) use sense::{Nonsense, bad_rows, floor, no_row, wrong, wrong_numbers};
 
 /// Damaged files of one database that are kept, the newest.
 pub const DAMAGED_MAX: usize = 3;
