@@ -345,11 +345,7 @@ impl Disk for RealDisk {
                 file.set_len(holder.len() as u64)?;
                 Ok(Locked::Ours { lock: Box::new(FileLock { held: file }), last })
             }
-            Err(TryLockError::WouldBlock) => {
-                let holder = holder_in(&mut file)?;
-                // It has the lock and has not written its number yet.
-                Ok(Locked::Theirs(if holder.is_empty() { "?".to_owned() } else { holder }))
-            }
+            Err(TryLockError::WouldBlock) => Ok(Locked::Theirs(holder_in(&mut file)?)),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }

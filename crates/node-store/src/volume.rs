@@ -441,7 +441,11 @@ fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<(Box<dyn Lock>, bool), Vo
             disk.sync_file(&path).map_err(failed(&path))?;
             Ok((lock, last.is_empty()))
         }
-        Locked::Theirs(holder) => Err(VolumeError::InUse { path: folder.to_owned(), holder }),
+        Locked::Theirs(holder) => {
+            // It has the lock and has not written its number yet.
+            let holder = if holder.is_empty() { "?".to_owned() } else { holder };
+            Err(VolumeError::InUse { path: folder.to_owned(), holder })
+        }
     }
 }
 

@@ -86,9 +86,13 @@ fn a_view_beside_a_running_agent_sees_what_was_answered_and_can_change_nothing()
     let mainnet = Options::new(home.0.path(), Network::Mainnet);
     assert!(matches!(Store::view_only(&mainnet), Err(StoreError::Volume(VolumeError::Missing { .. }))));
     home.remove("logs.db");
+    let without_logs = Store::view_only(&home.options()).unwrap();
+    assert_eq!(without_logs.jobs().tally().unwrap().jobs, 3);
+    assert!(without_logs.logs().losses().is_err());
+    home.remove("jobs.db");
     assert!(matches!(
         Store::view_only(&home.options()),
-        Err(StoreError::Volume(VolumeError::Missing { path })) if path.ends_with("logs.db")
+        Err(StoreError::Volume(VolumeError::Missing { path })) if path.ends_with("jobs.db")
     ));
 }
 
