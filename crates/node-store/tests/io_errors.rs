@@ -213,7 +213,7 @@ fn meet(workload: &Workload, meets: Meets, counts: &mut Counts) {
     let opened = disk.ops();
     let store = node.store.as_ref().unwrap();
     let now = answered.now;
-    promise.allowed = shown(store, &promise.allowed, now).unwrap();
+    promise.allowed = shown(store, &promise.allowed, now, promise.records).unwrap();
     for model in &mut promise.allowed {
         model.reopen(now);
         model.now = now;

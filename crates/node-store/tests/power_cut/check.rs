@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, error::Error, fmt};
 
 use node_store::{
     clock::Mark,
+    format::Database,
     jobs::{Accepted, Lease, TRACE_ROW_BYTES},
     keys::Protection,
     logs::Query,
@@ -29,7 +30,7 @@ pub struct Promise {
     pub allowed: Vec<Model>,
     /// The creation was given the key of a wallet.
     pub imported: bool,
-    /// Whether records must be there; after errors they may be lost and counted.
+    /// Whether records must be there; after errors they may be lost and counted, or logs.db set aside and told.
     pub records: bool,
 }
 
@@ -89,9 +90,11 @@ impl Seen {
         }
     }
 
-    fn of(store: &Store, offered: u64, now: Timestamp) -> Result<Self, Box<dyn Error>> {
+    fn of(store: &Store, offered: u64, now: Timestamp, records: bool) -> Result<Self, Box<dyn Error>> {
         let (snapshots, binding, view) = (store.snapshots(), store.binding(), store.view());
-        let incidents = view.incidents()?;
+        let mut incidents = view.incidents()?;
+        // Logs that could not be read are set aside and told.
+        incidents.retain(|incident| records || incident.database != Database::Logs);
         if !incidents.is_empty() {
             return Err(format!("taken for damage: {incidents:?}").into());
         }
@@ -150,9 +153,16 @@ fn number_in(is: impl Fn(u64) -> bool) -> Result<u64, String> {
 }
 
 /// Those of the models that a volume opened at `now` shows; at least one.
-pub fn shown(store: &Store, allowed: &[Model], now: Timestamp) -> Result<Vec<Model>, Box<dyn Error>> {
+///
+/// `records`: whether the logs must be whole; see [`Promise::records`].
+pub fn shown(
+    store: &Store,
+    allowed: &[Model],
+    now: Timestamp,
+    records: bool,
+) -> Result<Vec<Model>, Box<dyn Error>> {
     let offered = allowed.iter().map(|model| model.offered).max().unwrap_or(0);
-    let seen = Seen::of(store, offered, now)?;
+    let seen = Seen::of(store, offered, now, records)?;
     let fits = |model: &&Model| Seen::expected(model, now) == seen;
     let shown: Vec<_> = allowed.iter().filter(fits).cloned().collect();
     if shown.is_empty() {
@@ -194,7 +204,7 @@ fn checked(image: &Image, promise: &Promise, twice: bool) -> Result<(), Box<dyn 
     let Some(store) = &node.store else { return Err("nothing was opened".into()) };
 
     same_identity(image, store, promise)?;
-    let shown = shown(store, allowed, answered.now)?;
+    let shown = shown(store, allowed, answered.now, *records)?;
     let logs = logs_of(store)?;
     let mut may_be = allowed.iter().flat_map(|model| &model.logs_since);
     if *records && !may_be.any(|allowed| *allowed == logs) {
