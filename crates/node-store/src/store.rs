@@ -5,6 +5,7 @@
 //! crash interrupted is finished by calling [`Store::create`] again.
 
 use std::{
+    fmt,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -336,16 +337,38 @@ impl Store {
         answer: Result<Applied, SnapshotError>,
         now: Timestamp,
     ) -> Result<Applied, SnapshotError> {
-        let refused = match &answer {
-            Ok(Applied::New | Applied::Already) => None,
-            Ok(Applied::FailedBefore) => Some((Level::Warn, "it failed its health check before".to_owned())),
-            Err(why) => why.refusal_level().map(|level| (level, why.to_string())),
-        };
-        if let Some((level, why)) = refused {
-            let message = format!("refused a configuration: {why}");
-            self.logs.append(Record::new(now, level, Kind::Configuration, message));
+        match &answer {
+            Ok(Applied::New | Applied::Already) => {}
+            Ok(Applied::FailedBefore) => {
+                self.note_refusal(Level::Warn, "configuration", &"it failed its health check before", now);
+            }
+            Err(why) => self.note_refused("configuration", why, now),
         }
         answer
+    }
+
+    /// Takes the keyset that follows the one in force. A refused one leaves a log record that says why, and nothing
+    /// else.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::rotate_keyset`].
+    pub fn rotate_keyset(&self, envelope: &[u8], now: Timestamp) -> Result<(), SnapshotError> {
+        let answer = self.snapshots.rotate_keyset(envelope);
+        if let Err(why) = &answer {
+            self.note_refused("keyset", why, now);
+        }
+        answer
+    }
+
+    fn note_refused(&self, what: &str, why: &SnapshotError, now: Timestamp) {
+        if let Some(level) = why.refusal_level() {
+            self.note_refusal(level, what, why, now);
+        }
+    }
+
+    fn note_refusal(&self, level: Level, what: &str, why: &dyn fmt::Display, now: Timestamp) {
+        let message = format!("refused a {what}: {why}");
+        self.logs.append(Record::new(now, level, Kind::Configuration, message));
     }
 
     /// Goes back to the last good snapshot; see [`Snapshots::roll_back`].

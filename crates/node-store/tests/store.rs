@@ -376,3 +376,23 @@ fn the_signer_signs_messages_that_anyone_can_check() {
     let signature = store.signer().sign(&message, &domain).unwrap();
     assert_eq!(message.recover(&domain, &signature).unwrap(), store.signer().address());
 }
+
+#[test]
+fn a_keyset_that_the_one_in_force_did_not_sign_leaves_a_log_record_and_nothing_else() {
+    let home = Home::new();
+    let store = home.create();
+    let version = || store.snapshots().keyset().unwrap().document().version;
+    let refusals = || {
+        store.logs().flush().wait().unwrap();
+        let mut found = store.view().logs().query(&Query::default()).unwrap();
+        found.retain(|entry| entry.record.message.starts_with("refused a keyset: "));
+        found.len()
+    };
+    let (first, second) = (Signer::new(1), Signer::new(2));
+    let usurped = trust::signed_keyset(&keyset(2, 1, &[&second]), &[&second]);
+    store.rotate_keyset(&usurped, NOW).unwrap_err();
+    assert_eq!((version(), refusals()), (1, 1));
+    let next = trust::signed_keyset(&keyset(2, 1, &[&second]), &[&first, &second]);
+    store.rotate_keyset(&next, NOW).unwrap();
+    assert_eq!((version(), refusals()), (2, 1));
+}
