@@ -34,7 +34,7 @@ use rusqlite::Connection;
 use crate::{
     check::Check,
     disk::{Disk, Lock, Locked},
-    format::{self, Access, Database, FormatError, Stamp},
+    format::{self, Access, Database, DiskFault, FormatError, Stamp},
     jobs,
     private::{NotPrivate, Private, private_if_there},
     reader::{ReadError, Reader},
@@ -608,7 +608,7 @@ impl DatabaseFile {
         self.judged = None;
         if let FormatError::Damaged { cause, .. } = error {
             Ok(Some(cause))
-        } else if self.database == Database::Logs && format::is_bad_disk(&error) {
+        } else if self.database == Database::Logs && error.disk_fault() == Some(DiskFault::Bad) {
             Ok(Some(said(&error)))
         } else {
             Err(error)
@@ -639,7 +639,7 @@ impl DatabaseFile {
         let kept_back = disk.entry(&reserve).map_err(failed(&reserve))?.map(|file| file.bytes);
         disk.remove(&reserve).map_err(failed(&reserve))?;
         let Err(error) = salvage::rescue(disk, path, self.database, stamp, cause, now) else { return Ok(()) };
-        let full = format::is_no_room(&error);
+        let full = error.disk_fault() == Some(DiskFault::Full);
         salvage::forget_copy(disk, path).map_err(failed(path))?;
         match self.database {
             Database::State | Database::Jobs if full => {

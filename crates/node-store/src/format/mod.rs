@@ -247,43 +247,46 @@ impl FormatError {
     }
 }
 
-/// Whether a database cannot be read because its disk fails.
-pub(crate) fn is_bad_disk(error: &FormatError) -> bool {
-    match error {
-        FormatError::Sqlite { source, .. } => {
-            source.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
-        }
-        FormatError::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
-        FormatError::TooNew { .. }
-        | FormatError::TooOld { .. }
-        | FormatError::NotOurs { .. }
-        | FormatError::OtherNetwork { .. }
-        | FormatError::OtherNode { .. }
-        | FormatError::OtherVolume { .. }
-        | FormatError::OldSqlite { .. }
-        | FormatError::Setting { .. }
-        | FormatError::Damaged { .. } => false,
-    }
+/// What the disk has against a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskFault {
+    /// It cannot be read or written there.
+    Bad,
+    /// There is no room.
+    Full,
 }
 
-/// Whether a database could not be written for lack of room.
-pub(crate) fn is_no_room(error: &FormatError) -> bool {
-    match error {
-        FormatError::Sqlite { source, .. } => {
-            source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+impl FormatError {
+    /// What of it is the disk's fault.
+    pub(crate) fn disk_fault(&self) -> Option<DiskFault> {
+        match self {
+            Self::Sqlite { source, .. } => {
+                let code = source.sqlite_error_code()?;
+                let faults = [
+                    (rusqlite::ErrorCode::SystemIoFailure, DiskFault::Bad),
+                    (rusqlite::ErrorCode::DiskFull, DiskFault::Full),
+                ];
+                faults.into_iter().find(|(of, _)| *of == code).map(|(_, fault)| fault)
+            }
+            Self::Io { source, .. }
+                if source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
+            {
+                Some(DiskFault::Bad)
+            }
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                    .then_some(DiskFault::Full)
+            }
+            Self::TooNew { .. }
+            | Self::TooOld { .. }
+            | Self::NotOurs { .. }
+            | Self::OtherNetwork { .. }
+            | Self::OtherNode { .. }
+            | Self::OtherVolume { .. }
+            | Self::OldSqlite { .. }
+            | Self::Setting { .. }
+            | Self::Damaged { .. } => None,
         }
-        FormatError::Io { source, .. } => {
-            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        }
-        FormatError::TooNew { .. }
-        | FormatError::TooOld { .. }
-        | FormatError::NotOurs { .. }
-        | FormatError::OtherNetwork { .. }
-        | FormatError::OtherNode { .. }
-        | FormatError::OtherVolume { .. }
-        | FormatError::OldSqlite { .. }
-        | FormatError::Setting { .. }
-        | FormatError::Damaged { .. } => false,
     }
 }
 
