@@ -1,6 +1,6 @@
 //! The store: a volume, its keys and its rooms, opened together.
 //!
-//! What may fail is checked before anything is changed, in this order: keys, folder, lock, stamps,
+//! What may fail is checked before anything is changed, in this order: lock, keys, folder, stamps,
 //! formats. A missing key beside an existing database is an error, never a new identity. A creation that a
 //! crash interrupted is finished by calling [`Store::create`] again.
 
@@ -25,7 +25,7 @@ use crate::{
     format::{Database, Stamp},
     inventory::Inventory,
     jobs::{JobRules, Jobs},
-    keys::{self, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
+    keys::{self, Kek, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::{self, Logs, LogsView},
     reader::ReadError,
     rotation::{
@@ -34,7 +34,7 @@ use crate::{
     },
     snapshot::{Applied, SnapshotError, Snapshots},
     view::View,
-    volume::{self, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
+    volume::{self, Claim, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
     writer::{Upkeep, WriteError},
 };
 
@@ -172,31 +172,34 @@ impl Store {
         for missing in [&options.home, &folder] {
             make_folder(disk, missing)?;
         }
+        let claim = Claim::take(&options.disk, &folder)?;
         keys::prepare_folder(disk, &keys_folder)?;
-        let held = match keys::open_node_key(disk, &keys_folder, options.network, &options.kek)? {
-            Some(held) => held.key,
+        let address = match keys::open_node_key(disk, &keys_folder, options.network, &options.kek)? {
+            Some(held) => {
+                let held = held.key.address();
+                if let Some(offered) = node_key.map(|key| key.address()).filter(|it| *it != held) {
+                    let path = keys_folder.join("node.key");
+                    return Err(StoreError::OtherKey { path, held, offered });
+                }
+                held
+            }
             None => {
                 refuse_orphans(disk, &folder, "node.key")?;
                 let key = node_key.map_or_else(NodeKey::generate, Ok)?;
                 let kek = options.kek.kek_for_new(disk)?;
                 keys::create_node_key(disk, &keys_folder, options.network, &key, &kek)?;
-                return Self::create(options, Some(key), reading);
+                key.address()
             }
         };
-        if let Some(offered) = node_key.map(|key| key.address()).filter(|it| *it != held.address()) {
-            let path = keys_folder.join("node.key");
-            return Err(StoreError::OtherKey { path, held: held.address(), offered });
-        }
         if keys::recorded_volume(disk, &keys_folder, options.network)?.is_none() {
             refuse_orphans(disk, &folder, "volume.key")?;
             let mut bytes = [0; 16];
             getrandom::fill(&mut bytes).map_err(|error| StoreError::Randomness(error.to_string()))?;
             let (volume, key) = (VolumeId::from_bytes(bytes), VolumeKey::generate()?);
             let kek = options.kek.kek_for_new(disk)?;
-            let address = held.address();
             keys::create_volume_key(disk, &keys_folder, options.network, address, volume, &key, &kek)?;
         }
-        Self::start(options, reading, Volume::create)
+        Self::start(options, reading, claim, Volume::create_claimed)
     }
 
     /// Opens a volume that is there: jobs that were running are queued again, the rules of the snapshot in
@@ -206,33 +209,52 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(options: &Options, reading: &Reading) -> Result<Self, StoreError> {
-        match Self::start(options, reading, Volume::open) {
+        let open = || Self::start(options, reading, Self::claim(options)?, Volume::open_claimed);
+        match open() {
             // Damage that only the first use of a large database met: the volume checks it in full now.
-            Err(error) if volume::note_damage(&*options.disk, &options.folder(), error.read()) => {
-                Self::start(options, reading, Volume::open)
-            }
+            Err(error) if volume::note_damage(&*options.disk, &options.folder(), error.read()) => open(),
             other => other,
         }
+    }
+
+    /// The lock of a volume that is there. Where there is none, nothing is written.
+    fn claim(options: &Options) -> Result<Claim, StoreError> {
+        let (disk, folder) = (&*options.disk, options.folder());
+        let keys_folder = folder.join(KEYS);
+        for key in ["node.key", "volume.key"] {
+            let path = keys_folder.join(key);
+            if disk.entry(&path).map_err(|source| io_error(&path, source))?.is_none() {
+                refuse_orphans(disk, &folder, key)?;
+                return Err(VolumeError::Missing { path: folder }.into());
+            }
+        }
+        Ok(Claim::take(&options.disk, &folder)?)
+    }
+
+    /// Seals the keys of a volume anew, under `to`; see [`keys::reseal`]. No Agent may run on it.
+    ///
+    /// # Errors
+    /// [`StoreError::Volume`] with [`VolumeError::InUse`] or [`VolumeError::Missing`]; [`StoreError::Key`].
+    pub fn reseal_keys(options: &Options, to: &Kek) -> Result<u32, StoreError> {
+        let _claim = Self::claim(options)?;
+        let keys_folder = options.folder().join(KEYS);
+        Ok(keys::reseal(&*options.disk, &keys_folder, options.network, &options.kek, to)?)
     }
 
     fn start(
         options: &Options,
         reading: &Reading,
-        open: impl FnOnce(&Arc<dyn Disk>, &Path, Stamp, Keeping, Timestamp) -> Result<Volume, VolumeError>,
+        claim: Claim,
+        open: impl FnOnce(Claim, Stamp, Keeping, Timestamp) -> Result<Volume, VolumeError>,
     ) -> Result<Self, StoreError> {
         let (disk, folder, network) = (&*options.disk, options.folder(), options.network);
         let keys_folder = folder.join(KEYS);
         let absent = || StoreError::Volume(VolumeError::Missing { path: folder.clone() });
-        if disk.entry(&folder).map_err(|source| io_error(&folder, source))?.is_none() {
-            return Err(absent());
-        }
         let Some(node) = keys::open_node_key(disk, &keys_folder, network, &options.kek)? else {
-            refuse_orphans(disk, &folder, "node.key")?;
             return Err(absent());
         };
         let address = node.key.address();
         let Some(volume_id) = keys::recorded_volume(disk, &keys_folder, network)? else {
-            refuse_orphans(disk, &folder, "volume.key")?;
             return Err(absent());
         };
         let opened = keys::open_volume_key(disk, &keys_folder, network, address, volume_id, &options.kek)?;
@@ -242,7 +264,7 @@ impl Store {
         }
         let stamp = Stamp { network, node: NodeId::derive(network, &address), volume: volume_id };
         let keeping = Keeping { reserve_bytes: options.reserve_bytes, upkeep: options.upkeep };
-        let volume = open(&options.disk, &folder, stamp, keeping, reading.wall)?;
+        let volume = open(claim, stamp, keeping, reading.wall)?;
         let store = Self {
             jobs: volume.jobs(volume_key.key.secret_bytes()),
             snapshots: volume.snapshots()?,

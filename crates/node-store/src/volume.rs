@@ -159,18 +159,27 @@ impl Volume {
         keeping: impl Into<Keeping>,
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
-        if private_if_there(&**disk, folder, Private::Folder)? {
-            let last = folder.join(Database::State.file());
-            if disk.entry(&last).map_err(failed(&last))?.is_some_and(|file| file.bytes > 0) {
-                return Err(VolumeError::Exists { path: folder.to_owned() });
-            }
-        } else {
+        if !private_if_there(&**disk, folder, Private::Folder)? {
             disk.create_dir(folder).map_err(failed(folder))?;
             if let Some(parent) = folder.parent() {
                 disk.sync_dir(parent).map_err(failed(parent))?;
             }
         }
-        Self::start(disk, folder, stamp, keeping.into(), now)
+        Self::create_claimed(Claim::take(disk, folder)?, stamp, keeping.into(), now)
+    }
+
+    /// The same in a folder that is there and ours.
+    pub(crate) fn create_claimed(
+        claim: Claim,
+        stamp: Stamp,
+        keeping: Keeping,
+        now: Timestamp,
+    ) -> Result<Self, VolumeError> {
+        let last = claim.folder.join(Database::State.file());
+        if claim.held.disk.entry(&last).map_err(failed(&last))?.is_some_and(|file| file.bytes > 0) {
+            return Err(VolumeError::Exists { path: claim.folder });
+        }
+        Self::open_claimed(claim, stamp, keeping, now)
     }
 
     /// Opens a volume that is there. What is damaged is moved aside and saved as far as it can be read, what is
@@ -188,7 +197,7 @@ impl Volume {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         }
-        Self::start(disk, folder, stamp, keeping.into(), now)
+        Self::open_claimed(Claim::take(disk, folder)?, stamp, keeping.into(), now)
     }
 
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
@@ -231,16 +240,15 @@ impl Volume {
         Ok(View::new(disk, folder, network))
     }
 
-    fn start(
-        disk: &Arc<dyn Disk>,
-        folder: &Path,
+    /// The same in a folder that is ours.
+    pub(crate) fn open_claimed(
+        claim: Claim,
         stamp: Stamp,
         keeping: Keeping,
         now: Timestamp,
     ) -> Result<Self, VolumeError> {
-        let (lock, in_order) = take_lock(&**disk, folder)?;
-        let unchecked = AtomicUsize::new(usize::from(!in_order));
-        let held = Arc::new(Held { disk: Arc::clone(disk), lock, badly: AtomicBool::new(false), unchecked });
+        let Claim { held, ref folder, in_order } = claim;
+        let disk = &held.disk;
         check_private(&**disk, folder)?;
         let mut files = Vec::with_capacity(Database::ALL.len());
         for database in Database::ALL {
@@ -431,20 +439,35 @@ pub(crate) fn note_damage(disk: &dyn Disk, folder: &Path, look: Option<&ReadErro
     Database::ALL.into_iter().any(|database| matches!(noted(database), Ok(Some(_))))
 }
 
-/// The lock, and whether its last holder ended in good order.
-fn take_lock(disk: &dyn Disk, folder: &Path) -> Result<(Box<dyn Lock>, bool), VolumeError> {
-    let path = folder.join(LOCK);
-    private_if_there(disk, &path, Private::File)?;
-    match disk.lock(&path, &std::process::id().to_string()).map_err(failed(&path))? {
-        Locked::Ours { lock, last } => {
-            // On disk before anything is changed: a power cut is no end in good order.
-            disk.sync_file(&path).map_err(failed(&path))?;
-            Ok((lock, last.is_empty()))
-        }
-        Locked::Theirs(holder) => {
-            // It has the lock and has not written its number yet.
-            let holder = if holder.is_empty() { "?".to_owned() } else { holder };
-            Err(VolumeError::InUse { path: folder.to_owned(), holder })
+/// A volume's folder with its lock taken: nobody else opens it, and nobody else writes its keys.
+pub(crate) struct Claim {
+    held: Arc<Held>,
+    folder: PathBuf,
+    /// The last holder ended in good order.
+    in_order: bool,
+}
+
+impl Claim {
+    /// Takes the lock of a folder that is there.
+    pub(crate) fn take(disk: &Arc<dyn Disk>, folder: &Path) -> Result<Self, VolumeError> {
+        private_if_there(&**disk, folder, Private::Folder)?;
+        let path = folder.join(LOCK);
+        private_if_there(&**disk, &path, Private::File)?;
+        match disk.lock(&path, &std::process::id().to_string()).map_err(failed(&path))? {
+            Locked::Ours { lock, last } => {
+                // On disk before anything is changed: a power cut is no end in good order.
+                disk.sync_file(&path).map_err(failed(&path))?;
+                let in_order = last.is_empty();
+                let unchecked = AtomicUsize::new(usize::from(!in_order));
+                let (disk, badly) = (Arc::clone(disk), AtomicBool::new(false));
+                let held = Arc::new(Held { disk, lock, badly, unchecked });
+                Ok(Self { held, folder: folder.to_owned(), in_order })
+            }
+            Locked::Theirs(holder) => {
+                // It has the lock and has not written its number yet.
+                let holder = if holder.is_empty() { "?".to_owned() } else { holder };
+                Err(VolumeError::InUse { path: folder.to_owned(), holder })
+            }
         }
     }
 }

@@ -6,10 +6,12 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
+use std::os::unix::fs::PermissionsExt;
+
 use common::{MINUTE_MS, at, id, job, output};
 use node_store::{
     jobs::{Accepted, Lease, Moved, Rejection},
-    keys::NodeKey,
+    keys::{NodeKey, Protection, Source},
     logs::Query,
     snapshot::{Applied, SnapshotError},
     store::{Options, Store, StoreError},
@@ -330,6 +332,47 @@ fn an_interrupted_creation_is_finished_with_the_same_key() {
     assert!(matches!(again, StoreError::Volume(VolumeError::Exists { .. })), "{again}");
     let other = Store::create(&home.options(), Some(NodeKey::generate().unwrap()), &at(NOW)).unwrap_err();
     assert!(matches!(other, StoreError::OtherKey { .. }), "{other}");
+}
+
+#[test]
+fn of_several_that_create_one_volume_at_once_one_does_and_the_others_are_told_so() {
+    let home = Home::new();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let creators: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| Store::create(&home.options(), None, &at(NOW)))).collect();
+        creators.into_iter().map(|creator| creator.join().unwrap()).collect()
+    });
+
+    let mut made = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(store) => made.push(store.node()),
+            Err(StoreError::Volume(VolumeError::InUse { .. } | VolumeError::Exists { .. })) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(made, [home.open().node()]);
+}
+
+#[test]
+fn keys_are_sealed_anew_while_no_agent_runs_and_open_the_same_store() {
+    let home = Home::new();
+    let store = home.create();
+    let node = store.node();
+    let secret = home.0.path().join("secret");
+    std::fs::write(&secret, [3; 32]).unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o400)).unwrap();
+    let mut options = home.options();
+    options.kek.secret_file = Some(secret);
+    let to = options.kek.load(&*options.disk, Source::ContainerSecret).unwrap();
+
+    let refused = Store::reseal_keys(&options, &to);
+    let Err(StoreError::Volume(VolumeError::InUse { .. })) = refused else { panic!("{refused:?}") };
+
+    drop(store);
+    assert_eq!(Store::reseal_keys(&options, &to).unwrap(), 2);
+    let store = Store::open(&options, &at(NOW)).unwrap();
+    assert_eq!((store.node(), store.protection()), (node, Protection::ContainerSecret));
 }
 
 #[test]

@@ -556,7 +556,8 @@ pub fn recorded_volume(
 /// Each file is replaced whole, one after the other. A crash in between leaves both readable, each under
 /// what its own header names; calling this again with the same arguments finishes the work. When no key
 /// needs the local file any more, it is removed, because it could open what an old copy of the disk
-/// still holds.
+/// still holds. The keys of a volume are sealed anew by
+/// [`Store::reseal_keys`](crate::store::Store::reseal_keys), which keeps every other process away meanwhile.
 ///
 /// # Errors
 /// As [`open_node_key`] and [`KeyError::Write`].
