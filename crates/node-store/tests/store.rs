@@ -6,10 +6,9 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
-use std::os::unix::fs::PermissionsExt;
-
 use common::{MINUTE_MS, at, id, job, output};
 use node_store::{
+    disk::{RealDisk, write_new},
     jobs::{Accepted, Lease, Moved, Rejection},
     keys::{NodeKey, Protection, Source},
     logs::Query,
@@ -360,8 +359,7 @@ fn keys_are_sealed_anew_while_no_agent_runs_and_open_the_same_store() {
     let store = home.create();
     let node = store.node();
     let secret = home.0.path().join("secret");
-    std::fs::write(&secret, [3; 32]).unwrap();
-    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o400)).unwrap();
+    write_new(&RealDisk, &secret, &[3; 32]).unwrap();
     let mut options = home.options();
     options.kek.secret_file = Some(secret);
     let to = options.kek.load(&*options.disk, Source::ContainerSecret).unwrap();
