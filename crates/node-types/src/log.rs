@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{JobId, Timestamp, id::NotAnId};
+use crate::{Digest, JobId, Timestamp, id::NotAnId};
 
 /// The longest message of a record in bytes; longer ones are cut at a character.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 10;
@@ -166,4 +166,22 @@ impl Record {
     pub fn new(at: Timestamp, level: Level, kind: Kind, message: impl Into<String>) -> Self {
         Self { at, level, kind, job: None, message: message.into(), fields: BTreeMap::new() }
     }
+}
+
+/// What a batch says of itself; its bytes as JSON are what is hashed and signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchHeader {
+    /// The chain, drawn when `logs.db` was made: 32 hex digits.
+    pub chain: String,
+    /// Its number in the chain, from 1, without gaps.
+    pub seq: u64,
+    /// SHA-256 of the header before it; 64 zeros in the first.
+    pub prev: Digest,
+    /// Records in it, by level.
+    pub records: BTreeMap<Level, u64>,
+    /// Records lost since the batch before it, by level.
+    pub lost: BTreeMap<Level, u64>,
+    /// SHA-256 of the payload.
+    pub payload: Digest,
 }

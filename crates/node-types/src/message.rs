@@ -44,10 +44,14 @@ pub const NO_CONFIG: Digest = Digest::from_bytes([0; 32]);
 pub enum MessageKind {
     /// The node makes itself known.
     Register,
+    /// The first on a connection.
+    Hello,
     /// The node is there.
     Heartbeat,
     /// A job is on the node's disk.
     Accept,
+    /// A part of a streamed answer.
+    Chunk,
     /// A job's answer.
     Result,
     /// A job has no answer.
@@ -62,14 +66,20 @@ pub enum MessageKind {
     ConfigReport,
     /// The node is linked to an account.
     AccountLink,
+    /// The answer to an administrative ping.
+    Pong,
+    /// The node ends the connection.
+    Leaving,
 }
 
 impl MessageKind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Register,
+        Self::Hello,
         Self::Heartbeat,
         Self::Accept,
+        Self::Chunk,
         Self::Result,
         Self::Failure,
         Self::Expired,
@@ -77,6 +87,8 @@ impl MessageKind {
         Self::TraceBatch,
         Self::ConfigReport,
         Self::AccountLink,
+        Self::Pong,
+        Self::Leaving,
     ];
 
     /// As it is written in JSON and signed: `log_batch`.
@@ -84,8 +96,10 @@ impl MessageKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Register => "register",
+            Self::Hello => "hello",
             Self::Heartbeat => "heartbeat",
             Self::Accept => "accept",
+            Self::Chunk => "chunk",
             Self::Result => "result",
             Self::Failure => "failure",
             Self::Expired => "expired",
@@ -93,6 +107,8 @@ impl MessageKind {
             Self::TraceBatch => "trace_batch",
             Self::ConfigReport => "config_report",
             Self::AccountLink => "account_link",
+            Self::Pong => "pong",
+            Self::Leaving => "leaving",
         }
     }
 }

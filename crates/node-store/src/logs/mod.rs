@@ -23,10 +23,9 @@ use std::{
 
 use node_types::{
     Digest, JobId, Timestamp,
-    log::{FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
+    log::{BatchHeader, FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
 };
 use rusqlite::Connection;
-use serde::{Deserialize, Serialize};
 
 pub mod plan;
 mod table;
@@ -108,29 +107,11 @@ pub struct Entry {
     pub record: Record,
 }
 
-/// What a batch says of itself; its bytes as JSON are what is hashed and signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Header {
-    /// The chain, drawn when `logs.db` was made: 32 hex digits.
-    pub chain: String,
-    /// Its number in the chain, from 1, without gaps.
-    pub seq: u64,
-    /// SHA-256 of the header before it; 64 zeros in the first.
-    pub prev: Digest,
-    /// Records in it, by level.
-    pub records: BTreeMap<Level, u64>,
-    /// Records lost since the batch before it, by level.
-    pub lost: BTreeMap<Level, u64>,
-    /// SHA-256 of the payload.
-    pub payload: Digest,
-}
-
 /// A batch to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// What it says of itself.
-    pub header: Header,
+    pub header: BatchHeader,
     /// The header's exact bytes.
     pub header_json: String,
     /// Its records, one JSON object a line, compressed with Zstandard; `None` where the limit took them.
@@ -469,7 +450,7 @@ fn seal(tx: &Connection, bytes_max: u64) -> rusqlite::Result<Option<Batch>> {
         *records.entry(entry.record.level).or_default() += 1;
     }
     let payload = zstd::encode_all(lines.as_slice(), ZSTD_LEVEL).map_err(table::foreign)?;
-    let header = Header {
+    let header = BatchHeader {
         chain: chain.id,
         seq: chain.next,
         prev: chain.prev,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use node_types::{
     Digest, JobId, Timestamp,
     id::{hex_decode, hex_encode},
-    log::{Level, Record},
+    log::{BatchHeader, Level, Record},
 };
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
@@ -265,7 +265,7 @@ pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     let judge = |row: &Row<'_>| entry(row).map(|_| ());
     found.extend(bad_rows(tx, &select, "DELETE FROM records WHERE seq = ?1", judge)?);
     let header = |row: &Row<'_>| {
-        let header: super::Header =
+        let header: BatchHeader =
             serde_json::from_str(&row.get::<_, String>(1)?).map_err(|error| unreadable(1, error))?;
         hex_decode::<16>(&header.chain).map(|_| ()).ok_or(rusqlite::Error::InvalidQuery)
     };
@@ -283,7 +283,7 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
         .optional()?;
     let Some((header, seq, sealed)) = last else { return Ok(()) };
     if chain(tx)?.next <= seq {
-        let id = serde_json::from_str::<super::Header>(&header).map_err(foreign)?.chain;
+        let id = serde_json::from_str::<BatchHeader>(&header).map_err(foreign)?.chain;
         let id = hex_decode::<16>(&id).ok_or(rusqlite::Error::InvalidQuery)?;
         tx.execute(
             "UPDATE chain SET id = ?1, next = ?2, prev = ?3, sealed = max(sealed, ?4)",
@@ -429,7 +429,7 @@ fn drop_payloads(tx: &Connection, bytes: u64) -> rusqlite::Result<()> {
             .query_row((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         let Some((seq, header, length)) = oldest else { break };
-        let header: super::Header = serde_json::from_str(&header).map_err(|error| unreadable(1, error))?;
+        let header: BatchHeader = serde_json::from_str(&header).map_err(|error| unreadable(1, error))?;
         for (level, count) in header.records {
             lose(tx, level, count)?;
         }

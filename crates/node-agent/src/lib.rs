@@ -1,0 +1,1 @@
+//! The Agent of a Resultity node.

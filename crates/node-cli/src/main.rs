@@ -1,0 +1,3 @@
+//! `resultity-node`.
+
+fn main() {}

@@ -1,0 +1,160 @@
+//! What the network says.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, JobId, NodeId, Timestamp, job::Job, message::MessageKind};
+
+/// The keysets, so that a node can judge what the network signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keysets {
+    /// The first keyset, the document itself. A node pins it once: by the digest that its owner gave, else as it
+    /// came.
+    pub pinned: String,
+    /// The envelopes of those that follow, in order.
+    pub rotations: Vec<String>,
+}
+
+/// The answer to a registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The node's ID, as it must have computed it itself.
+    pub node: NodeId,
+    /// The network's time.
+    pub now_ms: Timestamp,
+}
+
+/// The network's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkTime {
+    /// Now.
+    pub now_ms: Timestamp,
+    /// The newest snapshot, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotRef>,
+}
+
+/// A snapshot by version and digest. It says only that there is one: it is fetched and judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRef {
+    /// Its version.
+    pub version: u64,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// The network has what a request carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// The number of the batch in its chain, for log batches; else of things that it carried.
+    pub count: u64,
+}
+
+/// Why the network takes no notice of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not a message, or not of the shape of its kind.
+    Malformed,
+    /// Over the limit.
+    TooLarge,
+    /// Signed by another key, over another payload, or not at all.
+    BadSignature,
+    /// Its number was used before.
+    Replayed,
+    /// Its time has ended, or has not begun: the node's clock is wrong.
+    OutOfTime,
+    /// A later start of the same node was seen: this one is a copy.
+    Superseded,
+    /// It is for another network.
+    OtherNetwork,
+    /// The node is not registered.
+    NotRegistered,
+    /// A version of the protocol that the network does not speak.
+    Unsupported,
+    /// A log batch that does not follow the last one that arrived.
+    BrokenChain,
+    /// Not now.
+    Unavailable,
+}
+
+impl ErrorCode {
+    /// Whether the same thing, signed anew, may be taken later. Others need somebody's hand.
+    #[must_use]
+    pub const fn is_temporary(self) -> bool {
+        match self {
+            Self::Replayed | Self::OutOfTime | Self::NotRegistered | Self::Unavailable => true,
+            Self::Malformed
+            | Self::TooLarge
+            | Self::BadSignature
+            | Self::Superseded
+            | Self::OtherNetwork
+            | Self::Unsupported
+            | Self::BrokenChain => false,
+        }
+    }
+}
+
+/// The body of an HTTP answer that is no success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// For a machine.
+    pub code: ErrorCode,
+    /// For a person.
+    pub message: String,
+}
+
+/// A frame of the network on a session: one JSON object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum NetworkFrame {
+    /// The answer to the hello. Before it nothing else is said.
+    Welcome {
+        /// [`super::VERSION`].
+        protocol: u32,
+        /// The network's time.
+        now_ms: Timestamp,
+        /// The newest snapshot, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotRef>,
+    },
+    /// An offer. The node answers with [`Accept`](super::Accept); until then it may come again.
+    Job {
+        /// The job.
+        job: Box<Job>,
+    },
+    /// The network has a job's end, now or since before.
+    Acknowledged {
+        /// The job.
+        job: JobId,
+        /// The kind of message that it has: result, failure or expired.
+        of: MessageKind,
+    },
+    /// The job is not wanted any more.
+    Cancel {
+        /// The job.
+        job: JobId,
+    },
+    /// There is a new snapshot: fetch it.
+    Snapshot(SnapshotRef),
+    /// An administrative ping, answered with [`Pong`](super::Pong).
+    Ping {
+        /// Anything.
+        nonce: u64,
+    },
+    /// A message was not taken notice of.
+    Refused {
+        /// Its number.
+        seq: u64,
+        /// Why, for a machine.
+        code: ErrorCode,
+        /// Why, for a person.
+        message: String,
+    },
+    /// The network closes the connection in good order.
+    Closing {
+        /// Why, in words.
+        reason: String,
+        /// Come again not before this many milliseconds.
+        retry_after_ms: u64,
+    },
+}
