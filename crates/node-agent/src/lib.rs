@@ -1,1 +1,2 @@
 //! The Agent of a Resultity node.
+pub mod settings;
