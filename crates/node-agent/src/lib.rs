@@ -1,2 +1,25 @@
-//! The Agent of a Resultity node.
+//! The Agent of a Resultity node: it talks to the network, keeps the node's state in the store, and has the runtime
+//! run what the network asks for. `ARCHITECTURE.md` shows its rooms and their arrows.
+//!
+//! It knows no SQL and no layout of files: those are the store's.
+
+// WAITS pub mod agent;
+pub mod author;
+pub mod backoff;
+// WAITS pub mod dispatch;
+// WAITS pub mod engine;
+pub mod enroll;
+pub mod journal;
+pub mod network;
+pub mod node;
+pub mod report;
+pub mod rotate;
+// WAITS pub mod runtime;
+pub mod session;
 pub mod settings;
+// WAITS pub mod sync;
+pub mod time;
+mod tls;
+
+/// The Agent's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -15,6 +15,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
+    time::Duration,
 };
 
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags};
@@ -129,6 +130,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Takes the lock file at `path`, making it if there is none, and writes `holder` into it.
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Locked>;
+
+    /// Who holds the lock file at `path` now, if anybody does: what it says. Changes nothing.
+    fn holder(&self, path: &Path) -> io::Result<Option<String>>;
 }
 
 /// Writes a new file so that after a crash it is either whole or not there: temporary file, sync,
@@ -189,6 +193,10 @@ impl Lock for FileLock {
         self.held.set_len(0)
     }
 }
+
+/// How often a lock that is held is tried again, and how long each time is waited: a fifth of a second in all.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// What a lock file says.
 fn holder_in(file: &mut File) -> io::Result<String> {
@@ -335,7 +343,16 @@ impl Disk for RealDisk {
             .mode(0o600)
             .custom_flags(no_follow())
             .open(path)?;
-        match file.try_lock() {
+        // Somebody may look who holds it at this moment, or start a program that has not closed it yet.
+        let mut tried = file.try_lock();
+        for _ in 0..LOCK_TRIES {
+            if !matches!(tried, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(LOCK_WAIT);
+            tried = file.try_lock();
+        }
+        match tried {
             Ok(()) => {
                 // Whatever is in it that is not text, somebody did not end in good order.
                 let last = holder_in(&mut file).unwrap_or_else(|_| "?".to_owned());
@@ -346,6 +363,19 @@ impl Disk for RealDisk {
                 Ok(Locked::Ours { lock: Box::new(FileLock { held: file }), last })
             }
             Err(TryLockError::WouldBlock) => Ok(Locked::Theirs(holder_in(&mut file)?)),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn holder(&self, path: &Path) -> io::Result<Option<String>> {
+        let opened = OpenOptions::new().read(true).custom_flags(no_follow()).open(path);
+        let mut file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => holder_in(&mut file).map(Some),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }

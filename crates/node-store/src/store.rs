@@ -491,6 +491,14 @@ impl Store {
         Ok(Volume::view_only(&options.disk, &options.folder(), options.network)?)
     }
 
+    /// The pid of the Agent that has the volume now, if one has. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Volume`].
+    pub fn holder(options: &Options) -> Result<Option<String>, StoreError> {
+        Ok(Volume::holder(&*options.disk, &options.folder())?)
+    }
+
     /// Everything that can be asked, without waiting for a writer.
     #[must_use]
     pub const fn view(&self) -> &View {

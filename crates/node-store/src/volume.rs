@@ -200,6 +200,15 @@ impl Volume {
         Self::open_claimed(Claim::take(disk, folder)?, stamp, keeping.into(), now)
     }
 
+    /// Who has the volume in `folder` now, if anybody does: the pid of the Agent. Changes nothing.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn holder(disk: &dyn Disk, folder: &Path) -> Result<Option<String>, VolumeError> {
+        let path = folder.join(LOCK);
+        disk.holder(&path).map_err(failed(&path))
+    }
+
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
     /// lock and changes nothing. A `logs.db` that is missing or damaged leaves the others to be looked at.
     ///

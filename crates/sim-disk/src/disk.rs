@@ -741,6 +741,13 @@ impl Disk for SimDisk {
         state.held.insert(file);
         Ok(Locked::Ours { lock: Box::new(SimLock { inner: Arc::clone(&self.inner), inode: file }), last })
     }
+
+    fn holder(&self, path: &Path) -> io::Result<Option<String>> {
+        let mut state = self.inner.state();
+        state.gate(Call::Open, path)?;
+        let held = state.file_for(path, false)?.filter(|file| state.held.contains(file));
+        Ok(held.and_then(|file| state.live.file(file)).map(|data| String::from_utf8_lossy(&data.all()).into_owned()))
+    }
 }
 
 /// The folder of a path, as the path of the folder itself.

@@ -45,7 +45,7 @@ mod table;
 pub use rule::{Accepted, JobRules, Rejection};
 pub use seal::{Field, Tampered};
 pub(crate) use table::Traces;
-pub use table::{Dropped, Expired, Leased, Outgoing, Queued, Story, Tally};
+pub use table::{Counts, Dropped, Expired, Leased, Listed, Outgoing, Queued, Story, Tally};
 
 use crate::{
     clock::Cutoff,
@@ -117,6 +117,16 @@ impl JobsView {
         self.reader.read(|tx| table::story(tx, id))
     }
 
+    /// The jobs held in the order of acceptance, at most `limit`, after the sequence number `after` (0 for the first).
+    pub fn list(&self, after: u64, limit: u32) -> Result<Vec<Listed>, ReadError> {
+        self.reader.read(|tx| table::list(tx, after, limit))
+    }
+
+    /// How many jobs are held, by standing.
+    pub fn counts(&self) -> Result<Counts, ReadError> {
+        self.reader.read(table::counts)
+    }
+
     /// Counts and bytes of the jobs held.
     pub fn tally(&self) -> Result<Tally, ReadError> {
         self.reader.read(table::tally)
@@ -159,14 +169,14 @@ impl JobsView {
             let traces = |which: Option<Traces>| {
                 which.map_or(Ok(Dropped::default()), |which| table::count_traces(tx, which))
             };
+            let counts = table::counts(tx)?;
             Ok(JobFacts {
                 tally,
                 past_deadline: past(asked.deadlines, table::count_past_deadline)?,
                 forgettable: past(asked.deadlines, table::count_forgettable)?,
                 unreported: table::count_unreported(tx)?,
-                running: table::count_standing(tx, Standing::Running)?,
-                unsent: table::count_standing(tx, Standing::Finished)?
-                    + table::count_standing(tx, Standing::Failed)?,
+                running: counts.running,
+                unsent: counts.unsent,
                 unanswered: if asked.config.is_some() && asked.config == table::screened(tx)? {
                     // A job that runs may be one of an earlier snapshot.
                     table::kinds_in(tx, &[Standing::Running])?

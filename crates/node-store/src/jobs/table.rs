@@ -104,6 +104,44 @@ pub struct Expired {
     pub at: Timestamp,
 }
 
+/// A job that is held, without what it asks and answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its place in the order of acceptance.
+    pub seq: u64,
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub standing: Standing,
+    /// The model that it asks for.
+    pub model: ModelRef,
+    /// And what of it.
+    pub mode: Mode,
+    /// 0 to 255; higher runs first.
+    pub priority: u8,
+    /// When it was taken.
+    pub accepted_at: Timestamp,
+    /// The moment from which it is worth nothing.
+    pub expires_at: Timestamp,
+    /// How often it was started.
+    pub attempt: u16,
+    /// How often it may be.
+    pub attempts_max: u16,
+    /// Bytes that it takes.
+    pub bytes: u64,
+}
+
+/// Jobs held, by standing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting for the runtime.
+    pub queued: u64,
+    /// With the runtime.
+    pub running: u64,
+    /// Answers and failures that the network has not acknowledged.
+    pub unsent: u64,
+}
+
 /// Jobs without an answer that ask for the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
@@ -408,6 +446,25 @@ const COLUMNS: &str = "seq, id, state, expires_at, attempt, attempts_max, wrappe
     ifnull(prompt_tokens, 0), ifnull(completion_tokens, 0), events";
 
 impl Held {
+    fn listed(self, tx: &Connection) -> rusqlite::Result<Listed> {
+        let accepted_at = tx
+            .prepare_cached("SELECT accepted_at FROM jobs WHERE seq = ?1")?
+            .query_row([self.seq], |row| row.get(0).map(Timestamp::from_ms))?;
+        Ok(Listed {
+            seq: self.seq,
+            job: self.id,
+            standing: self.standing,
+            model: self.model,
+            mode: self.mode,
+            priority: self.priority,
+            accepted_at,
+            expires_at: self.expires_at,
+            attempt: self.attempt,
+            attempts_max: self.attempts_max,
+            bytes: self.bytes,
+        })
+    }
+
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let failure: Option<String> = row.get(16)?;
         Ok(Self {
@@ -515,6 +572,19 @@ fn count(tx: &Connection, sql: &str, values: impl rusqlite::Params) -> rusqlite:
 
 pub(super) fn count_standing(tx: &Connection, standing: Standing) -> rusqlite::Result<u64> {
     count(tx, "SELECT count(*) FROM jobs WHERE state = ?1", [code(standing)])
+}
+
+pub(super) fn counts(tx: &Connection) -> rusqlite::Result<Counts> {
+    Ok(Counts {
+        queued: count_standing(tx, Standing::Queued)?,
+        running: count_standing(tx, Standing::Running)?,
+        unsent: count_standing(tx, Standing::Finished)? + count_standing(tx, Standing::Failed)?,
+    })
+}
+
+pub(super) fn list(tx: &Connection, after: u64, limit: u32) -> rusqlite::Result<Vec<Listed>> {
+    let held = select(tx, "WHERE seq > ?1 ORDER BY seq LIMIT ?2", (after, limit))?;
+    held.into_iter().map(|held| held.listed(tx)).collect()
 }
 
 pub(super) fn count_past_deadline(tx: &Connection, now: Timestamp) -> rusqlite::Result<u64> {

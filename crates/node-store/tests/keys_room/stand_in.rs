@@ -104,6 +104,9 @@ impl Disk for StandIn {
     fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
         RealDisk.free_bytes(folder)
     }
+    fn holder(&self, path: &Path) -> io::Result<Option<String>> {
+        RealDisk.holder(path)
+    }
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Locked> {
         RealDisk.lock(path, holder)
     }

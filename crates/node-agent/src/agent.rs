@@ -1,0 +1,202 @@
+//! The Agent: the store is opened, its parts run, and it ends in good order.
+//!
+//! ```text
+//! network <-> session ---> store <--- dispatch ---> runtime
+//!         <-> report  ---> store <--- rotate           ^
+//!         <-> sync    ---> store                       |
+//!               '------------------- engine -----------'
+//! ```
+//!
+//! Every part reads and writes the store and wakes the others; none waits for another. When a database stops, all end
+//! and the store is opened again: that repairs what can be repaired.
+
+use std::{sync::Arc, time::Duration};
+
+use node_store::{
+    keys::KekSources,
+    store::{Options, Store, StoreError},
+};
+use node_types::{
+    log::{Kind, Level},
+    protocol::Readiness,
+};
+use serde_json::json;
+use tokio::{sync::mpsc, sync::watch, task::JoinSet, time::sleep};
+
+use crate::{
+    author::{Author, AuthorError},
+    backoff, dispatch,
+    engine::Engine,
+    network::{HttpNetwork, Network, NetworkError},
+    node::Node,
+    report, rotate, session,
+    settings::Settings,
+    sync,
+    time::{self, NoClock},
+};
+
+/// Reports of snapshots on their way.
+const REPORTS_MAX: usize = 16;
+/// How long the parts that talk may take to end: 5 seconds.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How often in a row a store that fails is opened again.
+const REOPENINGS_MAX: u32 = 5;
+
+/// Why an Agent cannot run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The network's URL.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The clock.
+    #[error(transparent)]
+    Clock(#[from] NoClock),
+    /// Messages cannot be signed.
+    #[error(transparent)]
+    Author(#[from] AuthorError),
+    /// A database stopped again and again.
+    #[error("the store stopped {times} times: {cause}")]
+    Storage {
+        /// How often in a row.
+        times: u32,
+        /// Why the last time.
+        cause: Arc<str>,
+    },
+}
+
+/// How the store is opened under these settings.
+#[must_use]
+pub fn options(settings: &Settings) -> Options {
+    let mut options = Options::new(&settings.home, settings.network);
+    set_keys(&mut options.kek, settings);
+    options
+}
+
+fn set_keys(kek: &mut KekSources, settings: &Settings) {
+    if let Some(file) = &settings.keys.secret_file {
+        kek.secret_file = Some(file.clone());
+    }
+    kek.passphrase_file.clone_from(&settings.keys.passphrase_file);
+}
+
+/// Runs the Agent against the network of its settings until `stop` says so.
+///
+/// # Errors
+/// [`AgentError`].
+pub async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), AgentError> {
+    let network = Arc::new(HttpNetwork::new(&settings.network_url)?);
+    run_on(settings, network, stop).await
+}
+
+/// Runs the Agent against `network` until `stop` says so.
+///
+/// # Errors
+/// [`AgentError`].
+pub async fn run_on<N: Network>(
+    settings: Settings,
+    network: Arc<N>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let mut failures = 0;
+    loop {
+        let begun = tokio::time::Instant::now();
+        let store = open(&settings).await?;
+        let Some(cause) = run_store(store, &settings, Arc::clone(&network), stop.clone()).await? else {
+            return Ok(());
+        };
+        // One that worked for an hour is not the one that fails at once.
+        failures = if begun.elapsed() > Duration::from_secs(3600) { 1 } else { failures + 1 };
+        tracing::error!("the store stopped, opening it again: {cause}");
+        if failures > REOPENINGS_MAX {
+            return Err(AgentError::Storage { times: failures, cause });
+        }
+        sleep(backoff::wait(failures, 200, 10_000, backoff::random())).await;
+    }
+}
+
+async fn open(settings: &Settings) -> Result<Store, AgentError> {
+    let reading = time::reading()?;
+    let options = options(settings);
+    let opened = tokio::task::spawn_blocking(move || Store::open(&options, &reading)).await;
+    match opened {
+        Ok(opened) => Ok(opened?),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Runs all parts on an open store. Says why where a database stopped.
+async fn run_store<N: Network>(
+    store: Store,
+    settings: &Settings,
+    network: Arc<N>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Option<Arc<str>>, AgentError> {
+    let store = Arc::new(store);
+    let author = Author::new(Arc::clone(&store))?;
+    let (node, chunks) = Node::new(store, author, settings.clone());
+    let fields = [
+        ("version", json!(crate::VERSION)),
+        ("node", json!(node.store.node().to_string())),
+        ("boot", json!(node.author.boot().to_string())),
+        ("network", json!(settings.network.to_string())),
+    ];
+    node.journal.measured(Level::Info, Kind::Agent, None, "the Agent starts", fields);
+
+    let (work_stop, working) = watch::channel(false);
+    let (talk_stop, talking) = watch::channel(false);
+    let engine = Engine::new(Arc::clone(&node));
+    let serving = engine.serving();
+    let (reports, reported) = mpsc::channel(REPORTS_MAX);
+    let (mut work, mut talk, mut runtime) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+    let (runtime_stop, runtime_running) = watch::channel(false);
+    work.spawn(dispatch::run(Arc::clone(&node), serving, working));
+    runtime.spawn(sync::run(Arc::clone(&node), Arc::clone(&network), engine, reports, runtime_running));
+    talk.spawn(session::run(Arc::clone(&node), Arc::clone(&network), chunks, talking.clone()));
+    talk.spawn(report::run(Arc::clone(&node), network, reported, talking.clone()));
+    talk.spawn(rotate::run(Arc::clone(&node), talking));
+
+    let failed = tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => None,
+        cause = node.storage_failed() => Some(cause),
+        panicked = first_panic(&mut work, &mut talk, &mut runtime) => std::panic::resume_unwind(panicked),
+    };
+    // First no new work, then the runtime, and last what talks: the results of the last runs are still sent.
+    node.set_readiness(Readiness::Stopping);
+    work_stop.send_replace(true);
+    while work.join_next().await.is_some() {}
+    runtime_stop.send_replace(true);
+    while runtime.join_next().await.is_some() {}
+    node.journal.note(Level::Info, Kind::Agent, "the Agent ends");
+    talk_stop.send_replace(true);
+    let farewell = async { while talk.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    talk.shutdown().await;
+    let store = Arc::clone(&node.store);
+    // The last records; where it fails, the store has stopped, and that was said.
+    let _ = store.logs().flush().await;
+    Ok(failed)
+}
+
+/// A part that panicked takes the Agent with it: running on with a part missing would look well.
+async fn first_panic(
+    work: &mut JoinSet<()>,
+    talk: &mut JoinSet<()>,
+    runtime: &mut JoinSet<()>,
+) -> Box<dyn std::any::Any + Send> {
+    loop {
+        let ended = tokio::select! {
+            Some(ended) = work.join_next() => ended,
+            Some(ended) = talk.join_next() => ended,
+            Some(ended) = runtime.join_next() => ended,
+            else => std::future::pending().await,
+        };
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            return error.into_panic();
+        }
+    }
+}

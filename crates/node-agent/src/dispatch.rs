@@ -1,0 +1,232 @@
+//! Dispatch: leases jobs while the runtime serves, within the snapshot's concurrency and timeouts, and keeps what
+//! comes of them before anybody is told.
+//!
+//! A job whose time ends while it runs is not answered: rotation ends it. A run that the runtime lost goes back to the
+//! queue with its attempt counted; after the last one the store fails it.
+
+use std::{sync::Arc, time::Duration};
+
+use node_store::{
+    jobs::{Lease, Leased, Moved},
+    writer::WriteError,
+};
+use node_types::{
+    JobId, Timestamp,
+    job::{Failure, FailureKind, Job, Output},
+    log::{Kind, Level},
+    protocol::{Chunk, Readiness},
+    trace::ReleaseReason,
+    verify::Validity,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{
+    journal::causes,
+    node::{Halt, Node},
+    runtime::{Endpoint, InferenceError},
+    time,
+};
+
+/// How long an answer waits until it is tried again to keep it on a full disk: 1 second.
+const FULL_WAIT: Duration = Duration::from_secs(1);
+/// How long dispatch waits where nothing wakes it: 5 seconds.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Parts of one streamed answer that wait to be signed.
+const PARTS_MAX: usize = 64;
+
+/// What serves now, if the snapshot in force passed its health check on it.
+pub type Serving = watch::Receiver<Option<Arc<Endpoint>>>;
+
+/// Runs jobs until `stop`; then those that run have the operator's grace, and the rest goes back to the queue.
+pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receiver<bool>) {
+    let mut runs = JoinSet::new();
+    while !*stop.borrow() {
+        while runs.try_join_next().is_some() {}
+        let started = start_one(&node, &serving, &mut runs).await;
+        if started {
+            continue;
+        }
+        tokio::select! {
+            _ = runs.join_next(), if !runs.is_empty() => {}
+            () = node.queued.notified() => {}
+            _ = serving.changed() => {}
+            _ = stop.changed() => {}
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+    let grace = Duration::from_millis(node.settings.shutdown_grace_ms);
+    let all = async { while runs.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, all).await.is_err() {
+        node.halt_all(Halt::Shutdown);
+        while runs.join_next().await.is_some() {}
+    }
+}
+
+/// Leases a job and starts its run. Says whether there may be another one.
+async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<()>) -> bool {
+    let Some(endpoint) = serving.borrow().clone() else { return false };
+    let snapshots = node.store.snapshots();
+    let Some(current) = snapshots.current() else { return false };
+    let limits = &current.config.document().limits;
+    if runs.len() >= usize::from(limits.concurrency) {
+        return false;
+    }
+    let now = match time::now(&node.store) {
+        Ok(now) => now,
+        Err(error) => {
+            node.journal.failed(Level::Error, Kind::Agent, "no job is started", &error);
+            return false;
+        }
+    };
+    if snapshots.look(|view| view.validity(now)) == Some(Validity::OutOfForce) {
+        node.set_readiness(Readiness::NoConfiguration);
+        return false;
+    }
+    let runtime = current.config.document().runtime.digest();
+    let leased = node.store.jobs().lease(runtime, None, now).await;
+    match node.written(leased) {
+        Ok(Lease::Job(leased)) => {
+            let timeout = Duration::from_millis(limits.execution_timeout_ms);
+            runs.spawn(run_one(Arc::clone(node), endpoint, *leased, timeout));
+            true
+        }
+        Ok(Lease::Unreadable(tampered)) => {
+            node.journal.measured(Level::Error, Kind::Storage, Some(tampered.job), tampered.to_string(), []);
+            node.ended.notify_one();
+            true
+        }
+        Ok(Lease::Empty) => false,
+        Ok(Lease::Full) => {
+            node.ended.notify_one();
+            false
+        }
+        Err(error) => {
+            node.journal.failed(Level::Error, Kind::Storage, "cannot lease a job", &error);
+            false
+        }
+    }
+}
+
+/// How a run ended.
+enum Ended {
+    Answered(Output),
+    Failed(Failure),
+    /// Put it back.
+    Released(ReleaseReason, String),
+    /// Somebody else ends the job: rotation at its deadline, or whoever cancelled it.
+    Elsewhere,
+}
+
+async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) {
+    let Leased { job, attempt } = leased;
+    let halted = node.begin_run(job.id);
+    let begun = tokio::time::Instant::now();
+    let (parts, given) = mpsc::channel(PARTS_MAX);
+    let streamed = forward(Arc::clone(&node), job.id, attempt, given);
+    let run = async {
+        let left = time::now(&node.store).map_or(timeout, |now| {
+            timeout.min(Duration::from_millis(job.expires_at.since_ms(now)))
+        });
+        let ended = tokio::select! {
+            answer = endpoint.infer(job.mode, &job.request, job.max_tokens, Some(&parts)) => of(answer),
+            () = sleep(left) => {
+                if left < timeout {
+                    Ended::Elsewhere
+                } else {
+                    let message = format!("the run took longer than {} ms", timeout.as_millis());
+                    Ended::Failed(Failure::new(FailureKind::TimedOut, &message))
+                }
+            }
+            halt = halted => match halt {
+                Ok(Halt::Shutdown) => Ended::Released(ReleaseReason::Shutdown, "the Agent stops".to_owned()),
+                Ok(Halt::Cancelled) | Err(_) => Ended::Elsewhere,
+            },
+        };
+        drop(parts);
+        ended
+    };
+    let (ended, ()) = tokio::join!(run, streamed);
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    keep(&node, &job, attempt, ended, duration_ms).await;
+    node.end_run(job.id);
+}
+
+/// What an answer of the runtime means for its job.
+fn of(answer: Result<Output, InferenceError>) -> Ended {
+    match answer {
+        Ok(output) => Ended::Answered(output),
+        Err(InferenceError::Lost { cause }) => Ended::Released(ReleaseReason::RuntimeLost, cause),
+        Err(
+            error @ (InferenceError::Refused { .. }
+            | InferenceError::Malformed { .. }
+            | InferenceError::TooLarge { .. }),
+        ) => Ended::Failed(Failure::new(FailureKind::Runtime, &causes(&error))),
+    }
+}
+
+async fn forward(node: Arc<Node>, job: JobId, attempt: u16, mut given: mpsc::Receiver<String>) {
+    let mut index = 0;
+    while let Some(data) = given.recv().await {
+        node.give(Chunk { job, attempt, index, data });
+        index += 1;
+    }
+}
+
+/// Keeps how a run ended, and tells the session when there is something to send.
+async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u64) {
+    let (kind, store) = (Kind::Inference, node.store.jobs());
+    let fields = |more: Value| {
+        let model = job.model.to_string();
+        [("model", json!(model)), ("attempt", json!(attempt)), ("duration_ms", json!(duration_ms)), ("more", more)]
+    };
+    let moved = match ended {
+        Ended::Answered(output) => {
+            let tokens = json!({
+                "prompt_tokens": output.prompt_tokens, "completion_tokens": output.completion_tokens,
+                "output_bytes": output.body.len(),
+            });
+            node.journal.measured(Level::Info, kind, Some(job.id), "answered", fields(tokens));
+            loop {
+                let now = now_or(node, job.expires_at);
+                match node.written(store.finish(job.id, output.clone(), now).await) {
+                    // It is never computed again, so it is worth waiting for.
+                    Err(WriteError::Full { .. }) if now < job.expires_at => sleep(FULL_WAIT).await,
+                    other => break other,
+                }
+            }
+        }
+        Ended::Failed(failure) => {
+            // Its words may quote the prompt: they go to the network alone.
+            let why = json!(format!("{:?}", failure.kind));
+            node.journal.measured(Level::Warn, kind, Some(job.id), "failed", fields(why));
+            node.written(store.fail(job.id, failure, now_or(node, job.expires_at)).await)
+        }
+        Ended::Released(reason, cause) => {
+            let why = json!(cause);
+            node.journal.measured(Level::Warn, kind, Some(job.id), "put back in the queue", fields(why));
+            let moved = store.release(job.id, reason, now_or(node, job.expires_at)).await;
+            node.queued.notify_one();
+            node.written(moved)
+        }
+        Ended::Elsewhere => return,
+    };
+    match moved {
+        Ok(Moved::Done | Moved::Already) => {}
+        Ok(other @ (Moved::Elsewhere(_) | Moved::Expired | Moved::Unknown | Moved::Unreadable(_))) => {
+            let why = format!("what came of the run does not count: {other:?}");
+            node.journal.measured(Level::Info, kind, Some(job.id), why, []);
+        }
+        Err(error) => node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error),
+    }
+    node.ended.notify_one();
+}
+
+/// Now; without a clock the moment given, which ends a wait.
+fn now_or(node: &Node, otherwise: Timestamp) -> Timestamp {
+    time::now(&node.store).unwrap_or(otherwise)
+}

@@ -1,0 +1,83 @@
+//! The journal: everything the Agent says of itself, once into the store's log and once as a `tracing` event.
+//!
+//! Never a prompt or an answer, and never what a failure of the runtime quotes: that goes to the network alone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use node_store::store::Store;
+use node_types::{
+    JobId, Timestamp,
+    log::{Kind, Level, Record},
+};
+use serde_json::Value;
+
+use crate::time;
+
+/// Writes the node's log.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    store: Arc<Store>,
+}
+
+impl Journal {
+    /// The journal of a store.
+    #[must_use]
+    pub const fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    /// Notes something that happened.
+    pub fn note(&self, level: Level, kind: Kind, message: impl Into<String>) {
+        self.write(level, kind, None, message.into(), BTreeMap::new());
+    }
+
+    /// Notes something that happened, with its figures.
+    pub fn measured<const N: usize>(
+        &self,
+        level: Level,
+        kind: Kind,
+        job: Option<JobId>,
+        message: impl Into<String>,
+        fields: [(&str, Value); N],
+    ) {
+        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        self.write(level, kind, job, message.into(), fields);
+    }
+
+    /// Notes a failure and its causes.
+    pub fn failed(&self, level: Level, kind: Kind, what: &str, error: &dyn std::error::Error) {
+        self.note(level, kind, format!("{what}: {}", causes(error)));
+    }
+
+    fn write(
+        &self,
+        level: Level,
+        kind: Kind,
+        job: Option<JobId>,
+        message: String,
+        fields: BTreeMap<String, Value>,
+    ) {
+        let text = job.map_or_else(|| message.clone(), |job| format!("{message} (job {job})"));
+        match level {
+            Level::Trace => tracing::trace!(kind = kind.name(), "{text}"),
+            Level::Debug => tracing::debug!(kind = kind.name(), "{text}"),
+            Level::Info => tracing::info!(kind = kind.name(), "{text}"),
+            Level::Warn => tracing::warn!(kind = kind.name(), "{text}"),
+            Level::Error => tracing::error!(kind = kind.name(), "{text}"),
+        }
+        // Without a clock it is still worth keeping; its place among the others says when.
+        let at = time::now(&self.store).unwrap_or(Timestamp::EPOCH);
+        self.store.logs().append(Record { at, level, kind, job, message, fields });
+    }
+}
+
+/// An error and what caused it, in one line.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| {
+        let cause = cause.to_string();
+        // Transparent errors say what their cause says.
+        if said.ends_with(&cause) { said } else { format!("{said}: {cause}") }
+    })
+}

@@ -1,0 +1,294 @@
+//! The network as the Agent sees it: a trait, so that another one can be spoken to, and the one that speaks
+//! `docs/protocol.md` over HTTP and WebSocket.
+
+use std::{future::Future, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use node_types::{
+    Digest,
+    envelope::ENVELOPE_BYTES_MAX,
+    protocol::{
+        Account, Acknowledged, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Keysets, LogBatch, MEDIA_TYPE,
+        NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register, Registered, Signed, TraceBatch,
+        path,
+    },
+};
+use reqwest::{StatusCode, header};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{self, Message, protocol::WebSocketConfig},
+};
+
+/// How long a request may make no progress: 10 seconds.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer to a message, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Why the network could not be asked, or said no.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The base URL cannot be used.
+    #[error("the network's URL {url:?} cannot be used: {problem}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Nobody answered, or not to the end.
+    #[error("cannot reach the network at {url}")]
+    Unreachable {
+        /// What was asked.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It takes no notice of a message, and says why.
+    #[error("the network refuses: {message} ({code:?})")]
+    Refused {
+        /// Why, for a machine.
+        code: ErrorCode,
+        /// Why, for a person.
+        message: String,
+    },
+    /// It answered what the protocol does not know.
+    #[error("the network does not keep to the protocol: {0}")]
+    Misbehaves(String),
+}
+
+impl NetworkError {
+    /// The network's reason, if it gave one.
+    #[must_use]
+    pub const fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::Url { .. } | Self::Unreachable { .. } | Self::Misbehaves(_) => None,
+        }
+    }
+}
+
+/// A message that is posted, where, and what is answered.
+pub trait Posted: Payload {
+    /// Its path.
+    const PATH: &'static str;
+    /// The answer.
+    type Answer: DeserializeOwned + Send;
+}
+
+macro_rules! posted {
+    ($($payload:ty, $path:ident, $answer:ty;)*) => {$(
+        impl Posted for $payload {
+            const PATH: &'static str = path::$path;
+            type Answer = $answer;
+        }
+    )*};
+}
+
+posted! {
+    Register, REGISTER, Registered;
+    Heartbeat, HEARTBEAT, NetworkTime;
+    LogBatch, LOGS, Acknowledged;
+    TraceBatch, TRACES, Acknowledged;
+    ConfigReport, CONFIG_REPORT, Acknowledged;
+    Account, ACCOUNT, Acknowledged;
+}
+
+/// What the network has as its snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// None.
+    None,
+    /// The one that the node named.
+    Held,
+    /// This one, to be judged.
+    Envelope(Vec<u8>),
+}
+
+/// A network that a node works for.
+pub trait Network: Send + Sync + 'static {
+    /// A connection for jobs.
+    type Link: Link;
+
+    /// The keysets.
+    fn keysets(&self) -> impl Future<Output = Result<Keysets, NetworkError>> + Send;
+
+    /// The newest snapshot, if it is not the one held.
+    fn snapshot(&self, held: Option<Digest>) -> impl Future<Output = Result<Offered, NetworkError>> + Send;
+
+    /// Posts a message.
+    fn post<P: Posted>(&self, message: &Signed) -> impl Future<Output = Result<P::Answer, NetworkError>> + Send;
+
+    /// Opens a connection for jobs.
+    fn connect(&self) -> impl Future<Output = Result<Self::Link, NetworkError>> + Send;
+}
+
+/// A connection for jobs.
+pub trait Link: Send {
+    /// Sends a message.
+    fn send(&mut self, message: &Signed) -> impl Future<Output = Result<(), NetworkError>> + Send;
+
+    /// The next frame, `None` after the end. May be dropped while it waits: no frame is lost.
+    fn receive(&mut self) -> impl Future<Output = Option<Result<NetworkFrame, NetworkError>>> + Send;
+}
+
+/// The network behind a base URL.
+#[derive(Clone, Debug)]
+pub struct HttpNetwork {
+    base: String,
+    client: reqwest::Client,
+}
+
+impl HttpNetwork {
+    /// The network at `url`: `https`, or `http` on loopback.
+    ///
+    /// # Errors
+    /// [`NetworkError::Url`], [`NetworkError::Unreachable`] where TLS cannot be set up.
+    pub fn new(url: &str) -> Result<Self, NetworkError> {
+        let refused = |problem| NetworkError::Url { url: url.to_owned(), problem };
+        let parsed = reqwest::Url::parse(url).map_err(|_| refused("it is no URL"))?;
+        let host = parsed.host_str().ok_or_else(|| refused("it names no host"))?;
+        let loopback = host == "localhost"
+            || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        match parsed.scheme() {
+            "https" => {}
+            "http" if loopback => {}
+            "http" => return Err(refused("http is for loopback alone: use https")),
+            _ => return Err(refused("it begins with neither https nor http")),
+        }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(refused("it carries a user name or a password"));
+        }
+        let client = crate::tls::client()
+            .read_timeout(REQUEST_TIMEOUT)
+            .connect_timeout(REQUEST_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| unreachable(url, error))?;
+        Ok(Self { base: url.trim_end_matches('/').to_owned(), client })
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, NetworkError> {
+        let response = request.send().await.map_err(|error| unreachable(url, error))?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(url, response).await);
+        }
+        let body = body_of(url, response, ANSWER_BYTES_MAX.max(ENVELOPE_BYTES_MAX)).await?;
+        serde_json::from_slice(&body).map_err(|error| NetworkError::Misbehaves(format!("{url} answered: {error}")))
+    }
+}
+
+fn unreachable(url: &str, source: impl std::error::Error + Send + Sync + 'static) -> NetworkError {
+    NetworkError::Unreachable { url: url.to_owned(), source: Box::new(source) }
+}
+
+/// What an answer that is no success says.
+async fn refusal(url: &str, response: reqwest::Response) -> NetworkError {
+    let status = response.status();
+    let body = body_of(url, response, ANSWER_BYTES_MAX).await.unwrap_or_default();
+    match serde_json::from_slice::<ErrorAnswer>(&body) {
+        Ok(ErrorAnswer { code, message }) => NetworkError::Refused { code, message },
+        // A proxy in between, for example.
+        Err(_) if status.is_server_error() => {
+            NetworkError::Refused { code: ErrorCode::Unavailable, message: format!("{url} answered {status}") }
+        }
+        Err(_) => NetworkError::Misbehaves(format!("{url} answered {status}")),
+    }
+}
+
+async fn body_of(url: &str, mut response: reqwest::Response, bytes_max: usize) -> Result<Vec<u8>, NetworkError> {
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|error| unreachable(url, error))? {
+        if body.len() + part.len() > bytes_max {
+            return Err(NetworkError::Misbehaves(format!("{url} answered more than {bytes_max} bytes")));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
+impl Network for HttpNetwork {
+    type Link = WebSocketLink;
+
+    async fn keysets(&self) -> Result<Keysets, NetworkError> {
+        let url = format!("{}{}", self.base, path::KEYSETS);
+        self.answer(&url, self.client.get(&url)).await
+    }
+
+    async fn snapshot(&self, held: Option<Digest>) -> Result<Offered, NetworkError> {
+        let url = format!("{}{}", self.base, path::SNAPSHOT);
+        let mut request = self.client.get(&url);
+        if let Some(held) = held {
+            request = request.header(header::IF_NONE_MATCH, format!("\"{held}\""));
+        }
+        let response = request.send().await.map_err(|error| unreachable(&url, error))?;
+        match response.status() {
+            StatusCode::OK => Ok(Offered::Envelope(body_of(&url, response, ENVELOPE_BYTES_MAX).await?)),
+            StatusCode::NOT_MODIFIED => Ok(Offered::Held),
+            StatusCode::NOT_FOUND => Ok(Offered::None),
+            _ => Err(refusal(&url, response).await),
+        }
+    }
+
+    async fn post<P: Posted>(&self, message: &Signed) -> Result<P::Answer, NetworkError> {
+        let url = format!("{}{}", self.base, P::PATH);
+        let request = self.client.post(&url).header(header::CONTENT_TYPE, MEDIA_TYPE).body(message.encode());
+        self.answer(&url, request).await
+    }
+
+    async fn connect(&self) -> Result<WebSocketLink, NetworkError> {
+        // `http` becomes `ws`, `https` becomes `wss`.
+        let url = format!("ws{}{}", self.base.trim_start_matches("http"), path::SESSION);
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(NETWORK_FRAME_BYTES_MAX))
+            .max_frame_size(Some(NETWORK_FRAME_BYTES_MAX));
+        let connected = tokio::time::timeout(REQUEST_TIMEOUT, connect_async_with_config(&url, Some(limits), true))
+            .await
+            .map_err(|elapsed| unreachable(&url, elapsed))?;
+        let (socket, _) = connected.map_err(|error| unreachable(&url, error))?;
+        Ok(WebSocketLink { url, socket })
+    }
+}
+
+/// A connection over WebSocket.
+#[derive(Debug)]
+pub struct WebSocketLink {
+    url: String,
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Link for WebSocketLink {
+    async fn send(&mut self, message: &Signed) -> Result<(), NetworkError> {
+        let sent = self.socket.send(Message::text(message.encode())).await;
+        sent.map_err(|error| unreachable(&self.url, error))
+    }
+
+    async fn receive(&mut self) -> Option<Result<NetworkFrame, NetworkError>> {
+        loop {
+            return match self.socket.next().await? {
+                Ok(Message::Text(text)) => Some(serde_json::from_str(&text).map_err(|error| {
+                    // Says where, and never what stands there: it may be somebody's prompt.
+                    let (line, column) = (error.line(), error.column());
+                    NetworkError::Misbehaves(format!("a frame is no frame (line {line}, column {column})"))
+                })),
+                // The library answers pings.
+                Ok(Message::Ping(_) | Message::Pong(_)) => continue,
+                Ok(Message::Close(_)) => None,
+                Ok(Message::Binary(_) | Message::Frame(_)) => {
+                    Some(Err(NetworkError::Misbehaves("a frame is not text".to_owned())))
+                }
+                Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => None,
+                Err(tungstenite::Error::Capacity(error)) => {
+                    Some(Err(NetworkError::Misbehaves(format!("a frame is too large: {error}"))))
+                }
+                Err(error) => Some(Err(unreachable(&self.url, error))),
+            };
+        }
+    }
+}

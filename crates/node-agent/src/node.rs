@@ -1,0 +1,163 @@
+//! The node: what the parts of the Agent share.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use node_store::{store::Store, writer::WriteError};
+use node_types::{
+    JobId,
+    protocol::{Chunk, Readiness},
+};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::{author::Author, journal::Journal, settings::Settings};
+
+/// Parts of streamed answers that may wait for the connection; further ones are dropped, the result carries all.
+const CHUNKS_MAX: usize = 256;
+
+/// Why a run is ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The job is not wanted any more; it has failed already.
+    Cancelled,
+    /// The Agent stops: the job goes back to the queue.
+    Shutdown,
+}
+
+/// What the parts of the Agent share.
+#[derive(Debug)]
+pub struct Node {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Signs what the node says.
+    pub author: Author,
+    /// Writes the node's log.
+    pub journal: Journal,
+    /// What the operator sets.
+    pub settings: Settings,
+    /// Jobs ended: the session sends what waits.
+    pub ended: Notify,
+    /// Jobs came, or room for them: dispatch looks again.
+    pub queued: Notify,
+    /// There may be a newer snapshot.
+    pub fetch: Notify,
+    /// Logs and traces should go soon.
+    pub flush: Notify,
+    /// Whether the node takes jobs.
+    pub readiness: watch::Sender<Readiness>,
+    /// The session is open.
+    pub connected: AtomicBool,
+    /// The network has said in this start that it knows the node.
+    registered: AtomicBool,
+    chunks: mpsc::Sender<Chunk>,
+    running: Mutex<HashMap<JobId, oneshot::Sender<Halt>>>,
+    /// What stopped a database, once one has.
+    failed: watch::Sender<Option<Arc<str>>>,
+}
+
+impl Node {
+    /// A node that is starting, and the parts of streamed answers that it will give.
+    #[must_use]
+    pub fn new(store: Arc<Store>, author: Author, settings: Settings) -> (Arc<Self>, mpsc::Receiver<Chunk>) {
+        let (chunks, given) = mpsc::channel(CHUNKS_MAX);
+        let node = Self {
+            journal: Journal::new(Arc::clone(&store)),
+            store,
+            author,
+            settings,
+            ended: Notify::new(),
+            queued: Notify::new(),
+            fetch: Notify::new(),
+            flush: Notify::new(),
+            readiness: watch::Sender::new(Readiness::Starting),
+            connected: AtomicBool::new(false),
+            registered: AtomicBool::new(false),
+            chunks,
+            running: Mutex::default(),
+            failed: watch::Sender::new(None),
+        };
+        (Arc::new(node), given)
+    }
+
+    /// Whether the network knows the node: asked once a start, and again when it says that it does not.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Relaxed)
+    }
+
+    /// The network knows the node, or has said that it does not.
+    pub fn set_registered(&self, known: bool) {
+        self.registered.store(known, Ordering::Relaxed);
+    }
+
+    /// A part of a streamed answer. Nobody may watch, and then it is dropped.
+    pub fn give(&self, chunk: Chunk) {
+        if self.connected.load(Ordering::Relaxed) {
+            let _ = self.chunks.try_send(chunk);
+        }
+    }
+
+    /// Registers a run; the answer says when it is to end.
+    pub fn begin_run(&self, job: JobId) -> oneshot::Receiver<Halt> {
+        let (halt, halted) = oneshot::channel();
+        self.runs().insert(job, halt);
+        halted
+    }
+
+    /// The run has ended.
+    pub fn end_run(&self, job: JobId) {
+        self.runs().remove(&job);
+    }
+
+    /// Ends a run, if there is one.
+    pub fn halt(&self, job: JobId, why: Halt) {
+        if let Some(halt) = self.runs().remove(&job) {
+            // It ends by itself just now.
+            let _ = halt.send(why);
+        }
+    }
+
+    /// Ends all runs.
+    pub fn halt_all(&self, why: Halt) {
+        for (_, halt) in self.runs().drain() {
+            let _ = halt.send(why);
+        }
+    }
+
+    fn runs(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, oneshot::Sender<Halt>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes a write's answer on; where its database has stopped, the Agent has to open the store again.
+    pub fn written<T>(&self, answer: Result<T, WriteError>) -> Result<T, WriteError> {
+        if let Err(WriteError::Closed { .. } | WriteError::Unknown { .. }) = &answer {
+            let cause = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            self.failed.send_replace(Some(cause.into()));
+        }
+        answer
+    }
+
+    /// Waits until a database has stopped, and says why.
+    pub async fn storage_failed(&self) -> Arc<str> {
+        let mut failed = self.failed.subscribe();
+        loop {
+            if let Some(cause) = failed.borrow_and_update().clone() {
+                return cause;
+            }
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Sets whether the node takes jobs.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.readiness.send_if_modified(|held| std::mem::replace(held, readiness) != readiness);
+        self.queued.notify_one();
+    }
+}

@@ -1,0 +1,230 @@
+//! Reports: heartbeats, log batches, traces, and what became of snapshots.
+//!
+//! Logs and traces are deleted, or may be, only when the network has them. What fails is tried at the next turn: nothing
+//! here is urgent, and everything waits in the store.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use node_store::{logs::Batch, reader::ReadError, writer::WriteError};
+use node_types::{
+    log::{Kind, Level},
+    protocol::{ConfigReport, ErrorCode, Heartbeat, JobCounts, LogBatch, Readiness, TraceBatch},
+};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    author::AuthorError,
+    backoff,
+    network::{Network, NetworkError},
+    node::Node,
+    time,
+};
+
+/// Between two heartbeats and two flushes where no snapshot says, in milliseconds.
+const BEAT_MS: (u64, u64) = (10_000, 10_000);
+/// Batches that are read at once.
+const BATCHES: u32 = 16;
+/// Reports of snapshots that wait for the network; the oldest goes first.
+const REPORTS_MAX: usize = 16;
+
+/// Why a report did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Signing.
+    #[error(transparent)]
+    Author(#[from] AuthorError),
+    /// Reading what is to be sent.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Noting that it was sent.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Sends what there is to report until `stop`, and once more then.
+pub async fn run<N: Network>(
+    node: Arc<Node>,
+    network: Arc<N>,
+    mut configs: mpsc::Receiver<ConfigReport>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut waiting = VecDeque::new();
+    let begun = Instant::now();
+    let (mut next_beat, mut next_flush) = (begun, begun + Duration::from_millis(BEAT_MS.1));
+    let mut failures = 0_u32;
+    loop {
+        let stopping = *stop.borrow();
+        let (beat_ms, flush_ms) = timings(&node);
+        // Without a keyset nothing can be signed.
+        if node.store.snapshots().keyset().is_some() {
+            let now = Instant::now();
+            let mut answers = Vec::new();
+            answers.push(send_configs(&node, &*network, &mut waiting).await);
+            if now >= next_beat || stopping {
+                next_beat = now + Duration::from_millis(beat_ms);
+                answers.push(beat(&node, &*network, begun).await);
+            }
+            if now >= next_flush || stopping {
+                next_flush = now + Duration::from_millis(flush_ms);
+                answers.push(flush(&node, &*network).await);
+                answers.push(send_traces(&node, &*network).await);
+            }
+            match answers.into_iter().find_map(Result::err) {
+                None => failures = 0,
+                Some(error) => {
+                    failures += 1;
+                    let level = if failures.is_power_of_two() { Level::Warn } else { Level::Debug };
+                    node.journal.failed(level, Kind::Network, "a report did not arrive", &error);
+                }
+            }
+        }
+        if stopping {
+            return;
+        }
+        let retry = (failures > 0 && !waiting.is_empty())
+            .then(|| Instant::now() + backoff::wait(failures, beat_ms.min(1000), beat_ms, backoff::random()));
+        let next = next_beat.min(next_flush);
+        tokio::select! {
+            () = sleep_until(retry.map_or(next, |retry| retry.min(next))) => {}
+            () = node.flush.notified() => next_flush = Instant::now(),
+            Some(config) = configs.recv() => {
+                if waiting.len() == REPORTS_MAX {
+                    waiting.pop_front();
+                }
+                waiting.push_back(config);
+            }
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+fn timings(node: &Node) -> (u64, u64) {
+    node.store.snapshots().current().map_or(BEAT_MS, |current| {
+        let timings = &current.config.document().timings;
+        (timings.heartbeat_ms, timings.flush_ms)
+    })
+}
+
+async fn send_configs<N: Network>(
+    node: &Node,
+    network: &N,
+    waiting: &mut VecDeque<ConfigReport>,
+) -> Result<(), ReportError> {
+    while let Some(report) = waiting.front() {
+        let signed = node.author.sign(report).await?;
+        network.post::<ConfigReport>(&signed).await?;
+        waiting.pop_front();
+    }
+    Ok(())
+}
+
+async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<(), ReportError> {
+    let view = node.store.view();
+    let readiness = *node.readiness.borrow();
+    let current = node.store.snapshots().current();
+    let counts = view.jobs().counts()?;
+    let tally = view.jobs().tally()?;
+    let incidents = match view.incidents() {
+        Ok(incidents) => incidents,
+        // Told when it can be read again.
+        Err(_) => Vec::new(),
+    };
+    let heartbeat = Heartbeat {
+        readiness,
+        uptime_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        protection: node.store.protection().to_string(),
+        config_version: current.map_or(0, |current| current.config.document().version),
+        jobs: JobCounts {
+            queued: counts.queued,
+            running: counts.running,
+            unsent: counts.unsent,
+            expired: tally.expired,
+        },
+        logs_lost: view.logs().losses().unwrap_or_default(),
+        traces_lost: tally.traces_lost,
+        incidents: incidents.iter().map(|it| format!("{}: {}", it.database.file(), it.cause)).collect(),
+    };
+    let signed = node.author.sign(&heartbeat).await?;
+    let answer = network.post::<Heartbeat>(&signed).await?;
+    for incident in incidents {
+        node.written(node.store.volume().incidents_reported(incident.database, incident.seq).await)?;
+    }
+    let reading = time::reading().map_err(AuthorError::from)?;
+    let store = Arc::clone(&node.store);
+    let confirmed = tokio::task::spawn_blocking(move || store.confirm_time(&reading, answer.now_ms)).await;
+    if let Ok(confirmed) = confirmed {
+        node.written(confirmed)?;
+    }
+    let held = node.store.snapshots().current().map(|current| current.config.digest());
+    if answer.snapshot.is_some_and(|offered| Some(offered.digest) != held) && readiness != Readiness::Stopping {
+        node.fetch.notify_one();
+    }
+    Ok(())
+}
+
+/// Puts the records into batches and sends those that the network does not have.
+///
+/// # Errors
+/// [`ReportError`].
+pub async fn flush<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
+    let logs = node.store.logs();
+    node.written(logs.flush().await)?;
+    while node.written(logs.seal().await)?.is_some() {}
+    loop {
+        let batches = logs.view().batches(BATCHES)?;
+        if batches.is_empty() {
+            return Ok(());
+        }
+        for batch in batches {
+            send_batch(node, network, batch).await?;
+        }
+    }
+}
+
+async fn send_batch<N: Network>(node: &Node, network: &N, batch: Batch) -> Result<(), ReportError> {
+    let records = batch.payload.as_deref().map(|payload| STANDARD.encode(payload));
+    let signed = node.author.sign(&LogBatch { header: batch.header_json, records }).await?;
+    let answer = network.post::<LogBatch>(&signed).await;
+    if let Err(error) = &answer
+        && error.code() == Some(ErrorCode::BrokenChain)
+    {
+        let fields = [("batch", json!(batch.header.seq)), ("chain", json!(batch.header.chain))];
+        let text = "the network misses a log batch before this one";
+        node.journal.measured(Level::Error, Kind::Network, None, text, fields);
+    }
+    let acknowledged = answer?.count;
+    node.written(node.store.logs().acknowledge(acknowledged).await)?;
+    Ok(())
+}
+
+/// Sends the traces that the network does not have.
+///
+/// # Errors
+/// [`ReportError`].
+pub async fn send_traces<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
+    let jobs = node.store.jobs();
+    let mut after = 0;
+    loop {
+        let traces = jobs.view().traces_to_upload(after)?;
+        let Some((last, _)) = traces.last() else { return Ok(()) };
+        after = *last;
+        let (numbers, traces): (Vec<_>, Vec<_>) = traces.into_iter().unzip();
+        let signed = node.author.sign(&TraceBatch { traces }).await?;
+        match network.post::<TraceBatch>(&signed).await {
+            Ok(_) => node.written(jobs.traces_uploaded(numbers).await)?,
+            Err(error) => {
+                // One attempt is what those of an earlier snapshot get.
+                node.written(jobs.traces_tried(numbers).await)?;
+                return Err(error.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Sync: the snapshot in force is followed by the runtime, and by the next snapshot.
+//!
+//! ```text
+//! fetch -> judge -> apply -> runtime follows -> health check -> confirmed
+//!                              '-- fails --> last good one in force again, and followed
+//! ```
+//!
+//! A snapshot that was good before is never taken back because the runtime fails now: it is tried again.
+
+use std::{sync::Arc, time::Duration};
+
+use node_store::snapshot::{Applied, InForce, SnapshotError};
+use node_types::{
+    Digest,
+    log::{Kind, Level},
+    protocol::{ConfigOutcome, ConfigReport, Readiness},
+    verify::Refused,
+};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    backoff,
+    engine::{Engine, Unhealthy},
+    enroll::{self, EnrolError},
+    journal::causes,
+    network::{Network, Offered},
+    node::Node,
+    time,
+};
+
+/// The first and the longest wait between two attempts where no snapshot says, in milliseconds.
+const RETRY_MS: (u64, u64) = (500, 30_000);
+
+/// Follows the network's snapshots until `stop`. What becomes of each is given to `reports`.
+pub async fn run<N: Network>(
+    node: Arc<Node>,
+    network: Arc<N>,
+    mut engine: Engine,
+    reports: mpsc::Sender<ConfigReport>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut syncing = Syncing { node, network, reports, followed: None, unhealthy: 0, unreachable: 0 };
+    let mut next_look = Instant::now();
+    let mut next_try = Instant::now();
+    while !*stop.borrow() {
+        if Instant::now() >= next_try {
+            tokio::select! {
+                () = syncing.follow(&mut engine) => {}
+                _ = stop.changed() => break,
+            }
+            next_try = Instant::now() + syncing.wait_for_runtime();
+        }
+        if Instant::now() >= next_look {
+            let changed = tokio::select! {
+                changed = syncing.look() => changed,
+                _ = stop.changed() => break,
+            };
+            next_look = Instant::now() + syncing.wait_for_look();
+            if changed {
+                next_try = Instant::now();
+                continue;
+            }
+        }
+        tokio::select! {
+            () = sleep_until(next_look.min(next_try)) => {}
+            () = syncing.node.fetch.notified() => next_look = Instant::now(),
+            _ = stop.changed() => {}
+        }
+    }
+    engine.stop().await;
+}
+
+struct Syncing<N> {
+    node: Arc<Node>,
+    network: Arc<N>,
+    reports: mpsc::Sender<ConfigReport>,
+    /// The snapshot whose runtime passed its health check.
+    followed: Option<Digest>,
+    unhealthy: u32,
+    unreachable: u32,
+}
+
+impl<N: Network> Syncing<N> {
+    fn timings(&self) -> ((u64, u64), Option<u64>) {
+        self.node.store.snapshots().current().map_or((RETRY_MS, None), |current| {
+            let timings = &current.config.document().timings;
+            ((timings.retry_ms_min, timings.retry_ms_max), Some(timings.sync_ms))
+        })
+    }
+
+    fn wait_for_runtime(&self) -> Duration {
+        match self.unhealthy {
+            // Nothing to try: a new snapshot wakes it.
+            0 => Duration::from_secs(3600),
+            failures => {
+                let (min, max) = self.timings().0;
+                backoff::wait(failures, min, max, backoff::random())
+            }
+        }
+    }
+
+    fn wait_for_look(&self) -> Duration {
+        let ((min, max), sync_ms) = self.timings();
+        match (self.unreachable, sync_ms) {
+            (0, Some(sync_ms)) => Duration::from_millis(sync_ms),
+            (failures, _) => backoff::wait(failures.max(1), min, max, backoff::random()),
+        }
+    }
+
+    /// Lets the runtime follow the snapshot in force, if it has not yet.
+    async fn follow(&mut self, engine: &mut Engine) {
+        let Some(current) = self.node.store.snapshots().current() else {
+            self.node.set_readiness(Readiness::NoConfiguration);
+            return;
+        };
+        let digest = current.config.digest();
+        if self.followed == Some(digest) && self.unhealthy == 0 {
+            return;
+        }
+        self.followed = None;
+        self.node.set_readiness(Readiness::Starting);
+        match engine.follow(current.config.document()).await {
+            Ok(()) => self.healthy(&current).await,
+            Err(why) => self.failed(&current, why).await,
+        }
+    }
+
+    async fn healthy(&mut self, current: &InForce) {
+        let (digest, version) = (current.config.digest(), current.config.document().version);
+        self.unhealthy = 0;
+        self.followed = Some(digest);
+        if current.good {
+            return;
+        }
+        let store = Arc::clone(&self.node.store);
+        let confirmed = blocking(move || store.snapshots().confirm(digest)).await;
+        if let Err(error) = confirmed {
+            self.node.journal.failed(Level::Error, Kind::Storage, "cannot confirm the snapshot", &error);
+            return;
+        }
+        let text = format!("snapshot {version} is in force and passed its health check");
+        let fields = [("version", json!(version)), ("digest", json!(digest.to_string()))];
+        self.node.journal.measured(Level::Info, Kind::Configuration, None, text, fields);
+        self.report(Some(digest), ConfigOutcome::Applied, None).await;
+    }
+
+    async fn failed(&mut self, current: &InForce, why: Unhealthy) {
+        let (digest, version) = (current.config.digest(), current.config.document().version);
+        self.unhealthy += 1;
+        self.node.set_readiness(Readiness::RuntimeDown);
+        let text = format!("snapshot {version} does not pass its health check: {why}");
+        let level = if self.unhealthy.is_power_of_two() { Level::Error } else { Level::Debug };
+        self.node.journal.note(level, Kind::Configuration, text);
+        if current.good {
+            return;
+        }
+        let now = match time::now(&self.node.store) {
+            Ok(now) => now,
+            Err(error) => {
+                self.node.journal.failed(Level::Error, Kind::Agent, "cannot go back to the last good snapshot", &error);
+                return;
+            }
+        };
+        let store = Arc::clone(&self.node.store);
+        match blocking(move || store.roll_back_snapshot(now)).await {
+            Ok(()) => {
+                self.unhealthy = 1;
+                let text = format!("snapshot {version} failed; the last good one is in force again");
+                self.node.journal.note(Level::Warn, Kind::Configuration, text);
+                self.report(Some(digest), ConfigOutcome::RolledBack, Some(why.to_string())).await;
+            }
+            // The first one: it is tried again, there is no other.
+            Err(SnapshotError::NoPrevious) => {}
+            Err(error) => {
+                self.node.journal.failed(Level::Error, Kind::Storage, "cannot go back to the last good snapshot", &error);
+            }
+        }
+    }
+
+    /// Looks for a newer snapshot. Says whether another one is in force now.
+    async fn look(&mut self) -> bool {
+        match self.try_to_look().await {
+            Ok(changed) => {
+                if self.unreachable > 1 {
+                    self.node.journal.note(Level::Info, Kind::Network, "the network answers again");
+                }
+                self.unreachable = 0;
+                changed
+            }
+            Err(error) => {
+                self.unreachable += 1;
+                if self.unreachable.is_power_of_two() {
+                    let text = format!("no look at the network's snapshot: {}", causes(&error));
+                    self.node.journal.note(Level::Warn, Kind::Network, text);
+                }
+                false
+            }
+        }
+    }
+
+    async fn try_to_look(&mut self) -> Result<bool, EnrolError> {
+        let (node, network) = (Arc::clone(&self.node), Arc::clone(&self.network));
+        if node.store.snapshots().keyset().is_none() {
+            enroll::follow_keysets(&*node, &*network).await?;
+        }
+        if node.store.snapshots().current().is_none() || !node.is_registered() {
+            match enroll::register(&*node, &*network).await {
+                Ok(()) => node.set_registered(true),
+                // With a snapshot the node works; the session says what the network thinks of it.
+                Err(error) if node.store.snapshots().current().is_some() => {
+                    node.journal.note(Level::Warn, Kind::Network, format!("not registered: {}", causes(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let held = node.store.snapshots().current().map(|current| current.config.digest());
+        let envelope = match network.snapshot(held).await? {
+            Offered::None | Offered::Held => return Ok(false),
+            Offered::Envelope(envelope) => envelope,
+        };
+        let mut applied = self.apply(&envelope).await;
+        if let Err(SnapshotError::Refused(Refused::OtherKeyset { .. } | Refused::BelowThreshold { .. })) = &applied {
+            // It may be signed by a keyset that this node has not seen.
+            enroll::follow_keysets(&*node, &*network).await?;
+            applied = self.apply(&envelope).await;
+        }
+        match applied {
+            Ok(Applied::New) => Ok(true),
+            Ok(Applied::Already | Applied::FailedBefore) => Ok(false),
+            Err(error @ SnapshotError::Refused(_)) => {
+                // The log has it; the network hears of it once for each that it offers.
+                self.report(None, ConfigOutcome::Refused, Some(error.to_string())).await;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn apply(&self, envelope: &[u8]) -> Result<Applied, SnapshotError> {
+        let (node, envelope) = (Arc::clone(&self.node), envelope.to_vec());
+        let Ok(now) = time::now(&node.store) else { return Err(SnapshotError::NoKeyset) };
+        blocking(move || node.store.apply_envelope(&envelope, now)).await
+    }
+
+    async fn report(&self, config: Option<Digest>, outcome: ConfigOutcome, reason: Option<String>) {
+        let current = self.node.store.snapshots().current();
+        let in_force = current.map_or(0, |current| current.config.document().version);
+        // Where nobody takes reports any more, the Agent ends.
+        let _ = self.reports.send(ConfigReport { config, outcome, reason, in_force }).await;
+    }
+}
+
+/// Runs what waits for the disk beside the others. The store's calls do not panic.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, SnapshotError> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(answer) => answer,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
