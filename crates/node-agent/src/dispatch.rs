@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use crate::{
+    engine::Serving,
     journal::causes,
     node::{Halt, Node},
     runtime::{Endpoint, InferenceError},
@@ -38,9 +39,6 @@ const FULL_WAIT: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Parts of one streamed answer that wait to be signed.
 const PARTS_MAX: usize = 64;
-
-/// What serves now, if the snapshot in force passed its health check on it.
-pub type Serving = watch::Receiver<Option<Arc<Endpoint>>>;
 
 /// Runs jobs until `stop`; then those that run have the operator's grace, and the rest goes back to the queue.
 pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receiver<bool>) {

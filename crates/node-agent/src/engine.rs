@@ -15,7 +15,6 @@ use tokio::{sync::watch, task::JoinHandle};
 use zeroize::Zeroizing;
 
 use crate::{
-    dispatch::Serving,
     journal::causes,
     node::Node,
     runtime::{Endpoint, Plan, ProcessPlan, State, Supervisor, test_inference},
@@ -25,6 +24,9 @@ use crate::{
 pub const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How often a runtime may fall over while its health check waits for it.
 const FALLS_MAX: u32 = 3;
+
+/// What serves now, if the snapshot in force passed its health check on it.
+pub type Serving = watch::Receiver<Option<Arc<Endpoint>>>;
 
 /// Why a snapshot's runtime does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -29,7 +29,9 @@ pub enum EnrolError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The first keyset is not the one that the operator set.
-    #[error("the network's first keyset is {found}, keyset_digest is {wanted}: this is another network, or a forged one")]
+    #[error(
+        "the network's first keyset is {found}, keyset_digest is {wanted}: this is another network, or a forged one"
+    )]
     OtherKeyset {
         /// Its digest.
         found: Digest,

@@ -8,14 +8,17 @@ use node_types::{
     Digest,
     envelope::ENVELOPE_BYTES_MAX,
     protocol::{
-        Account, Acknowledged, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Keysets, LogBatch, MEDIA_TYPE,
-        NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register, Registered, Signed, TraceBatch,
-        path,
+        Account, Acknowledged, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Keysets, LogBatch,
+        MEDIA_TYPE, NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register, Registered,
+        Signed, TraceBatch, path,
     },
 };
 use reqwest::{StatusCode, header};
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{self, Message, protocol::WebSocketConfig},
@@ -23,6 +26,9 @@ use tokio_tungstenite::{
 
 /// How long a request may make no progress: 10 seconds.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how much silence a connection is asked whether it still stands, and how long it may take to answer:
+/// 15 seconds. Without it a connection whose other end lost its power would look open for hours.
+pub const SILENCE: Duration = Duration::from_secs(15);
 /// The longest answer to a message, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
@@ -119,7 +125,10 @@ pub trait Network: Send + Sync + 'static {
     fn snapshot(&self, held: Option<Digest>) -> impl Future<Output = Result<Offered, NetworkError>> + Send;
 
     /// Posts a message.
-    fn post<P: Posted>(&self, message: &Signed) -> impl Future<Output = Result<P::Answer, NetworkError>> + Send;
+    fn post<P: Posted>(
+        &self,
+        message: &Signed,
+    ) -> impl Future<Output = Result<P::Answer, NetworkError>> + Send;
 
     /// Opens a connection for jobs.
     fn connect(&self) -> impl Future<Output = Result<Self::Link, NetworkError>> + Send;
@@ -180,7 +189,8 @@ impl HttpNetwork {
             return Err(refusal(url, response).await);
         }
         let body = body_of(url, response, ANSWER_BYTES_MAX.max(ENVELOPE_BYTES_MAX)).await?;
-        serde_json::from_slice(&body).map_err(|error| NetworkError::Misbehaves(format!("{url} answered: {error}")))
+        serde_json::from_slice(&body)
+            .map_err(|error| NetworkError::Misbehaves(format!("{url} answered: {error}")))
     }
 }
 
@@ -195,14 +205,19 @@ async fn refusal(url: &str, response: reqwest::Response) -> NetworkError {
     match serde_json::from_slice::<ErrorAnswer>(&body) {
         Ok(ErrorAnswer { code, message }) => NetworkError::Refused { code, message },
         // A proxy in between, for example.
-        Err(_) if status.is_server_error() => {
-            NetworkError::Refused { code: ErrorCode::Unavailable, message: format!("{url} answered {status}") }
-        }
+        Err(_) if status.is_server_error() => NetworkError::Refused {
+            code: ErrorCode::Unavailable,
+            message: format!("{url} answered {status}"),
+        },
         Err(_) => NetworkError::Misbehaves(format!("{url} answered {status}")),
     }
 }
 
-async fn body_of(url: &str, mut response: reqwest::Response, bytes_max: usize) -> Result<Vec<u8>, NetworkError> {
+async fn body_of(
+    url: &str,
+    mut response: reqwest::Response,
+    bytes_max: usize,
+) -> Result<Vec<u8>, NetworkError> {
     let mut body = Vec::new();
     while let Some(part) = response.chunk().await.map_err(|error| unreachable(url, error))? {
         if body.len() + part.len() > bytes_max {
@@ -248,11 +263,12 @@ impl Network for HttpNetwork {
         let limits = WebSocketConfig::default()
             .max_message_size(Some(NETWORK_FRAME_BYTES_MAX))
             .max_frame_size(Some(NETWORK_FRAME_BYTES_MAX));
-        let connected = tokio::time::timeout(REQUEST_TIMEOUT, connect_async_with_config(&url, Some(limits), true))
-            .await
-            .map_err(|elapsed| unreachable(&url, elapsed))?;
+        let connected =
+            tokio::time::timeout(REQUEST_TIMEOUT, connect_async_with_config(&url, Some(limits), true))
+                .await
+                .map_err(|elapsed| unreachable(&url, elapsed))?;
         let (socket, _) = connected.map_err(|error| unreachable(&url, error))?;
-        Ok(WebSocketLink { url, socket })
+        Ok(WebSocketLink { url, socket, heard: Instant::now(), asked: false })
     }
 }
 
@@ -261,6 +277,10 @@ impl Network for HttpNetwork {
 pub struct WebSocketLink {
     url: String,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// When something came last.
+    heard: Instant,
+    /// A ping is on its way.
+    asked: bool,
 }
 
 impl Link for WebSocketLink {
@@ -271,7 +291,22 @@ impl Link for WebSocketLink {
 
     async fn receive(&mut self) -> Option<Result<NetworkFrame, NetworkError>> {
         loop {
-            return match self.socket.next().await? {
+            let patience = if self.asked { 2 * SILENCE } else { SILENCE };
+            let Ok(message) = timeout_at(self.heard + patience, self.socket.next()).await else {
+                if self.asked {
+                    return Some(Err(unreachable(
+                        &self.url,
+                        std::io::Error::from(std::io::ErrorKind::TimedOut),
+                    )));
+                }
+                self.asked = true;
+                if let Err(error) = self.socket.send(Message::Ping(tungstenite::Bytes::new())).await {
+                    return Some(Err(unreachable(&self.url, error)));
+                }
+                continue;
+            };
+            (self.heard, self.asked) = (Instant::now(), false);
+            return match message? {
                 Ok(Message::Text(text)) => Some(serde_json::from_str(&text).map_err(|error| {
                     // Says where, and never what stands there: it may be somebody's prompt.
                     let (line, column) = (error.line(), error.column());

@@ -134,6 +134,9 @@ impl Node {
     }
 
     /// Passes a write's answer on; where its database has stopped, the Agent has to open the store again.
+    ///
+    /// # Errors
+    /// The one given.
     pub fn written<T>(&self, answer: Result<T, WriteError>) -> Result<T, WriteError> {
         if let Err(WriteError::Closed { .. } | WriteError::Unknown { .. }) = &answer {
             let cause = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();

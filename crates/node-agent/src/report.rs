@@ -132,11 +132,8 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
     let current = node.store.snapshots().current();
     let counts = view.jobs().counts()?;
     let tally = view.jobs().tally()?;
-    let incidents = match view.incidents() {
-        Ok(incidents) => incidents,
-        // Told when it can be read again.
-        Err(_) => Vec::new(),
-    };
+    // Where they cannot be read now, they are told with a later one.
+    let incidents = view.incidents().unwrap_or_default();
     let heartbeat = Heartbeat {
         readiness,
         uptime_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -164,7 +161,8 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
         node.written(confirmed)?;
     }
     let held = node.store.snapshots().current().map(|current| current.config.digest());
-    if answer.snapshot.is_some_and(|offered| Some(offered.digest) != held) && readiness != Readiness::Stopping {
+    if answer.snapshot.is_some_and(|offered| Some(offered.digest) != held) && readiness != Readiness::Stopping
+    {
         node.fetch.notify_one();
     }
     Ok(())

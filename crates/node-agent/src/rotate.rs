@@ -90,7 +90,9 @@ fn act(node: &Node, said: &mut Said, steps: &[Step]) {
                     }
                 }
                 // Verified at every opening; files are measured where they are read.
-                AgentStep::VerifySnapshot { .. } | AgentStep::Measure { .. } | AgentStep::CheckSeals { .. } => {}
+                AgentStep::VerifySnapshot { .. }
+                | AgentStep::Measure { .. }
+                | AgentStep::CheckSeals { .. } => {}
             },
         }
     }

@@ -178,9 +178,8 @@ impl ModelLink {
     /// Offers some of what nobody has taken yet.
     fn offer(&mut self) {
         let known = self.model.known.lock().unwrap();
-        let open = known.offered.iter().filter(|(id, _)| {
-            !known.taken.contains(id) && !known.ends.contains_key(id)
-        });
+        let open =
+            known.offered.iter().filter(|(id, _)| !known.taken.contains(id) && !known.ends.contains_key(id));
         let frames: Vec<_> =
             open.take(4).map(|(_, job)| NetworkFrame::Job { job: Box::new(job.clone()) }).collect();
         drop(known);
@@ -254,10 +253,12 @@ fn open(home: &Path) -> Store {
     store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
     let now = reading.wall.ms();
     let mut document = config(1);
-    for (field, at) in [("issued_at", now - 1), ("refresh_by", now + HOUR_MS), ("valid_until", now + HOUR_MS)] {
+    for (field, at) in [("issued_at", now - 1), ("refresh_by", now + HOUR_MS), ("valid_until", now + HOUR_MS)]
+    {
         document[field] = json!(at);
     }
-    let document = with(with(document, "/timings/retry_ms_min", json!(10)), "/timings/retry_ms_max", json!(100));
+    let document =
+        with(with(document, "/timings/retry_ms_min", json!(10)), "/timings/retry_ms_max", json!(100));
     store.apply_envelope(&signed_config(&document, &[&Signer::new(1)]), reading.wall).unwrap();
     store
 }

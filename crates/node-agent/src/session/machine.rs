@@ -171,9 +171,8 @@ impl Machine {
         for end in waiting {
             let held = self.in_flight.get(&end.job());
             // An answer may become an expiry while its acknowledgement is on the way.
-            let due = held.is_none_or(|held| {
-                held.of != end.kind() || now.since_ms(held.sent_at) >= self.resend_ms
-            });
+            let due =
+                held.is_none_or(|held| held.of != end.kind() || now.since_ms(held.sent_at) >= self.resend_ms);
             if due && (held.is_some() || self.in_flight.len() < IN_FLIGHT_MAX) {
                 self.in_flight.insert(end.job(), InFlight { of: end.kind(), sent_at: now });
                 sent.push(end);

@@ -19,8 +19,8 @@ use node_types::{
     log::{Kind, Level},
     message::MessageKind,
     protocol::{
-        self, Accept, AcceptAnswer, Chunk, ErrorCode, ExpiredJob, FailedJob, Hello, Leaving, Payload,
-        Pong, Readiness, ResultOfJob,
+        self, Accept, AcceptAnswer, Chunk, ErrorCode, ExpiredJob, FailedJob, Hello, Leaving, Payload, Pong,
+        Readiness, ResultOfJob,
     },
 };
 use serde_json::json;
@@ -104,7 +104,11 @@ pub async fn run<N: Network>(
                 wait = wait.max(Duration::from_millis(retry_after_ms.min(max.saturating_mul(10))));
             }
             Closed::Misbehaved(why) => node.journal.failed(Level::Warn, Kind::Network, "disconnected", &why),
-            other => {
+            other @ (Closed::Network(_)
+            | Closed::Author(_)
+            | Closed::Storage(_)
+            | Closed::ByNetwork
+            | Closed::NoGreeting) => {
                 // A long outage is said once when it begins, and then now and then.
                 if failures.is_power_of_two() {
                     node.journal.note(
@@ -210,7 +214,10 @@ fn hello(node: &Node) -> Hello {
     let active = *node.readiness.borrow() == Readiness::Active;
     let (concurrency, models) = current.filter(|_| active).map_or((0, Vec::new()), |current| {
         let document = current.config.document();
-        (document.limits.concurrency, document.models.iter().map(node_types::config::Model::reference).collect())
+        (
+            document.limits.concurrency,
+            document.models.iter().map(node_types::config::Model::reference).collect(),
+        )
     });
     Hello { protocol: protocol::VERSION, agent: crate::VERSION.to_owned(), concurrency, models }
 }
@@ -236,7 +243,13 @@ async fn act<L: Link>(node: &Node, link: &mut L, action: Action) -> Result<Optio
             let moved = node.written(node.store.jobs().cancel(job, now).await)?;
             if moved == Moved::Done {
                 node.halt(job, Halt::Cancelled);
-                node.journal.measured(Level::Info, Kind::Inference, Some(job), "cancelled by the network", []);
+                node.journal.measured(
+                    Level::Info,
+                    Kind::Inference,
+                    Some(job),
+                    "cancelled by the network",
+                    [],
+                );
                 node.ended.notify_one();
             }
         }
@@ -340,4 +353,3 @@ async fn say_end<L: Link>(node: &Node, link: &mut L, end: End, now: Timestamp) -
     }
     Ok(())
 }
-
