@@ -6,10 +6,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use node_store::{logs::Batch, reader::ReadError, writer::WriteError};
+use node_store::{binding::Account as AccountName, logs::Batch, reader::ReadError, writer::WriteError};
 use node_types::{
     log::{Kind, Level},
-    protocol::{ConfigReport, ErrorCode, Heartbeat, JobCounts, LogBatch, Readiness, TraceBatch},
+    protocol::{Account, ConfigReport, ErrorCode, Heartbeat, JobCounts, LogBatch, Readiness, TraceBatch},
 };
 use serde_json::json;
 use tokio::{
@@ -60,6 +60,7 @@ pub async fn run<N: Network>(
     let begun = Instant::now();
     let (mut next_beat, mut next_flush) = (begun, begun + Duration::from_millis(BEAT_MS.1));
     let mut failures = 0_u32;
+    let mut account_told = false;
     loop {
         let stopping = *stop.borrow();
         let (beat_ms, flush_ms) = timings(&node);
@@ -68,6 +69,11 @@ pub async fn run<N: Network>(
             let now = Instant::now();
             let mut answers = Vec::new();
             answers.push(send_configs(&node, &*network, &mut waiting).await);
+            if !account_told && !stopping {
+                let told = tell_account(&node, &*network).await;
+                account_told = told.is_ok();
+                answers.push(told);
+            }
             if now >= next_beat || stopping {
                 next_beat = now + Duration::from_millis(beat_ms);
                 answers.push(beat(&node, &*network, begun).await);
@@ -111,6 +117,19 @@ fn timings(node: &Node) -> (u64, u64) {
         let timings = &current.config.document().timings;
         (timings.heartbeat_ms, timings.flush_ms)
     })
+}
+
+/// Says once a start which account the node works for: it can only be changed while no Agent runs.
+async fn tell_account<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
+    let link = node.store.view().binding().account()?;
+    let account = link.as_ref().map(|link| match link.account() {
+        AccountName::Wallet(address) => address.to_string(),
+        AccountName::Email(email) => email.clone(),
+    });
+    let proof = link.map(|link| link.proof().to_owned());
+    let signed = node.author.sign(&Account { account, proof }).await?;
+    network.post::<Account>(&signed).await?;
+    Ok(())
 }
 
 async fn send_configs<N: Network>(

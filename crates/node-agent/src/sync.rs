@@ -43,7 +43,7 @@ pub async fn run<N: Network>(
     reports: mpsc::Sender<ConfigReport>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut syncing = Syncing { node, network, reports, followed: None, unhealthy: 0, unreachable: 0 };
+    let mut syncing = Syncing { node, network, reports, followed: None, refused: None, unhealthy: 0, unreachable: 0 };
     let mut next_look = Instant::now();
     let mut next_try = Instant::now();
     while !*stop.borrow() {
@@ -80,6 +80,8 @@ struct Syncing<N> {
     reports: mpsc::Sender<ConfigReport>,
     /// The snapshot whose runtime passed its health check.
     followed: Option<Digest>,
+    /// The envelope that was refused last, by its bytes: it is offered until there is a newer one, and said once.
+    refused: Option<Digest>,
     unhealthy: u32,
     unreachable: u32,
 }
@@ -222,6 +224,10 @@ impl<N: Network> Syncing<N> {
             Offered::None | Offered::Held => return Ok(false),
             Offered::Envelope(envelope) => envelope,
         };
+        let bytes = Digest::of(&envelope);
+        if self.refused == Some(bytes) && !self.would_pass(&envelope) {
+            return Ok(false);
+        }
         let mut applied = self.apply(&envelope).await;
         if let Err(SnapshotError::Refused(Refused::OtherKeyset { .. } | Refused::BelowThreshold { .. })) = &applied {
             // It may be signed by a keyset that this node has not seen.
@@ -232,12 +238,18 @@ impl<N: Network> Syncing<N> {
             Ok(Applied::New) => Ok(true),
             Ok(Applied::Already | Applied::FailedBefore) => Ok(false),
             Err(error @ SnapshotError::Refused(_)) => {
-                // The log has it; the network hears of it once for each that it offers.
+                self.refused = Some(bytes);
                 self.report(None, ConfigOutcome::Refused, Some(error.to_string())).await;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether an envelope that was refused before passes now: a clock may have been wrong, or a keyset missing.
+    fn would_pass(&self, envelope: &[u8]) -> bool {
+        let now = time::now(&self.node.store);
+        now.is_ok_and(|now| self.node.store.snapshots().verify(envelope, now).is_ok())
     }
 
     async fn apply(&self, envelope: &[u8]) -> Result<Applied, SnapshotError> {

@@ -161,7 +161,15 @@ impl ModelLink {
             MessageKind::Result => message.read::<ResultOfJob>().map(|end| (end.job, end.output.body)),
             MessageKind::Failure => message.read::<FailedJob>().map(|end| (end.job, end.failure.message)),
             MessageKind::Expired => message.read::<ExpiredJob>().map(|end| (end.job, String::new())),
-            _ => return,
+            MessageKind::Register
+            | MessageKind::Heartbeat
+            | MessageKind::Chunk
+            | MessageKind::LogBatch
+            | MessageKind::TraceBatch
+            | MessageKind::ConfigReport
+            | MessageKind::AccountLink
+            | MessageKind::Pong
+            | MessageKind::Leaving => return,
         };
         let (job, text) = end.unwrap();
         if !known.offered.contains_key(&job) {
