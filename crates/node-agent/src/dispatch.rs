@@ -127,9 +127,8 @@ async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeo
     let (parts, given) = mpsc::channel(PARTS_MAX);
     let streamed = forward(Arc::clone(&node), job.id, attempt, given);
     let run = async {
-        let left = time::now(&node.store).map_or(timeout, |now| {
-            timeout.min(Duration::from_millis(job.expires_at.since_ms(now)))
-        });
+        let left = time::now(&node.store)
+            .map_or(timeout, |now| timeout.min(Duration::from_millis(job.expires_at.since_ms(now))));
         let ended = tokio::select! {
             answer = endpoint.infer(job.mode, &job.request, job.max_tokens, Some(&parts)) => of(answer),
             () = sleep(left) => {
@@ -180,7 +179,12 @@ async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u
     let (kind, store) = (Kind::Inference, node.store.jobs());
     let fields = |more: Value| {
         let model = job.model.to_string();
-        [("model", json!(model)), ("attempt", json!(attempt)), ("duration_ms", json!(duration_ms)), ("more", more)]
+        [
+            ("model", json!(model)),
+            ("attempt", json!(attempt)),
+            ("duration_ms", json!(duration_ms)),
+            ("more", more),
+        ]
     };
     let moved = match ended {
         Ended::Answered(output) => {
@@ -219,7 +223,9 @@ async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u
             let why = format!("what came of the run does not count: {other:?}");
             node.journal.measured(Level::Info, kind, Some(job.id), why, []);
         }
-        Err(error) => node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error),
+        Err(error) => {
+            node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error)
+        }
     }
     node.ended.notify_one();
 }

@@ -11,7 +11,10 @@ use node_types::{
     log::{Kind, Level},
 };
 use serde_json::json;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinHandle,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -63,7 +66,7 @@ pub enum Unhealthy {
 struct Active {
     key: (Runtime, Vec<Digest>),
     supervisor: Supervisor,
-    watching: JoinHandle<()>,
+    watching: [JoinHandle<()>; 2],
 }
 
 /// The one runtime.
@@ -96,17 +99,21 @@ impl Engine {
     pub async fn follow(&mut self, config: &NodeConfig) -> Result<(), Unhealthy> {
         self.approved.send_replace(false);
         self.serving.send_replace(None);
-        let key = (config.runtime.clone(), config.models.iter().flat_map(|it| &it.files).map(|it| it.sha256).collect());
+        let key = (
+            config.runtime.clone(),
+            config.models.iter().flat_map(|it| &it.files).map(|it| it.sha256).collect(),
+        );
         if self.active.as_ref().is_none_or(|active| active.key != key) {
             self.stop().await;
             let plan = plan(&self.node, config)?;
             let supervisor = Supervisor::start(plan);
-            let watching = tokio::spawn(watch_state(
+            let state = watch_state(
                 Arc::clone(&self.node),
                 supervisor.state(),
                 self.approved.subscribe(),
                 Arc::clone(&self.serving),
-            ));
+            );
+            let watching = [tokio::spawn(state), tokio::spawn(pass_on(supervisor.lines()))];
             self.active = Some(Active { key, supervisor, watching });
         }
         let Some(active) = &self.active else { return Ok(()) };
@@ -136,7 +143,9 @@ impl Engine {
     pub async fn stop(&mut self) {
         self.serving.send_replace(None);
         if let Some(active) = self.active.take() {
-            active.watching.abort();
+            for watching in &active.watching {
+                watching.abort();
+            }
             active.supervisor.stop().await;
         }
     }
@@ -168,6 +177,18 @@ async fn ready(mut state: watch::Receiver<State>) -> Result<Arc<Endpoint>, Unhea
     match tokio::time::timeout(READY_LIMIT, wait).await {
         Ok(answer) => answer,
         Err(_) => Err(Unhealthy::NotReady(format!("{} s passed: {last}", READY_LIMIT.as_secs()))),
+    }
+}
+
+/// What the runtime prints is for whoever watches the Agent, and is not kept: it may quote a prompt. Of one that falls
+/// over its last lines are kept, as the cause.
+async fn pass_on(mut lines: broadcast::Receiver<String>) {
+    loop {
+        match lines.recv().await {
+            Ok(line) => tracing::debug!(target: "runtime", "{line}"),
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
     }
 }
 
@@ -216,7 +237,9 @@ fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
     match &config.runtime {
         Runtime::External { .. } => {
             let url = settings.url.clone().ok_or_else(|| {
-                Unhealthy::Settings("the snapshot wants an external runtime: set runtime.url to its address".to_owned())
+                Unhealthy::Settings(
+                    "the snapshot wants an external runtime: set runtime.url to its address".to_owned(),
+                )
             })?;
             let api_key = settings.api_key_file.as_deref().map(read_key).transpose()?;
             Ok(Plan::External { url, api_key })
@@ -228,7 +251,8 @@ fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
                 )
             })?;
             let file = config.models.first().and_then(|model| model.files.first());
-            let model = file.map(|file| (folder.join("models").join(file.sha256.hex()), file));
+            let models = settings.models.clone().unwrap_or_else(|| folder.join("models"));
+            let model = file.map(|file| (models.join(file.sha256.hex()), file));
             if let Some((path, file)) = &model
                 && !path.is_file()
             {
@@ -238,6 +262,7 @@ fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
             let timings = &config.timings;
             let mut readable = settings.readable.clone();
             readable.push(folder.clone());
+            readable.push(models);
             Ok(Plan::Process(ProcessPlan {
                 program: folder.join(command),
                 digest: *digest,
@@ -257,7 +282,8 @@ fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
 #[expect(clippy::disallowed_methods, reason = "a file of the operator's, not of the volume's")]
 fn read_key(path: &std::path::Path) -> Result<Zeroizing<String>, Unhealthy> {
     let bytes = std::fs::read(path).map(Zeroizing::new);
-    let text = bytes.ok().and_then(|bytes| std::str::from_utf8(&bytes).ok().map(|text| text.trim().to_owned()));
+    let text =
+        bytes.ok().and_then(|bytes| std::str::from_utf8(&bytes).ok().map(|text| text.trim().to_owned()));
     text.map(Zeroizing::new).ok_or_else(|| {
         Unhealthy::Settings(format!("{} cannot be read as the runtime's API key", path.display()))
     })

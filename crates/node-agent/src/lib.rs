@@ -3,21 +3,21 @@
 //!
 //! It knows no SQL and no layout of files: those are the store's.
 
-// WAITS pub mod agent;
+pub mod agent;
 pub mod author;
 pub mod backoff;
-// WAITS pub mod dispatch;
-// WAITS pub mod engine;
+pub mod dispatch;
+pub mod engine;
 pub mod enroll;
 pub mod journal;
 pub mod network;
 pub mod node;
 pub mod report;
 pub mod rotate;
-// WAITS pub mod runtime;
+pub mod runtime;
 pub mod session;
 pub mod settings;
-// WAITS pub mod sync;
+pub mod sync;
 pub mod time;
 mod tls;
 

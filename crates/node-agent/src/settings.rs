@@ -44,6 +44,9 @@ pub struct RuntimeSettings {
     pub api_key_file: Option<PathBuf>,
     /// For the kind `process`: the folder in which the snapshot's `command` stands.
     pub folder: Option<PathBuf>,
+    /// For the kind `process`: the folder in which the files of models stand, each under its SHA-256 in hex; `models`
+    /// in [`RuntimeSettings::folder`] unless set.
+    pub models: Option<PathBuf>,
     /// For the kind `process`: more that it may read (never write), for example a virtual environment.
     pub readable: Vec<PathBuf>,
     /// For the kind `process`: the user it runs as where the Agent runs as root; `nobody` unless set.

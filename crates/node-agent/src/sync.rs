@@ -43,7 +43,8 @@ pub async fn run<N: Network>(
     reports: mpsc::Sender<ConfigReport>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut syncing = Syncing { node, network, reports, followed: None, refused: None, unhealthy: 0, unreachable: 0 };
+    let mut syncing =
+        Syncing { node, network, reports, followed: None, refused: None, unhealthy: 0, unreachable: 0 };
     let mut next_look = Instant::now();
     let mut next_try = Instant::now();
     while !*stop.borrow() {
@@ -163,7 +164,12 @@ impl<N: Network> Syncing<N> {
         let now = match time::now(&self.node.store) {
             Ok(now) => now,
             Err(error) => {
-                self.node.journal.failed(Level::Error, Kind::Agent, "cannot go back to the last good snapshot", &error);
+                self.node.journal.failed(
+                    Level::Error,
+                    Kind::Agent,
+                    "cannot go back to the last good snapshot",
+                    &error,
+                );
                 return;
             }
         };
@@ -178,7 +184,12 @@ impl<N: Network> Syncing<N> {
             // The first one: it is tried again, there is no other.
             Err(SnapshotError::NoPrevious) => {}
             Err(error) => {
-                self.node.journal.failed(Level::Error, Kind::Storage, "cannot go back to the last good snapshot", &error);
+                self.node.journal.failed(
+                    Level::Error,
+                    Kind::Storage,
+                    "cannot go back to the last good snapshot",
+                    &error,
+                );
             }
         }
     }
@@ -207,14 +218,18 @@ impl<N: Network> Syncing<N> {
     async fn try_to_look(&mut self) -> Result<bool, EnrolError> {
         let (node, network) = (Arc::clone(&self.node), Arc::clone(&self.network));
         if node.store.snapshots().keyset().is_none() {
-            enroll::follow_keysets(&*node, &*network).await?;
+            enroll::follow_keysets(&node, &*network).await?;
         }
         if node.store.snapshots().current().is_none() || !node.is_registered() {
-            match enroll::register(&*node, &*network).await {
+            match enroll::register(&node, &*network).await {
                 Ok(()) => node.set_registered(true),
                 // With a snapshot the node works; the session says what the network thinks of it.
                 Err(error) if node.store.snapshots().current().is_some() => {
-                    node.journal.note(Level::Warn, Kind::Network, format!("not registered: {}", causes(&error)));
+                    node.journal.note(
+                        Level::Warn,
+                        Kind::Network,
+                        format!("not registered: {}", causes(&error)),
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -229,9 +244,11 @@ impl<N: Network> Syncing<N> {
             return Ok(false);
         }
         let mut applied = self.apply(&envelope).await;
-        if let Err(SnapshotError::Refused(Refused::OtherKeyset { .. } | Refused::BelowThreshold { .. })) = &applied {
+        if let Err(SnapshotError::Refused(Refused::OtherKeyset { .. } | Refused::BelowThreshold { .. })) =
+            &applied
+        {
             // It may be signed by a keyset that this node has not seen.
-            enroll::follow_keysets(&*node, &*network).await?;
+            enroll::follow_keysets(&node, &*network).await?;
             applied = self.apply(&envelope).await;
         }
         match applied {
