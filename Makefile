@@ -3,10 +3,15 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help check test bench docs
+.PHONY: help demo check test bench docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+demo: ## a network and a node on this machine, with a real model; KEEP=1 leaves them running
+	scripts/runtime
+	cargo build -q --release --locked -p node-cli
+	target/release/resultity-node demo --runtimes .tools/runtime --models .tools/models $(if $(KEEP),--keep)
 
 check: ## format, lints, dependency policy, documentation, generated documents
 	cargo fmt --all --check
