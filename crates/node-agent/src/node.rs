@@ -90,6 +90,13 @@ impl Node {
         self.registered.load(Ordering::Relaxed)
     }
 
+    /// Whether there is any use in talking: the network knows the node, or knew it before, and has keys.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        let snapshots = self.store.snapshots();
+        snapshots.keyset().is_some() && (self.is_registered() || snapshots.current().is_some())
+    }
+
     /// The network knows the node, or has said that it does not.
     pub fn set_registered(&self, known: bool) {
         self.registered.store(known, Ordering::Relaxed);

@@ -64,8 +64,7 @@ pub async fn run<N: Network>(
     loop {
         let stopping = *stop.borrow();
         let (beat_ms, flush_ms) = timings(&node);
-        // Without a keyset nothing can be signed.
-        if node.store.snapshots().keyset().is_some() {
+        if node.is_known() {
             let now = Instant::now();
             let mut answers = Vec::new();
             answers.push(send_configs(&node, &*network, &mut waiting).await);

@@ -360,7 +360,7 @@ async fn whatever_happens(seed: u64, chaos: Chaos) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 0, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_job_ends_at_the_network_once_whatever_is_lost_repeated_reordered_or_cut(

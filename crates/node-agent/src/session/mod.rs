@@ -43,6 +43,8 @@ use machine::{Action, End, Machine, Misbehaviour};
 const WRITES_MAX: usize = 256;
 /// The longest wait between two attempts where no snapshot says: 30 seconds, and the first: half a second.
 const RETRY_MS: (u64, u64) = (500, 30_000);
+/// How often a node that is not enrolled yet looks whether it is: 50 milliseconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the network may take to greet: 10 seconds.
 const GREETING: Duration = Duration::from_secs(10);
 /// A copy of this node runs somewhere: how long to wait before it is tried again, 5 minutes in milliseconds.
@@ -86,6 +88,14 @@ pub async fn run<N: Network>(
 ) {
     let mut failures = 0;
     while !*stop.borrow() {
+        if !node.is_known() {
+            // Enrolment wakes nobody in particular: it is quick, and happens once in a node's life.
+            tokio::select! {
+                () = sleep(LOOK_AGAIN) => {}
+                _ = stop.changed() => {}
+            }
+            continue;
+        }
         let mut greeted = false;
         let closed = match network.connect().await {
             Ok(link) => talk(&node, link, &mut chunks, &mut stop, &mut greeted).await,

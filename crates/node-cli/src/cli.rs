@@ -1,0 +1,134 @@
+//! The words of the command line. What a command takes stands in its own file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{
+    commands::{account, config, demo, devnet, init, jobs, key, logs, rotate, run, status},
+    settings::Layer,
+};
+
+/// What every exit code means; programs may rely on it.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed, or a snapshot was refused; the message says what happened and what to do
+  2  the command line or the settings are wrong
+  3  reserved: what is on the disk drifted from what the network approved
+  4  an Agent is running on this volume
+  5  there is no such thing: no volume, no such job, no snapshot
+
+Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
+RESULTITY_KEYS_PASSPHRASE_FILE, ...), then from a TOML file: --config, else $RESULTITY_CONFIG, else node.toml in the \
+home. The names are the same everywhere: network_url in the file is RESULTITY_NETWORK_URL and --network-url. \
+docs/cli.md lists them.
+
+The home is --home, else $RESULTITY_HOME, else /var/lib/resultity for root, else resultity in the user's data folder. \
+Each network has its own volume in it.";
+
+const EXAMPLES: &str = "\
+Examples:
+  resultity-node init                            make a node
+  resultity-node run --network-url https://...   run it
+  resultity-node status                          how it stands, and what to do next
+  resultity-node jobs explain <id>               what happened to a job
+  resultity-node logs --level warn --since 2h    what went wrong lately";
+
+/// A Resultity node: runs language-model inference for the Resultity network.
+#[derive(Debug, Parser)]
+#[command(name = "resultity-node", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// The folder that holds the volumes
+    #[arg(long, global = true, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) home: Option<PathBuf>,
+    /// The network: testnet (the default) or mainnet
+    #[arg(long, global = true, value_name = "NETWORK")]
+    pub(crate) network: Option<String>,
+    /// The settings file
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Answer in JSON; times are RFC 3339, failures are JSON on the standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Common {
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        layer.flag("home", self.home.clone());
+        layer.flag("network", self.network.clone());
+    }
+}
+
+/// What commands take that open the node's keys. Secrets stand in files, never in flags.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Keys {
+    /// The file with the passphrase that the node's keys are sealed under
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) keys_passphrase_file: Option<PathBuf>,
+    /// The secret that the node's keys are sealed under, else /run/secrets/resultity-kek
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) keys_secret_file: Option<PathBuf>,
+}
+
+impl Keys {
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        layer.flag("keys.passphrase_file", self.keys_passphrase_file.clone());
+        layer.flag("keys.secret_file", self.keys_secret_file.clone());
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a node: its volume and its key
+    Init(init::Init),
+    /// Run the node
+    Run(run::Run),
+    /// Show how the node stands and what to do next
+    Status(status::Status),
+    /// Show the jobs that the node holds
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
+    /// Show and judge the configuration that the network gives
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Show and change the account that the node works for
+    #[command(subcommand)]
+    Account(account::Account),
+    /// Take the node's key out, bring one in, seal it anew
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Delete what has had its time, as the table in docs/rotation.md says
+    Rotate(rotate::Rotate),
+    /// Show the node's log
+    Logs(logs::Logs),
+    /// Run a small network on this machine, and steer it
+    #[command(subcommand)]
+    Devnet(devnet::Devnet),
+    /// See a node at work: a tour with a real model
+    Demo(demo::Demo),
+    /// Write completions for a shell
+    #[command(
+        after_help = "Examples:\n  resultity-node completions bash > /etc/bash_completion.d/resultity-node\n  \
+                            resultity-node completions fish > ~/.config/fish/completions/resultity-node.fish"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write docs/cli.md
+    #[command(hide = true)]
+    HelpDocument,
+}

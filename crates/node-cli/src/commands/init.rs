@@ -1,0 +1,159 @@
+//! `init`: makes a volume and its key.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Args;
+use node_store::{
+    keys::{NodeKey, Protection, TerminalPrompt, import_keystore, keystore::KEYSTORE_BYTES_MAX},
+    store::{Store, StoreError},
+    volume::VolumeError,
+};
+use serde::Serialize;
+
+use super::Verdict;
+use crate::{
+    cli::Keys,
+    context::{Context, reading},
+    failure::Failure,
+    files,
+    identity::Identity,
+    out::Report,
+    page::{Page, Tone},
+    passphrase,
+};
+
+/// Make a node: its volume and its key.
+///
+/// The key is drawn at random, or taken from a Web3 keystore (version 3). It is sealed under the first of these that is
+/// there: a systemd credential, a container secret, a passphrase, a local file. The last one is obfuscation only.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node init
+  resultity-node init --ask-passphrase
+  resultity-node --network mainnet init --key-file wallet.json
+  resultity-node init --if-missing --json")]
+pub(crate) struct Init {
+    /// A Web3 keystore (version 3) with the key to use
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The file with the keystore's passphrase; without it the terminal is asked
+    #[arg(long, value_name = "FILE", requires = "key_file", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Seal the key under a passphrase that the terminal is asked for; every start needs it
+    #[arg(long, conflicts_with_all = ["keys_passphrase_file", "keys_secret_file"])]
+    pub(crate) ask_passphrase: bool,
+    /// Where there is a node already, show it and end well
+    #[arg(long)]
+    pub(crate) if_missing: bool,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
+}
+
+#[derive(Serialize)]
+struct Made {
+    created: bool,
+    #[serde(flatten)]
+    identity: Identity,
+    folder: PathBuf,
+    next: String,
+}
+
+impl Report for Made {
+    fn page(&self, page: &mut Page) {
+        let title = if self.created { "A node is made." } else { "There is a node already." };
+        page.toned(Tone::Strong, title);
+        page.row("network", self.identity.network);
+        page.row("node", &self.identity.node);
+        page.row("address", &self.identity.address);
+        page.row("key", self.identity.protection);
+        page.row("folder", self.folder.display());
+        page.row("next", &self.next);
+    }
+}
+
+impl Init {
+    /// # Errors
+    /// [`Failure`]; [`Failure::Exists`] where there is a node.
+    pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let created = match context.view() {
+            Ok(_) if self.if_missing => false,
+            Ok(_) => return Err(exists(context)?),
+            // Also one that a crash left unfinished: making it goes on.
+            Err(
+                Failure::NoVolume { .. } | Failure::Store(StoreError::Volume(VolumeError::Missing { .. })),
+            ) => {
+                let key = self.key_file.as_ref().map(|file| read_key(file, self.passphrase_file.as_deref()));
+                self.create(context, key.transpose()?)?;
+                true
+            }
+            Err(other) => return Err(other),
+        };
+        show(context, created)
+    }
+
+    fn create(&self, context: &Context, key: Option<NodeKey>) -> Result<(), Failure> {
+        let mut options = context.options();
+        if self.ask_passphrase {
+            options.kek.prompt = Some(Arc::new(TerminalPrompt::new()));
+        }
+        create(context, &options, key)
+    }
+}
+
+/// Makes the volume.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn create(
+    context: &Context,
+    options: &node_store::store::Options,
+    key: Option<NodeKey>,
+) -> Result<(), Failure> {
+    match Store::create(options, key, &reading()?) {
+        // Closed in good order: the next opening has nothing to check.
+        Ok(store) => drop(store),
+        // Somebody made it since we looked.
+        Err(StoreError::Volume(VolumeError::Exists { .. })) => return Err(exists(context)?),
+        Err(other) => return Err(context.named(other)),
+    }
+    Ok(())
+}
+
+/// Shows the node that is there now.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn show(context: &Context, created: bool) -> Result<Verdict, Failure> {
+    let path = context.keys_folder().join("node.key");
+    let identity = context.identity()?.ok_or(Failure::NoKey { path })?;
+    let next = match identity.protection {
+        Protection::ObfuscationOnly => {
+            "keep its key well: `resultity-node key reseal` seals it under a passphrase or a secret, `key export` makes a \
+             backup; then start it: `resultity-node run`"
+        }
+        Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase => {
+            "make a backup of its key (`resultity-node key export`), then start it: `resultity-node run`"
+        }
+    };
+    let folder = context.folder();
+    context.out.show(&Made { created, identity, folder, next: next.to_owned() })?;
+    Ok(Verdict::Done)
+}
+
+/// Reads a key from a Web3 keystore.
+///
+/// # Errors
+/// [`Failure::File`], [`Failure::Keystore`], [`Failure::Passphrase`].
+pub(crate) fn read_key(file: &Path, passphrase: Option<&Path>) -> Result<NodeKey, Failure> {
+    let bytes = files::read(file, KEYSTORE_BYTES_MAX)?;
+    let passphrase = passphrase::existing(passphrase, "passphrase of the keystore")?;
+    import_keystore(&bytes, &passphrase).map_err(|source| Failure::Keystore { path: file.to_owned(), source })
+}
+
+fn exists(context: &Context) -> Result<Failure, Failure> {
+    let who = context.identity()?.map_or(String::new(), |held| format!(" ({}, {})", held.node, held.address));
+    Ok(Failure::Exists { folder: context.folder(), who })
+}

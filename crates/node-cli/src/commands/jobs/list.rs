@@ -1,0 +1,194 @@
+//! `jobs list`: the jobs that are held, or the traces of those that have ended.
+
+use clap::{Args, builder::PossibleValuesParser};
+use node_store::{
+    jobs::{BATCH_MAX, Counts, JobsView, Listed},
+    reader::ReadError,
+};
+use node_types::{JobId, Timestamp, trace::Trace};
+use serde::Serialize;
+
+use super::{Verdict, mode, outcome, standing};
+use crate::{
+    context::{self, Context},
+    failure::Failure,
+    measure,
+    out::Report,
+    page::{Page, Tone},
+};
+
+/// Jobs shown unless told: 50, the oldest.
+const LIMIT: usize = 50;
+
+/// List the jobs that are held, in the order in which they were taken.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node jobs list
+  resultity-node jobs list --state queued --limit 10
+  resultity-node jobs list --ended --json | jq '.jobs[] | select(.state == \"failed\")'")]
+pub(crate) struct List {
+    /// Those in this state alone
+    #[arg(long, value_parser = PossibleValuesParser::new(["queued", "running", "finished", "failed", "answered", "expired"]))]
+    state: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
+    limit: usize,
+    /// The jobs that have ended, as far as their traces are kept
+    #[arg(long)]
+    ended: bool,
+}
+
+#[derive(Serialize)]
+struct Jobs {
+    held: CountsShown,
+    jobs: Vec<Row>,
+    /// There are more of them.
+    more: bool,
+    #[serde(skip)]
+    now: Timestamp,
+}
+
+/// How many jobs are held.
+#[derive(Clone, Copy, Serialize)]
+pub(in crate::commands) struct CountsShown {
+    queued: u64,
+    running: u64,
+    unsent: u64,
+}
+
+impl CountsShown {
+    pub(in crate::commands) const fn of(counts: Counts) -> Self {
+        Self { queued: counts.queued, running: counts.running, unsent: counts.unsent }
+    }
+
+    pub(in crate::commands) fn text(self) -> String {
+        format!("{} queued, {} running, {} to be acknowledged", self.queued, self.running, self.unsent)
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    seq: u64,
+    job: JobId,
+    state: &'static str,
+    model: String,
+    mode: &'static str,
+    #[serde(flatten)]
+    place: Place,
+}
+
+/// What is known of a job where it is.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Place {
+    Held {
+        priority: u8,
+        accepted_at: String,
+        expires_at: String,
+        attempt: u16,
+        attempts_max: u16,
+        bytes: u64,
+        #[serde(skip)]
+        expires: Timestamp,
+    },
+    Ended {
+        ended_at: Option<String>,
+    },
+}
+
+impl Row {
+    fn held(job: &Listed) -> Self {
+        let place = Place::Held {
+            priority: job.priority,
+            accepted_at: job.accepted_at.to_string(),
+            expires_at: job.expires_at.to_string(),
+            attempt: job.attempt,
+            attempts_max: job.attempts_max,
+            bytes: job.bytes,
+            expires: job.expires_at,
+        };
+        let (state, model) = (standing(job.standing), job.model.to_string());
+        Self { seq: job.seq, job: job.job, state, model, mode: mode(job.mode), place }
+    }
+
+    fn ended((seq, trace): (u64, Trace)) -> Self {
+        let ended_at = trace.events.last().map(|event| event.at.to_string());
+        let (state, model) = (outcome(trace.outcome), trace.model.to_string());
+        Self { seq, job: trace.job, state, model, mode: mode(trace.mode), place: Place::Ended { ended_at } }
+    }
+
+    const fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+impl Report for Jobs {
+    fn page(&self, page: &mut Page) {
+        if !self.jobs.is_empty() {
+            let row = |row: &Row| {
+                let (when, tries) = match &row.place {
+                    Place::Held { expires, attempt, attempts_max, .. } => {
+                        let left = if *expires > self.now {
+                            format!("in {}", measure::span(expires.since_ms(self.now)))
+                        } else {
+                            "now".to_owned()
+                        };
+                        (left, format!("{attempt}/{attempts_max}"))
+                    }
+                    Place::Ended { ended_at } => (ended_at.clone().unwrap_or_default(), String::new()),
+                };
+                vec![row.job.to_string(), row.state.into(), row.mode.into(), row.model.clone(), tries, when]
+            };
+            let ended = matches!(self.jobs.first(), Some(Row { place: Place::Ended { .. }, .. }));
+            let when = if ended { "ended" } else { "its time ends" };
+            let rows: Vec<Vec<String>> = self.jobs.iter().map(row).collect();
+            page.table(&["job", "state", "mode", "model", "tries", when], &rows);
+        }
+        if self.more {
+            page.toned(Tone::Faint, "There are more: --limit shows them.");
+        }
+        page.line(format!("Held now: {}.", self.held.text()));
+    }
+}
+
+impl List {
+    pub(super) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let view = context.view()?;
+        let jobs = view.jobs();
+        let wanted = |row: &Row| self.state.as_deref().is_none_or(|state| state == row.state);
+        let (rows, more) = if self.ended {
+            collect(self.limit, wanted, |after| {
+                Ok(jobs.traces(after)?.into_iter().map(Row::ended).collect())
+            })?
+        } else {
+            collect(self.limit, wanted, |after| held(jobs, after))?
+        };
+        let held = CountsShown::of(jobs.counts()?);
+        context.out.show(&Jobs { held, jobs: rows, more, now: context::now(&view)? })?;
+        Ok(Verdict::Done)
+    }
+}
+
+fn held(jobs: &JobsView, after: u64) -> Result<Vec<Row>, ReadError> {
+    Ok(jobs.list(after, BATCH_MAX)?.iter().map(Row::held).collect())
+}
+
+/// The first `limit` of the wanted rows, page by page, and whether there are more of them.
+fn collect(
+    limit: usize,
+    wanted: impl Fn(&Row) -> bool,
+    page: impl Fn(u64) -> Result<Vec<Row>, ReadError>,
+) -> Result<(Vec<Row>, bool), Failure> {
+    let (mut rows, mut after) = (Vec::new(), 0);
+    loop {
+        let found = page(after)?;
+        let Some(last) = found.last() else { return Ok((rows, false)) };
+        after = last.seq();
+        for row in found.into_iter().filter(|row| wanted(row)) {
+            if rows.len() == limit {
+                return Ok((rows, true));
+            }
+            rows.push(row);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The commands, one file each. A command reads, calls the crates below, and shows a report.
+
+pub(crate) mod account;
+mod completions;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod devnet;
+mod help_document;
+pub(crate) mod init;
+pub(crate) mod jobs;
+pub(crate) mod key;
+pub(crate) mod logs;
+pub(crate) mod rotate;
+pub(crate) mod run;
+pub(crate) mod sandbox;
+pub(crate) mod status;
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{Cli, Command, Common},
+    context::Context,
+    failure::Failure,
+    out::Out,
+    settings::{Layer, Values},
+    surroundings::Surroundings,
+};
+
+/// How a command ended that did what it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// All is well.
+    Done,
+    /// What was to be judged is refused; the report said why.
+    Refused,
+}
+
+impl Verdict {
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Refused => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Result<Verdict, Failure> {
+    let common = cli.common;
+    let with = |own: &dyn Fn(&mut Layer)| context(&common, own, surroundings, out);
+    let none = |_: &mut Layer| {};
+    match cli.command {
+        Command::Init(init) => init.run(&with(&|layer| init.keys.layer(layer))?),
+        Command::Run(run) => run.run(&with(&|layer| run.layer(layer))?),
+        Command::Status(status) => status.run(&with(&none)?),
+        Command::Jobs(jobs) => jobs.run(&with(&none)?),
+        Command::Config(config) => config.run(&with(&none)?),
+        Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
+        Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
+        Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),
+        Command::Logs(logs) => logs.run(&with(&none)?),
+        Command::Devnet(devnet) => devnet.run(out),
+        Command::Demo(demo) => demo.run(out),
+        Command::Completions { shell } => completions::run(shell, out),
+        Command::HelpDocument => help_document::run(out),
+    }
+}
+
+fn context(
+    common: &Common,
+    own: &dyn Fn(&mut Layer),
+    surroundings: &Surroundings,
+    out: Out,
+) -> Result<Context, Failure> {
+    let mut flags = Layer::default();
+    common.layer(&mut flags);
+    own(&mut flags);
+    let values = Values::read(flags, common.config.as_deref(), surroundings)?;
+    let settings = values.settings()?;
+    Ok(Context { out, values, settings })
+}

@@ -1,0 +1,143 @@
+//! `run`: the Agent in this process, until it is asked to stop.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use node_agent::settings::Settings;
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use super::Verdict;
+use crate::{cli::Keys, context::Context, failure::Failure, settings::Layer};
+
+/// Run the node until Ctrl-C or SIGTERM. Running jobs may end first; a second Ctrl-C does not wait.
+///
+/// What it does goes to its log (`resultity-node logs`); what a person should see goes to the standard error.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node run --network-url https://node.example.org
+  resultity-node run --runtime-url http://127.0.0.1:8080 --log debug
+  RESULTITY_NETWORK_URL=https://node.example.org resultity-node run --log-format json")]
+pub(crate) struct Run {
+    /// The network's base URL; http on this machine alone
+    #[arg(long, value_name = "URL")]
+    network_url: Option<String>,
+    /// SHA-256 of the network's first keyset; without it the first one that comes is trusted
+    #[arg(long, value_name = "DIGEST")]
+    keyset_digest: Option<String>,
+    /// How long running jobs may go on after the node was asked to stop
+    #[arg(long, value_name = "MS")]
+    shutdown_grace_ms: Option<String>,
+    /// An external runtime's base URL, without /v1
+    #[arg(long, value_name = "URL")]
+    runtime_url: Option<String>,
+    /// The file with an external runtime's API key
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    runtime_api_key_file: Option<PathBuf>,
+    /// The folder with the runtimes that the node starts itself
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    runtime_folder: Option<PathBuf>,
+    /// The folder with the files of models, each under its SHA-256 in hex, else models in the folder of runtimes
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    runtime_models: Option<PathBuf>,
+    /// More that such a runtime may read; may be given several times
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    runtime_readable: Vec<PathBuf>,
+    /// The user that such a runtime runs as where the node runs as root
+    #[arg(long, value_name = "USER")]
+    runtime_user: Option<String>,
+    /// What the standard error shows: a level, or a filter as in info,node_agent=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// How the standard error shows it
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    log_format: LogFormat,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+/// The form of what `run` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For a person.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Run {
+    /// What its flags set.
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        self.keys.layer(layer);
+        layer.flag("network_url", self.network_url.clone());
+        layer.flag("keyset_digest", self.keyset_digest.clone());
+        layer.flag("shutdown_grace_ms", self.shutdown_grace_ms.clone());
+        layer.flag("runtime.url", self.runtime_url.clone());
+        layer.flag("runtime.api_key_file", self.runtime_api_key_file.clone());
+        layer.flag("runtime.folder", self.runtime_folder.clone());
+        layer.flag("runtime.models", self.runtime_models.clone());
+        layer.flags("runtime.readable", self.runtime_readable.iter().map(Into::into).collect());
+        layer.flag("runtime.user", self.runtime_user.clone());
+    }
+
+    /// # Errors
+    /// [`Failure`]; [`Failure::Held`] where another Agent runs.
+    pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        context.values.require("network_url")?;
+        let filter = EnvFilter::try_new(&self.log)
+            .map_err(|error| Failure::Usage(format!("--log is {:?}: {error}", self.log)))?;
+        // Said now, not after the runtime of the program was started.
+        context.view()?;
+        context.refuse_held()?;
+        self.speak(filter, context.out.is_coloured());
+        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        threads.map_err(Failure::Start)?.block_on(until_stopped(context.settings.clone()))?;
+        Ok(Verdict::Done)
+    }
+
+    fn speak(&self, filter: EnvFilter, colours: bool) {
+        let subscriber =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+        match self.log_format {
+            LogFormat::Human => subscriber.init(),
+            LogFormat::Json => subscriber.json().init(),
+        }
+    }
+}
+
+async fn until_stopped(settings: Settings) -> Result<(), Failure> {
+    let (stop, stopped) = watch::channel(false);
+    let signals = tokio::spawn(watch_signals(stop));
+    let ended = serve(settings, stopped).await;
+    signals.abort();
+    ended
+}
+
+/// Asks to stop at the first SIGINT or SIGTERM, and ends the process at the second.
+async fn watch_signals(stop: watch::Sender<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Without a handler the signal ends the process, which is safe: nothing accepted is lost.
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if stop.send_replace(true) {
+            tracing::warn!(
+                "asked to stop again: not waiting for running jobs; they are taken up at the next start"
+            );
+            std::process::exit(130);
+        }
+        tracing::info!("stopping: running jobs may end first; once more stops at once");
+    }
+}
+
+/// The Agent itself.
+async fn serve(settings: Settings, stopped: watch::Receiver<bool>) -> Result<(), Failure> {
+    Ok(node_agent::agent::run(settings, stopped).await?)
+}

@@ -1,0 +1,286 @@
+//! `status`: how the node stands, and what to do next. It needs no key and works beside a running Agent.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::Args;
+use node_store::{clock::Trust, keys::Protection, salvage::Incident, view::View};
+use node_types::{inventory::ArtifactState, log::Level};
+use serde::Serialize;
+
+use super::{Verdict, account::LinkShown, config::SnapshotShown, jobs::CountsShown};
+use crate::{
+    context::{self, Context},
+    failure::Failure,
+    identity::Identity,
+    measure::{self, count},
+    out::Report,
+    page::{Page, Tone},
+};
+
+/// Show how the node stands and what to do next.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  resultity-node status\n  resultity-node --home /srv/second status --json | jq -r .agent.running"
+)]
+pub(crate) struct Status {}
+
+#[derive(Serialize)]
+struct Standing {
+    #[serde(flatten)]
+    identity: Option<Identity>,
+    folder: PathBuf,
+    agent: Agent,
+    time: String,
+    /// The clock jumped: nothing is ended by time until the network confirms it.
+    time_held: bool,
+    snapshot: Option<SnapshotShown>,
+    floor_version: u64,
+    keyset_version: Option<u64>,
+    /// Stored snapshots and keysets that do not verify any more.
+    unverifiable: u64,
+    account: Option<LinkShown>,
+    jobs: Jobs,
+    traces: Traces,
+    logs: Logs,
+    /// Artifacts by state.
+    artifacts: BTreeMap<&'static str, u64>,
+    incidents: Vec<IncidentShown>,
+    next: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Agent {
+    running: bool,
+    pid: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Jobs {
+    #[serde(flatten)]
+    counts: CountsShown,
+    held: u64,
+    bytes: u64,
+    /// Jobs that ever expired in this volume.
+    expired: u64,
+    expired_unreported: u64,
+}
+
+#[derive(Serialize)]
+struct Traces {
+    bytes: u64,
+    /// Deleted before the network had them.
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct Logs {
+    /// Records lost, by level.
+    lost: BTreeMap<Level, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
+}
+
+#[derive(Serialize)]
+struct IncidentShown {
+    database: &'static str,
+    at: String,
+    cause: String,
+    moved_to: Option<String>,
+    saved: u64,
+    lost: Option<u64>,
+}
+
+impl IncidentShown {
+    fn of(incident: Incident) -> Self {
+        Self {
+            database: incident.database.file(),
+            at: incident.at.to_string(),
+            cause: incident.cause,
+            moved_to: incident.moved_to,
+            saved: incident.saved,
+            lost: incident.lost,
+        }
+    }
+
+    fn line(&self) -> String {
+        let lost = match self.lost {
+            Some(lost) => format!("{lost} lost at the most"),
+            None => "nobody can tell how many are lost".to_owned(),
+        };
+        format!("{} {}: {}; {} saved, {lost}", self.at, self.database, self.cause, self.saved)
+    }
+}
+
+impl Status {
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let view = context.view()?;
+        let mut standing = look(context, &view)?;
+        standing.next = next(&standing);
+        context.out.show(&standing)?;
+        Ok(Verdict::Done)
+    }
+}
+
+fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
+    let pid = context.holder()?;
+    let (time, snapshots) = (context::time(view)?, view.snapshots()?);
+    let (tally, counts) = (view.jobs().tally()?, view.jobs().counts()?);
+    let mut artifacts = BTreeMap::new();
+    for artifact in view.inventory().list()? {
+        *artifacts.entry(artifact.state.name()).or_default() += 1;
+    }
+    let (lost, unreadable) = match view.logs().losses() {
+        Ok(lost) => (lost, None),
+        // The rest can still be shown.
+        Err(error) => (BTreeMap::new(), Some(Failure::from(error).story())),
+    };
+    // Those of a logs.db that cannot be read are in it.
+    let incidents = match (view.incidents(), &unreadable) {
+        (Ok(incidents), _) => incidents,
+        (Err(_), Some(_)) => Vec::new(),
+        (Err(error), None) => return Err(error.into()),
+    };
+    Ok(Standing {
+        identity: context.identity()?,
+        folder: context.folder(),
+        agent: Agent { running: pid.is_some(), pid },
+        time: time.now.to_string(),
+        time_held: matches!(time.trust, Trust::Held { .. }),
+        snapshot: snapshots.current().map(|current| SnapshotShown::of(current, time.now)),
+        floor_version: snapshots.floor().version,
+        keyset_version: snapshots.keyset().map(|keyset| keyset.document().version),
+        unverifiable: snapshots.unverifiable().len() as u64,
+        account: view.binding().account()?.as_ref().map(LinkShown::of),
+        jobs: Jobs {
+            counts: CountsShown::of(counts),
+            held: tally.jobs,
+            bytes: tally.bytes,
+            expired: tally.expired,
+            expired_unreported: view.jobs().unreported()?.len() as u64,
+        },
+        traces: Traces { bytes: tally.trace_bytes, lost: tally.traces_lost },
+        logs: Logs { lost, unreadable },
+        artifacts,
+        incidents: incidents.into_iter().map(IncidentShown::of).collect(),
+        next: Vec::new(),
+    })
+}
+
+/// What the operator should do, the most urgent first.
+fn next(standing: &Standing) -> Vec<String> {
+    let mut next = Vec::new();
+    let mut say = |text: String| next.push(text);
+    if standing.identity.is_none() {
+        say("put keys/node.key back from its backup: without it this volume cannot be opened".to_owned());
+    }
+    if standing.unverifiable > 0 {
+        let stored = count(standing.unverifiable, "stored document");
+        say(format!(
+            "{stored} of the network cannot be verified any more: run the node, it fetches them again"
+        ));
+    }
+    if !standing.incidents.is_empty() || standing.logs.unreadable.is_some() {
+        say("a database was damaged: check the disk; the node saves what can be read and reports the loss when it runs".to_owned());
+    }
+    if standing.time_held {
+        say("the clock jumped: set it right; nothing is ended by time until the network confirms it"
+            .to_owned());
+    }
+    let drifted = standing.artifacts.get(ArtifactState::Drifted.name()).copied().unwrap_or(0);
+    if drifted > 0 {
+        say(format!(
+            "{} differ from what was installed: the Agent fetches them again",
+            count(drifted, "artifact")
+        ));
+    }
+    match (&standing.snapshot, standing.agent.running) {
+        (_, false) => say("start the node: `resultity-node run`".to_owned()),
+        (None, true) => {
+            say("wait for the first snapshot; `resultity-node logs --kind configuration` tells what came of it".to_owned());
+        }
+        (Some(snapshot), true) if snapshot.tone == Tone::Bad => {
+            say("no job is taken under this snapshot any more: see that the node reaches its network (`resultity-node logs --kind network`)".to_owned());
+        }
+        (Some(snapshot), true) if snapshot.tone == Tone::Warning => {
+            say("the snapshot is past its time: see that the node reaches its network (`resultity-node logs --kind network`)".to_owned());
+        }
+        (Some(_), true) => {}
+    }
+    let unprotected =
+        standing.identity.as_ref().is_some_and(|held| held.protection == Protection::ObfuscationOnly);
+    if unprotected {
+        say("seal the key under a passphrase or a secret: `resultity-node key reseal`".to_owned());
+    }
+    if standing.account.is_none() {
+        say("link the node to an account: `resultity-node account link`".to_owned());
+    }
+    next
+}
+
+impl Report for Standing {
+    fn page(&self, page: &mut Page) {
+        match &self.identity {
+            Some(held) => {
+                page.row("network", held.network);
+                page.row("node", &held.node);
+                page.row("address", &held.address);
+                let tone = match held.protection {
+                    Protection::ObfuscationOnly => Tone::Warning,
+                    Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase => Tone::Plain,
+                };
+                page.toned_row("key", tone, held.protection);
+            }
+            None => page.toned_row("key", Tone::Bad, "missing"),
+        }
+        page.row("folder", self.folder.display());
+        match &self.agent.pid {
+            Some(pid) => page.toned_row("agent", Tone::Good, format!("running, process {pid}")),
+            None => page.toned_row("agent", Tone::Warning, "not running"),
+        }
+        match &self.snapshot {
+            Some(snapshot) => {
+                page.toned_row("snapshot", snapshot.tone, snapshot.line());
+                page.row("", snapshot.digest());
+            }
+            None => page.toned_row("snapshot", Tone::Warning, "none yet"),
+        }
+        page.row("account", self.account.as_ref().map_or("none", LinkShown::account));
+        let jobs = &self.jobs;
+        page.row("jobs", format!("{}; {}", jobs.counts.text(), measure::bytes(jobs.bytes)));
+        if jobs.expired > 0 {
+            page.row("expired", format!("{} ever, {} to be reported", jobs.expired, jobs.expired_unreported));
+        }
+        let lost = if self.traces.lost > 0 { format!("; {} lost", self.traces.lost) } else { String::new() };
+        page.row("traces", format!("{}{lost}", measure::bytes(self.traces.bytes)));
+        match &self.logs.unreadable {
+            Some(why) => page.toned_row("logs", Tone::Bad, why),
+            None if self.logs.lost.is_empty() => page.row("logs", "none lost"),
+            None => {
+                let lost: Vec<String> =
+                    self.logs.lost.iter().map(|(level, lost)| format!("{lost} {level}")).collect();
+                page.toned_row("logs", Tone::Warning, format!("lost: {}", lost.join(", ")));
+            }
+        }
+        if !self.artifacts.is_empty() {
+            let states: Vec<String> =
+                self.artifacts.iter().map(|(state, number)| format!("{number} {state}")).collect();
+            page.row("artifacts", states.join(", "));
+        }
+        if self.time_held {
+            page.toned_row("time", Tone::Bad, format!("{}, in doubt", self.time));
+        }
+        for incident in &self.incidents {
+            page.toned_row("incident", Tone::Bad, incident.line());
+        }
+        let mut label = "next";
+        for step in &self.next {
+            page.toned_row(label, Tone::Strong, step);
+            label = "";
+        }
+        if self.next.is_empty() {
+            page.toned_row(label, Tone::Good, "nothing: all is well");
+        }
+    }
+}

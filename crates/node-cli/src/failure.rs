@@ -1,0 +1,228 @@
+//! What can go wrong with a command, and the exit code that says so.
+
+use std::{error::Error as _, io, path::PathBuf};
+
+use node_agent::agent::AgentError;
+use node_store::{
+    binding::BadLink,
+    keys::{KeyError, KeystoreError},
+    reader::ReadError,
+    snapshot::SnapshotError,
+    store::StoreError,
+    volume::VolumeError,
+    writer::WriteError,
+};
+use node_types::JobId;
+
+use crate::{http::HttpError, settings::SettingsError};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Flags, environment or file.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A flag's value that clap cannot judge.
+    #[error("{0}")]
+    Usage(String),
+    /// There is no volume.
+    #[error(
+        "there is no node at {folder}: make one with `resultity-node init`, or choose the right --home and --network"
+    )]
+    NoVolume {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There is a volume already.
+    #[error(
+        "there is a node at {folder} already{who}: use it, or choose another --home for another node (with --if-missing \
+         this is no error)"
+    )]
+    Exists {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose it is, as in " (0x...)".
+        who: String,
+    },
+    /// A key is there already.
+    #[error(
+        "{folder} holds the key of {held}; a node's key is never replaced: make another node with `resultity-node --home \
+         <another folder> init --key-file {file}`"
+    )]
+    KeyStands {
+        /// The volume's folder.
+        folder: PathBuf,
+        /// The address of the key that is there.
+        held: String,
+        /// The file with the other key.
+        file: PathBuf,
+    },
+    /// An Agent has the volume.
+    #[error(
+        "process {pid} has {folder}: stop that Agent first; reading commands (status, jobs, logs, rotate --dry-run) work \
+         beside it"
+    )]
+    Held {
+        /// What the lock says.
+        pid: String,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// No such job.
+    #[error(
+        "nothing is known of job {0}: it was never taken here, or it ended long ago; `resultity-node jobs list` lists what is held"
+    )]
+    NoSuchJob(JobId),
+    /// No snapshot.
+    #[error(
+        "there is no {0} snapshot in this volume: it comes from the network when the Agent runs (`resultity-node run`)"
+    )]
+    NoSnapshot(&'static str),
+    /// No key.
+    #[error("there is no {path}: restore it from a backup; without it this volume cannot be opened")]
+    NoKey {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A wallet file.
+    #[error("cannot use the key in {path}: {source}")]
+    Keystore {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: KeystoreError,
+    },
+    /// An export.
+    #[error("cannot export the key: {0}")]
+    Export(KeystoreError),
+    /// A database cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A database did not take it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// An account link.
+    #[error(transparent)]
+    Link(#[from] BadLink),
+    /// The clocks.
+    #[error("cannot read the machine's clocks")]
+    Clock(#[source] io::Error),
+    /// A file of the operator's.
+    #[error("cannot {what} {path}")]
+    File {
+        /// `read` or `write`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A passphrase could not be had.
+    #[error("cannot ask for the {purpose}: start this at a terminal, or give --passphrase-file")]
+    Passphrase {
+        /// What for.
+        purpose: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The Agent.
+    #[error(transparent)]
+    Agent(AgentError),
+    /// The devnet.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The runtime of the program itself.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+    /// The devnet itself.
+    #[error(transparent)]
+    Devnet(#[from] node_devnet::DevnetError),
+    /// The demo cannot go on.
+    #[error("the demo cannot go on: {0}")]
+    Demo(String),
+    /// Something that this build lacks.
+    #[error("this build has no {0}")]
+    NotBuilt(&'static str),
+    /// The standard output.
+    #[error("cannot write to the standard output")]
+    Output(#[source] io::Error),
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        match error {
+            // So that its exit code is that of the store's error.
+            AgentError::Store(error) => error.into(),
+            other @ (AgentError::Network(_)
+            | AgentError::Clock(_)
+            | AgentError::Author(_)
+            | AgentError::Storage { .. }) => Self::Agent(other),
+        }
+    }
+}
+
+impl Failure {
+    /// The exit code: the table is in the help text ([`crate::cli::EXIT_CODES`]).
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Usage(_) | Self::Link(_) => 2,
+            Self::Held { .. } | Self::Store(StoreError::Volume(VolumeError::InUse { .. })) => 4,
+            Self::NoVolume { .. }
+            | Self::NoSuchJob(_)
+            | Self::NoSnapshot(_)
+            | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
+            Self::Output(_) if self.is_broken_pipe() => 0,
+            Self::Exists { .. }
+            | Self::KeyStands { .. }
+            | Self::NoKey { .. }
+            | Self::Store(_)
+            | Self::Key(_)
+            | Self::Keystore { .. }
+            | Self::Export(_)
+            | Self::Read(_)
+            | Self::Snapshot(_)
+            | Self::Write(_)
+            | Self::Clock(_)
+            | Self::File { .. }
+            | Self::Passphrase { .. }
+            | Self::Agent(_)
+            | Self::Http(_)
+            | Self::Start(_)
+            | Self::Devnet(_)
+            | Self::Demo(_)
+            | Self::NotBuilt(_)
+            | Self::Output(_) => 1,
+        }
+    }
+
+    /// Whether nobody reads the output any more.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// What happened and why, down to the cause.
+    pub(crate) fn story(&self) -> String {
+        let mut story = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some messages end with their cause already.
+            if !story.ends_with(&text) {
+                story += &format!(": {text}");
+            }
+            cause = error.source();
+        }
+        story
+    }
+}

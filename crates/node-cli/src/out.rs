@@ -1,0 +1,94 @@
+//! The standard output: a report as text or as JSON.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+
+use crate::{escape, failure::Failure, page::Page, surroundings::Surroundings};
+
+/// Something that a command found or did.
+pub(crate) trait Report: Serialize {
+    /// Writes it for a person.
+    fn page(&self, page: &mut Page);
+}
+
+/// Where and how reports are shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Out {
+    json: bool,
+    colours: bool,
+}
+
+impl Out {
+    pub(crate) fn new(json: bool, surroundings: &Surroundings) -> Self {
+        Self { json, colours: surroundings.colours() }
+    }
+
+    /// Whether a program reads it.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Whether colours may be used.
+    pub(crate) const fn is_coloured(self) -> bool {
+        self.colours
+    }
+
+    /// Shows a report.
+    ///
+    /// # Errors
+    /// [`Failure::Output`].
+    pub(crate) fn show(self, report: &impl Report) -> Result<(), Failure> {
+        if self.json { self.json(report, true) } else { self.text(report) }
+    }
+
+    /// Shows a report as one line of JSON, or as text: for reports of which there are many.
+    ///
+    /// # Errors
+    /// [`Failure::Output`].
+    pub(crate) fn show_line(self, report: &impl Report) -> Result<(), Failure> {
+        if self.json { self.json(report, false) } else { self.text(report) }
+    }
+
+    fn text(self, report: &impl Report) -> Result<(), Failure> {
+        let mut page = Page::new(self.colours);
+        report.page(&mut page);
+        self.raw(&page.into_text())
+    }
+
+    fn json(self, report: &impl Serialize, spread: bool) -> Result<(), Failure> {
+        let text = if spread { serde_json::to_string_pretty(report) } else { serde_json::to_string(report) };
+        let text = text.map_err(|error| Failure::Output(error.into()))?;
+        self.raw(&format!("{}\n", escape::json(&text)))
+    }
+
+    /// Shows a text that is known to be safe.
+    ///
+    /// # Errors
+    /// [`Failure::Output`].
+    pub(crate) fn raw(self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    }
+
+    /// Says what failed on the standard error, and gives the exit code for it.
+    pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+        let mut stderr = io::stderr().lock();
+        let (code, story) = (failure.code(), failure.story());
+        let said = if failure.is_broken_pipe() {
+            // Whoever read the output has seen enough: `| head`.
+            Ok(())
+        } else if self.json {
+            let error = serde_json::json!({ "error": { "code": code, "message": story } });
+            writeln!(stderr, "{}", escape::json(&error.to_string()))
+        } else {
+            writeln!(stderr, "error: {}", escape::text(&story))
+        };
+        // There is nowhere left to say that it could not be said.
+        drop(said);
+        ExitCode::from(code)
+    }
+}

@@ -1,0 +1,50 @@
+//! Passphrases of wallet files: from a file, or asked for at the terminal. Never from an argument or the environment.
+
+use std::path::Path;
+
+use node_store::keys::{KeyError, Prompt as _, TerminalPrompt};
+use zeroize::Zeroizing;
+
+use crate::{failure::Failure, files};
+
+/// The longest passphrase in bytes.
+const BYTES_MAX: usize = 4 << 10;
+
+/// The passphrase that opens a wallet file.
+///
+/// # Errors
+/// [`Failure::File`], [`Failure::Passphrase`].
+pub(crate) fn existing(file: Option<&Path>, purpose: &'static str) -> Result<Zeroizing<String>, Failure> {
+    match file {
+        Some(file) => read(file),
+        None => ask(purpose, purpose),
+    }
+}
+
+/// A passphrase for a new wallet file: asked for twice.
+///
+/// # Errors
+/// Those of [`existing`]; [`KeyError::PassphrasesDiffer`].
+pub(crate) fn new(file: Option<&Path>, purpose: &'static str) -> Result<Zeroizing<String>, Failure> {
+    if let Some(file) = file {
+        return read(file);
+    }
+    let (first, second) = (ask(purpose, purpose)?, ask(purpose, "the same passphrase again")?);
+    if first == second { Ok(first) } else { Err(KeyError::PassphrasesDiffer.into()) }
+}
+
+fn ask(purpose: &'static str, question: &str) -> Result<Zeroizing<String>, Failure> {
+    TerminalPrompt::new().passphrase(question).map_err(|source| Failure::Passphrase { purpose, source })
+}
+
+/// One newline at the end is dropped: editors add it.
+fn read(file: &Path) -> Result<Zeroizing<String>, Failure> {
+    let bytes = files::read(file, BYTES_MAX)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Failure::File {
+        what: "read",
+        path: file.to_owned(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, "the passphrase is not UTF-8"),
+    })?;
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(Zeroizing::new(text.to_owned()))
+}

@@ -1,0 +1,141 @@
+//! Settings: what the operator says in a file, in the environment and in flags. A flag wins over a variable, a variable
+//! over the file.
+//!
+//! There is one list, [`KEYS`]. The name of a key in the file gives its variable and its flag: `keys.passphrase_file` is
+//! `RESULTITY_KEYS_PASSPHRASE_FILE` and `--keys-passphrase-file`. Whatever is not on the list is an error that names what
+//! may have been meant. None of them is a secret; files with secrets are named, never quoted.
+//!
+//! [`layer`] reads the three sources, [`values`] puts one upon the other and makes the Agent's settings of them.
+
+mod layer;
+mod values;
+
+use std::{io, path::PathBuf};
+
+pub(crate) use layer::Layer;
+pub(crate) use values::Values;
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One text.
+    Text,
+    /// A path; in a file a relative one starts at that file's folder.
+    Path,
+    /// Several paths: a list in the file, separated by colons in a variable.
+    Paths,
+}
+
+/// Everything that can be set, by its name in the file.
+pub(crate) const KEYS: &[(&str, Form)] = &[
+    ("home", Form::Path),
+    ("network", Form::Text),
+    ("network_url", Form::Text),
+    ("keyset_digest", Form::Text),
+    ("shutdown_grace_ms", Form::Text),
+    ("keys.secret_file", Form::Path),
+    ("keys.passphrase_file", Form::Path),
+    ("runtime.url", Form::Text),
+    ("runtime.api_key_file", Form::Path),
+    ("runtime.folder", Form::Path),
+    ("runtime.models", Form::Path),
+    ("runtime.readable", Form::Paths),
+    ("runtime.user", Form::Text),
+];
+
+/// What every variable begins with.
+pub(crate) const PREFIX: &str = "RESULTITY_";
+/// The variable that names the file.
+pub(crate) const CONFIG: &str = "RESULTITY_CONFIG";
+/// The name of the file in a home.
+pub(crate) const FILE: &str = "node.toml";
+/// The longest file in bytes.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// The variable of a key.
+pub(crate) fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// A key that does not exist.
+    #[error("{path}: there is no setting {name:?}{hint}")]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        name: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// A variable that does not exist.
+    #[error("the variable {name} is set, and there is no such setting{hint}")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// The file is no TOML.
+    #[error("{path} is not TOML: {source}")]
+    NotToml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<toml::de::Error>,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the settings in {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A value that is not what it should be.
+    #[error("{origin} is {found:?}: it should be {wanted}")]
+    Value {
+        /// Where it stands.
+        origin: String,
+        /// What stands there.
+        found: String,
+        /// What should.
+        wanted: String,
+    },
+    /// The home in the file of that home.
+    #[error(
+        "{path} stands in the home and cannot move it: take `home` out of it, or name the file with --config"
+    )]
+    HomeInHome {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Nowhere to put anything.
+    #[error("where should the node live? Neither --home nor RESULTITY_HOME, XDG_DATA_HOME or HOME says it")]
+    NoHome,
+    /// Something that this command needs.
+    #[error("{name} is not set: give --{flag}, set {variable}, or write {name} = \"...\" into {file}")]
+    Missing {
+        /// The key.
+        name: &'static str,
+        /// Its flag.
+        flag: String,
+        /// Its variable.
+        variable: String,
+        /// The file of the home.
+        file: PathBuf,
+    },
+}
+
+/// What may have been meant by `wrong`, as the end of a sentence.
+fn hint<'a>(wrong: &str, right: impl Iterator<Item = &'a str>) -> String {
+    let near = right.map(|name| (strsim::damerau_levenshtein(wrong, name), name)).min();
+    match near {
+        // One letter in three may be wrong: beyond that nobody meant it.
+        Some((distance, name)) if distance <= wrong.len() / 3 + 1 => format!(": did you mean {name}?"),
+        Some(_) | None => String::new(),
+    }
+}

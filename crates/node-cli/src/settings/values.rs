@@ -1,0 +1,207 @@
+//! The three layers, one upon the other, and the Agent's settings made of them.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use node_agent::settings::{KeySettings, RuntimeSettings, SHUTDOWN_GRACE_MS, Settings};
+use node_types::Network;
+
+use super::{CONFIG, FILE, Layer, SettingsError, layer::Given, variable};
+use crate::surroundings::Surroundings;
+
+/// The network where nothing says another: the one where a mistake costs nothing.
+const NETWORK: Network = Network::Testnet;
+
+/// The settings of all sources.
+#[derive(Clone, Debug)]
+pub(crate) struct Values {
+    /// Highest first: flags, environment, file.
+    layers: [Layer; 3],
+    home: PathBuf,
+}
+
+impl Values {
+    /// Reads environment and file, and puts the flags above them. `config` is the file that a flag names.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub(crate) fn read(
+        flags: Layer,
+        config: Option<&Path>,
+        surroundings: &Surroundings,
+    ) -> Result<Self, SettingsError> {
+        let environment = Layer::of_environment(surroundings)?;
+        let named = config.or_else(|| surroundings.variable(CONFIG).map(Path::new));
+        let file = match named {
+            Some(path) => Layer::of_file(path)?.ok_or_else(|| SettingsError::Read {
+                path: path.to_owned(),
+                source: std::io::ErrorKind::NotFound.into(),
+            })?,
+            None => Layer::default(),
+        };
+        let mut values = Self { layers: [flags, environment, file], home: PathBuf::new() };
+        values.home = match values.path("home") {
+            // The store names its folders in full.
+            Some(home) => std::path::absolute(&home).unwrap_or(home),
+            None => usual_home(surroundings).ok_or(SettingsError::NoHome)?,
+        };
+        if named.is_none() {
+            let path = values.home.join(FILE);
+            if let Some(file) = Layer::of_file(&path)? {
+                if file.get("home").is_some() {
+                    return Err(SettingsError::HomeInHome { path });
+                }
+                values.layers[2] = file;
+            }
+        }
+        Ok(values)
+    }
+
+    fn given(&self, name: &str) -> Option<&Given> {
+        self.layers.iter().find_map(|layer| layer.get(name))
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.given(name)?.values.first()?.into())
+    }
+
+    fn text(&self, name: &str, wanted: &str) -> Result<Option<String>, SettingsError> {
+        let Some(given) = self.given(name) else { return Ok(None) };
+        let text = given.values.first().and_then(|value| value.to_str()).map(str::to_owned);
+        text.map(Some).ok_or_else(|| wrong(given, wanted))
+    }
+
+    fn parsed<T: FromStr>(&self, name: &str, wanted: &str) -> Result<Option<T>, SettingsError> {
+        let (text, given) = (self.text(name, wanted)?, self.given(name));
+        text.zip(given).map(|(text, given)| text.parse().map_err(|_| wrong(given, wanted))).transpose()
+    }
+
+    /// The Agent's settings. Without a network's URL it is empty; [`Self::require`] asks for it.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`].
+    pub(crate) fn settings(&self) -> Result<Settings, SettingsError> {
+        let url = "a URL";
+        Ok(Settings {
+            home: self.home.clone(),
+            network: self.parsed("network", "testnet or mainnet")?.unwrap_or(NETWORK),
+            network_url: self.text("network_url", url)?.unwrap_or_default(),
+            keyset_digest: self.parsed("keyset_digest", "sha256: and 64 lower-case hex digits")?,
+            keys: KeySettings {
+                secret_file: self.path("keys.secret_file"),
+                passphrase_file: self.path("keys.passphrase_file"),
+            },
+            runtime: RuntimeSettings {
+                url: self.text("runtime.url", url)?,
+                api_key_file: self.path("runtime.api_key_file"),
+                folder: self.path("runtime.folder"),
+                models: self.path("runtime.models"),
+                readable: self
+                    .given("runtime.readable")
+                    .map(|given| given.values.iter().map(PathBuf::from).collect())
+                    .unwrap_or_default(),
+                user: self.text("runtime.user", "a user's name")?,
+            },
+            shutdown_grace_ms: self
+                .parsed("shutdown_grace_ms", "a number of milliseconds")?
+                .unwrap_or(SHUTDOWN_GRACE_MS),
+        })
+    }
+
+    /// Asks for a key that a command cannot do without.
+    ///
+    /// # Errors
+    /// [`SettingsError::Missing`], which says where it can be set.
+    pub(crate) fn require(&self, name: &'static str) -> Result<(), SettingsError> {
+        if self.given(name).is_some() {
+            return Ok(());
+        }
+        let flag = name.replace(['.', '_'], "-");
+        Err(SettingsError::Missing { name, flag, variable: variable(name), file: self.home.join(FILE) })
+    }
+}
+
+fn wrong(given: &Given, wanted: &str) -> SettingsError {
+    let found = given.values.join(OsStr::new(":")).to_string_lossy().into_owned();
+    SettingsError::Value { origin: given.origin.clone(), found, wanted: wanted.to_owned() }
+}
+
+/// Where a node lives unless it is told: `/var/lib/resultity` for root, else in the user's data folder (XDG Base
+/// Directory Specification: a relative `XDG_DATA_HOME` is ignored).
+fn usual_home(surroundings: &Surroundings) -> Option<PathBuf> {
+    if surroundings.root {
+        return Some(PathBuf::from("/var/lib/resultity"));
+    }
+    let data = surroundings.variable("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = data.or_else(|| Some(Path::new(surroundings.variable("HOME")?).join(".local/share")));
+    data.map(|data| data.join("resultity"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(variables: &[(&str, &str)]) -> Surroundings {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        Surroundings { variables, ..Surroundings::default() }
+    }
+
+    fn values(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: &str) -> Values {
+        let mut layer = Layer::default();
+        for (name, value) in flags {
+            layer.flag(name, Some(*value));
+        }
+        let environment = Layer::of_environment(&around(environment)).unwrap();
+        let file = Layer::of_text(file, Path::new("/f/node.toml")).unwrap();
+        Values { layers: [layer, environment, file], home: PathBuf::from("/h") }
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+        let file = "network_url = \"file\"\n[runtime]\nurl = \"file\"\nuser = \"file\"";
+        let environment = [("RESULTITY_NETWORK_URL", "variable"), ("RESULTITY_RUNTIME_URL", "variable")];
+        let settings = values(&[("network_url", "flag")], &environment, file).settings().unwrap();
+        assert_eq!(settings.network_url, "flag");
+        assert_eq!(settings.runtime.url.as_deref(), Some("variable"));
+        assert_eq!(settings.runtime.user.as_deref(), Some("file"));
+        assert_eq!(settings.shutdown_grace_ms, SHUTDOWN_GRACE_MS);
+        assert_eq!(settings.network, Network::Testnet);
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_is_said_with_its_place() {
+        let file = "shutdown_grace_ms = \"soon\"\nkeyset_digest = \"sha256:AB\"";
+        let error = values(&[("network", "moonnet")], &[], file).settings().unwrap_err().to_string();
+        assert_eq!(error, "--network is \"moonnet\": it should be testnet or mainnet");
+        let error = values(&[], &[("RESULTITY_NETWORK", "x")], file).settings().unwrap_err().to_string();
+        assert!(error.starts_with("RESULTITY_NETWORK is \"x\""), "{error}");
+        let error = values(&[], &[], file).settings().unwrap_err().to_string();
+        assert!(error.starts_with("keyset_digest in /f/node.toml"), "{error}");
+    }
+
+    #[test]
+    fn what_a_command_needs_is_asked_for_with_every_way_to_set_it() {
+        let error = values(&[], &[], "").require("network_url").unwrap_err().to_string();
+        for part in ["--network-url", "RESULTITY_NETWORK_URL", "network_url = ", "/h/node.toml"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        values(&[], &[], "network_url = \"x\"").require("network_url").unwrap();
+    }
+
+    #[test]
+    fn the_usual_home_follows_user_and_xdg() {
+        let root = Surroundings { root: true, ..around(&[("XDG_DATA_HOME", "/x")]) };
+        assert_eq!(usual_home(&root), Some("/var/lib/resultity".into()));
+        for (variables, wanted) in [
+            (&[("XDG_DATA_HOME", "/x"), ("HOME", "/u")] as &[_], Some("/x/resultity")),
+            (&[("XDG_DATA_HOME", "x"), ("HOME", "/u")], Some("/u/.local/share/resultity")),
+            (&[("HOME", "/u")], Some("/u/.local/share/resultity")),
+            (&[], None),
+        ] {
+            assert_eq!(usual_home(&around(variables)), wanted.map(PathBuf::from), "{variables:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `jobs`: what is held and what became of the others.
+
+use serde_json::Value;
+
+use crate::home::{ANSWERED, EXPIRED, FAILED, FINISHED, Home, QUEUED, RUNNING, id};
+
+fn states(list: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    list["jobs"].as_array().unwrap().iter().map(|job| (text(&job["job"]), text(&job["state"]))).collect()
+}
+
+fn named(jobs: &[(u64, &str)]) -> Vec<(String, String)> {
+    jobs.iter().map(|(number, state)| (id(*number).to_string(), (*state).to_owned())).collect()
+}
+
+#[test]
+fn jobs_are_listed_in_the_order_in_which_they_were_taken() {
+    let home = Home::filled();
+    let list = home.json(["jobs", "list"]);
+    let all = [(FINISHED, "finished"), (FAILED, "failed"), (RUNNING, "running"), (QUEUED, "queued")];
+    assert_eq!(states(&list), named(&all));
+    assert_eq!(
+        (&list["held"]["queued"], &list["held"]["running"], &list["held"]["unsent"]),
+        (&1.into(), &1.into(), &2.into())
+    );
+    assert_eq!(list["more"], false);
+    let first = &list["jobs"][0];
+    assert_eq!((&first["model"], &first["mode"]), (&"gemma-3-270m@1.0.0".into(), &"chat".into()));
+    assert_eq!((&first["attempt"], &first["attempts_max"]), (&1.into(), &3.into()));
+    let text = home.run(["jobs", "list"]).well().out;
+    for (job, state) in named(&all) {
+        assert!(text.lines().any(|line| line.contains(&job) && line.contains(&state)), "{text}");
+    }
+}
+
+#[test]
+fn a_list_can_be_cut_and_filtered() {
+    let home = Home::filled();
+    let cut = home.json(["jobs", "list", "--limit", "2"]);
+    assert_eq!(states(&cut), named(&[(FINISHED, "finished"), (FAILED, "failed")]));
+    assert_eq!(cut["more"], true);
+    assert_eq!(home.json(["jobs", "list", "--limit", "4"])["more"], false);
+    let queued = home.json(["jobs", "list", "--state", "queued"]);
+    assert_eq!(states(&queued), named(&[(QUEUED, "queued")]));
+    home.run(["jobs", "list", "--state", "qeued"]).failed(2, &["queued"]);
+}
+
+#[test]
+fn the_traces_of_ended_jobs_are_listed_when_asked_for() {
+    let home = Home::filled();
+    let ended = home.json(["jobs", "list", "--ended"]);
+    let mut found = states(&ended);
+    found.sort();
+    assert_eq!(found, named(&[(ANSWERED, "answered"), (EXPIRED, "expired")]));
+    assert!(ended["jobs"][0]["ended_at"].as_str().unwrap().ends_with('Z'));
+}
+
+#[test]
+fn a_job_is_shown_with_its_facts() {
+    let home = Home::filled();
+    let job = id(RUNNING).to_string();
+    let shown = home.json(["jobs", "show", &job]);
+    assert_eq!((&shown["state"], &shown["held"]), (&"running".into(), &true.into()));
+    assert_eq!((&shown["attempts"], &shown["attempts_max"]), (&1.into(), &3.into()));
+    let steps: Vec<&str> =
+        shown["events"].as_array().unwrap().iter().map(|event| event["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["accepted", "leased"]);
+    assert!(shown["events"][0]["at"].as_str().unwrap().ends_with('Z'));
+    home.run(["jobs", "show", &job]).well().says(&[&job, "running", "gemma-3-270m@1.0.0", "1 of 3"]);
+}
+
+#[test]
+fn a_story_is_told_in_order_to_its_end() {
+    let home = Home::filled();
+    let told = |number: u64| home.run(["jobs", "explain", &id(number).to_string()]).well();
+    let text = told(ANSWERED)
+        .says(&["taken in", "attempt 1", "after 1.5 s: 5 tokens read, 7 generated", "sent to the network"])
+        .says(&["the network has it", "It has ended: the network has its answer."])
+        .out;
+    let place = |word: &str| text.find(word).unwrap();
+    assert!(place("taken in") < place("attempt 1") && place("attempt 1") < place("after 1.5 s"), "{text}");
+    told(QUEUED).says(&["Now it waits for the runtime; 3 attempts left."]);
+    told(RUNNING).says(&["Now the runtime has it; 2 attempts left", "In the log:", "it runs"]);
+    told(FINISHED).says(&["its answer waits for the network's acknowledgement"]);
+    told(FAILED).says(&["the runtime answered with an error", "its failure waits"]);
+    told(EXPIRED).says(&["its time ended while it was queued", "the network is still to be told"]);
+    let json = home.json(["jobs", "explain", &id(EXPIRED).to_string()]);
+    assert_eq!((&json["state"], &json["reported"]), (&"expired".into(), &false.into()));
+    assert!(json["story"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn a_job_that_is_not_known_is_its_own_exit_code() {
+    let home = Home::filled();
+    let job = id(99).to_string();
+    for command in ["show", "explain"] {
+        home.run(["jobs", command, &job]).failed(5, &[&job, "jobs list"]);
+        let said = home.run(["jobs", command, &job, "--json"]).failed(5, &[]);
+        let error: Value = serde_json::from_str(&said.err).unwrap();
+        assert_eq!(error["error"]["code"], 5);
+        assert!(error["error"]["message"].as_str().unwrap().contains(&job));
+    }
+    home.run(["jobs", "show", "not-an-id"]).failed(2, &["UUID"]);
+}

@@ -1,0 +1,76 @@
+//! `logs`: records by level, kind, job, text and time.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use node_types::log::{Kind, Level, Record};
+use serde_json::{Value, json};
+
+use crate::home::{Home, RUNNING, id, reading};
+
+fn messages(home: &Home, arguments: &[&str]) -> Vec<String> {
+    let ran = home.run(["logs", "--json"].iter().chain(arguments)).well();
+    let line =
+        |line: &str| serde_json::from_str::<Value>(line).unwrap()["message"].as_str().unwrap().to_owned();
+    ran.out.lines().map(line).collect()
+}
+
+const LOADED: &str = "the model is loaded";
+const AWAY: &str = "the runtime went away";
+const RUNS: &str = "it runs";
+
+#[test]
+fn records_are_one_json_object_a_line() {
+    let home = Home::filled();
+    let ran = home.run(["logs", "--json", "--grep", LOADED]).well();
+    let record: Value = serde_json::from_str(ran.out.trim()).unwrap();
+    assert_eq!((&record["level"], &record["kind"]), (&"info".into(), &"runtime".into()));
+    assert_eq!(record["fields"], json!({ "model": "gemma" }));
+    assert!(record["at"].as_str().unwrap().ends_with('Z'));
+    home.run(["logs", "--grep", LOADED]).well().says(&["info", "runtime", LOADED, "model=gemma"]);
+}
+
+#[test]
+fn records_are_found_by_level_kind_job_and_text() {
+    let home = Home::filled();
+    assert_eq!(messages(&home, &[]), [LOADED, AWAY, RUNS]);
+    assert_eq!(messages(&home, &["--level", "warn"]), [AWAY]);
+    assert_eq!(messages(&home, &["--kind", "inference"]), [RUNS]);
+    assert_eq!(messages(&home, &["--job", &id(RUNNING).to_string()]), [RUNS]);
+    assert_eq!(messages(&home, &["--grep", "RUNTIME"]), [AWAY]);
+    assert_eq!(messages(&home, &["--limit", "1"]), [RUNS], "the newest");
+    home.run(["logs", "--level", "loud"]).failed(2, &["warn"]);
+}
+
+#[test]
+fn records_are_found_by_time() {
+    let home = Home::filled();
+    assert_eq!(messages(&home, &["--since", "2h"]).len(), 3);
+    assert_eq!(messages(&home, &["--until", "2h"]).len(), 0);
+    assert_eq!(messages(&home, &["--since", "2100-01-01"]).len(), 0);
+    assert_eq!(messages(&home, &["--since", "2020-01-01T00:00:00+01:00", "--until", "2100-01-01"]).len(), 3);
+    home.run(["logs", "--since", "yesterday"]).failed(2, &["yesterday", "2h"]);
+}
+
+#[test]
+fn followed_logs_show_what_comes() {
+    let home = Home::new();
+    let store = home.fill();
+    let mut child = home
+        .command(["logs", "--follow", "--json", "--kind", "network"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for text in ["connected", "disconnected"] {
+        // Another kind in between is not shown.
+        for (kind, text) in [(Kind::Agent, "no"), (Kind::Network, text)] {
+            store.logs().append(Record::new(reading().wall, Level::Info, kind, text));
+        }
+        store.logs().flush().wait().unwrap();
+        let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["message"], text);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

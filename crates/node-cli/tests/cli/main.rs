@@ -1,0 +1,19 @@
+//! The real program, in homes of its own, on volumes that were filled through the store itself.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(clippy::disallowed_methods, reason = "a test's own files")]
+
+mod account;
+mod configuration;
+mod devnet;
+mod home;
+mod init;
+mod jobs;
+mod keys;
+mod logs;
+mod output;
+mod running;
+mod settings;
+mod status;
+#[path = "../../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;

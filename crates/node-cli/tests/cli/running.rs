@@ -1,0 +1,109 @@
+//! Beside an Agent that holds the volume: looking works, changing is refused with its pid.
+
+use std::{
+    process::{Child, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::home::{Home, QUEUED, Ran, id};
+
+#[test]
+fn looking_works_beside_the_holder_and_changing_is_refused() {
+    let home = Home::new();
+    let store = home.fill();
+    let pid = std::process::id().to_string();
+    let seen = home.json(["status"]);
+    assert_eq!((&seen["agent"]["running"], &seen["agent"]["pid"]), (&true.into(), &pid.as_str().into()));
+    home.run(["status"]).well().says(&[&format!("running, process {pid}")]);
+    let job = id(QUEUED).to_string();
+    for command in [
+        &["jobs", "list"] as &[_],
+        &["jobs", "explain", &job],
+        &["logs"],
+        &["config", "show"],
+        &["config", "history"],
+        &["account", "show"],
+        &["rotate", "--dry-run"],
+    ] {
+        home.run(command).well();
+    }
+    let pass = home.file("pass", "x");
+    let pass = pass.to_str().unwrap();
+    home.run(["key", "export", "--passphrase-file", pass]).well();
+    let changing = [
+        &["account", "link", "--email", "a@b"] as &[_],
+        &["account", "unlink"],
+        &["rotate"],
+        &["run", "--network-url", "http://127.0.0.1:9"],
+        &["key", "reseal", "--to-passphrase-file", pass],
+    ];
+    for command in changing {
+        home.run(command).failed(4, &[&pid, home.volume().to_str().unwrap(), "stop that Agent"]);
+    }
+    drop(store);
+    assert_eq!(home.json(["status"])["agent"]["running"], false);
+    home.run(["rotate"]).well();
+}
+
+#[test]
+fn rotation_is_planned_and_then_done() {
+    let home = Home::filled();
+    let by = |report: &Value, who: &str| -> Vec<String> {
+        let steps = report["steps"].as_array().unwrap().iter().filter(|step| step["by"] == who);
+        steps.map(|step| step["what"].as_str().unwrap().to_owned()).collect()
+    };
+    let planned = home.json(["rotate", "--dry-run"]);
+    assert_eq!(planned["dry_run"], true);
+    assert!(by(&planned, "agent").iter().any(|step| step.contains("report 1 expired")), "{planned}");
+    home.run(["rotate", "--dry-run"]).well().says(&["For the Agent, when it runs:", "report 1 expired jobs"]);
+    let done = home.json(["rotate"]);
+    assert_eq!(done["dry_run"], false);
+    assert_eq!(by(&home.json(["rotate", "--dry-run"]), "store"), Vec::<String>::new());
+}
+
+fn wait(child: &mut Child) -> Option<i32> {
+    for _ in 0..600 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        sleep(Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    panic!("it did not stop within 30 seconds");
+}
+
+#[test]
+fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
+    let home = Home::with_node();
+    // Nothing listens there: a port of one's own that was let go.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let mut command = home.command(["run", "--network-url", &url, "--log-format", "json", "--log", "debug"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().to_string();
+    let mut seen = Value::Null;
+    for _ in 0..200 {
+        seen = home.json(["status"]);
+        if seen["agent"]["running"] == true {
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    assert_eq!(seen["agent"]["pid"], pid.as_str(), "{seen}");
+    home.run(["rotate"]).failed(4, &[&pid]);
+    let child_pid = Pid::from_child(&child);
+    kill_process(child_pid, Signal::TERM).unwrap();
+    assert_eq!(wait(&mut child), Some(0));
+    let said: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(said.out, "");
+    for line in said.err.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    assert!(said.err.contains("stopping"), "{}", said.err);
+    let ends = home.run(["logs", "--grep", "the Agent ends", "--json"]).well();
+    assert_eq!(ends.out.lines().count(), 1, "{}", ends.out);
+}

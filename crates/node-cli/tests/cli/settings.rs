@@ -1,0 +1,66 @@
+//! Settings: flags over variables over the file, and nothing that is not known.
+
+use crate::home::{Home, Ran};
+
+fn network(ran: Ran) -> String {
+    ran.well().json()["network"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+    let home = Home::new();
+    home.run(["init"]).well();
+    home.run(["init", "--network", "mainnet"]).well();
+    let status = ["status", "--json"];
+    assert_eq!(network(home.run(status)), "testnet");
+    home.file("node.toml", "network = \"mainnet\"");
+    assert_eq!(network(home.run(status)), "mainnet", "the file in the home");
+    let with_variable = |arguments: &[&str]| -> Ran {
+        home.command(arguments).env("RESULTITY_NETWORK", "testnet").output().unwrap().into()
+    };
+    assert_eq!(network(with_variable(&status)), "testnet");
+    assert_eq!(network(with_variable(&["status", "--json", "--network", "mainnet"])), "mainnet");
+}
+
+#[test]
+fn the_file_is_named_by_flag_or_variable_and_may_name_the_home() {
+    let (home, other) = (Home::new(), Home::with_node());
+    let text = format!("home = {:?}", other.path());
+    let file = home.file("elsewhere.toml", text);
+    let mut command = home.command(["status", "--json"]);
+    command.env_remove("RESULTITY_HOME").env("RESULTITY_CONFIG", &file);
+    let by_variable: Ran = command.output().unwrap().into();
+    assert_eq!(by_variable.well().json()["folder"], other.volume().to_str().unwrap());
+    let mut command = home.command(["status", "--json", "--config", file.to_str().unwrap()]);
+    let by_flag: Ran = command.env_remove("RESULTITY_HOME").output().unwrap().into();
+    assert_eq!(by_flag.well().json()["folder"], other.volume().to_str().unwrap());
+    home.run(["status", "--config", "none.toml"]).failed(2, &["none.toml"]);
+}
+
+#[test]
+fn what_is_not_known_is_named_with_what_may_have_been_meant() {
+    let home = Home::with_node();
+    home.file("node.toml", "[keys]\npasphrase_file = \"x\"");
+    home.run(["status"])
+        .failed(2, &["node.toml", "keys.pasphrase_file", "did you mean keys.passphrase_file?"]);
+    home.file("node.toml", "network == 1");
+    home.run(["status"]).failed(2, &["node.toml", "TOML"]);
+    home.file("node.toml", "home = \"/elsewhere\"");
+    home.run(["status"]).failed(2, &["node.toml", "--config"]);
+    home.file("node.toml", "network = \"moonnet\"");
+    home.run(["status"]).failed(2, &["network in", "node.toml", "moonnet", "testnet or mainnet"]);
+    std::fs::remove_file(home.path().join("node.toml")).unwrap();
+    let ran: Ran = home.command(["status"]).env("RESULTITY_RUNTIME_URI", "x").output().unwrap().into();
+    ran.failed(2, &["RESULTITY_RUNTIME_URI", "did you mean RESULTITY_RUNTIME_URL?"]);
+    home.run(["status", "--netwrok", "testnet"]).failed(2, &["--network"]);
+    home.run(["stauts"]).failed(2, &["status"]);
+}
+
+#[test]
+fn what_run_needs_is_asked_for() {
+    let home = Home::with_node();
+    home.run(["run"]).failed(2, &["--network-url", "RESULTITY_NETWORK_URL", "node.toml"]);
+    home.run(["run", "--network-url", "http://127.0.0.1:9", "--log", "=="]).failed(2, &["--log"]);
+    home.run(["run", "--network-url", "http://127.0.0.1:9", "--keyset-digest", "sha256:1"])
+        .failed(2, &["--keyset-digest"]);
+}

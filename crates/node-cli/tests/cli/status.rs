@@ -1,0 +1,78 @@
+//! `status`: how the node stands, without a key and without a lock.
+
+use crate::home::{Home, id};
+
+#[test]
+fn a_node_that_has_worked_says_what_it_holds() {
+    let home = Home::filled();
+    let seen = home.json(["status"]);
+    assert_eq!(seen["agent"]["running"], false);
+    assert_eq!((&seen["snapshot"]["version"], &seen["snapshot"]["validity"]), (&1.into(), &"fresh".into()));
+    assert_eq!((&seen["floor_version"], &seen["keyset_version"]), (&1.into(), &1.into()));
+    let jobs = &seen["jobs"];
+    assert_eq!(
+        (&jobs["queued"], &jobs["running"], &jobs["unsent"], &jobs["held"]),
+        (&1.into(), &1.into(), &2.into(), &4.into())
+    );
+    assert_eq!((&jobs["expired"], &jobs["expired_unreported"]), (&1.into(), &1.into()));
+    assert!(jobs["bytes"].as_u64().unwrap() > 0);
+    assert!(seen["traces"]["bytes"].as_u64().unwrap() > 0);
+    assert_eq!(seen["artifacts"]["unverified"], 5);
+    assert_eq!(seen["next"][0], "start the node: `resultity-node run`");
+    home.run(["status"]).well().says(&[
+        "testnet",
+        "not running",
+        "version 1, fresh",
+        "1 queued, 1 running, 2 to be",
+        "1 ever, 1 to be reported",
+        "none lost",
+    ]);
+}
+
+#[test]
+fn where_there_is_no_node_the_way_to_one_is_said() {
+    let home = Home::new();
+    for command in [
+        &["status"] as &[_],
+        &["jobs", "list"],
+        &["logs"],
+        &["config", "show"],
+        &["account", "show"],
+        &["rotate"],
+        &["rotate", "--dry-run"],
+        &["key", "export"],
+        &["run", "--network-url", "http://127.0.0.1:9"],
+    ] {
+        home.run(command).failed(5, &[home.volume().to_str().unwrap(), "resultity-node init"]);
+    }
+    assert!(!home.volume().exists(), "looking makes nothing");
+}
+
+#[test]
+fn what_was_damaged_is_said_and_the_rest_is_shown() {
+    let home = Home::filled();
+    let logs = home.volume().join("logs.db");
+    std::fs::write(&logs, vec![0x55; 8192]).unwrap();
+    let seen = home.json(["status"]);
+    assert!(seen["logs"]["unreadable"].as_str().unwrap().contains("logs.db"), "{seen}");
+    assert_eq!(seen["jobs"]["held"], 4);
+    assert!(seen["next"][0].as_str().unwrap().contains("damaged"));
+    home.run(["logs"]).failed(1, &["logs.db"]);
+    home.run(["jobs", "explain", &id(1).to_string()]).well().says(&["waits for the runtime"]);
+    // The opening saves what can be saved, and keeps the incident to be reported.
+    home.run(["rotate"]).well();
+    let seen = home.json(["status"]);
+    assert_eq!(seen["incidents"][0]["database"], "logs.db");
+    home.run(["status"]).well().says(&["incident", "logs.db"]);
+}
+
+#[test]
+fn a_node_without_its_key_says_so_and_makes_no_other() {
+    let home = Home::filled();
+    std::fs::remove_file(home.volume().join("keys/node.key")).unwrap();
+    let seen = home.json(["status"]);
+    assert!(seen.get("address").is_none());
+    assert!(seen["next"][0].as_str().unwrap().contains("backup"));
+    home.run(["rotate"]).failed(1, &["node.key", "backup"]);
+    home.run(["key", "export"]).failed(1, &["node.key", "backup"]);
+}

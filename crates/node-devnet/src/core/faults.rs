@@ -1,0 +1,115 @@
+//! Faults, switched on and off.
+
+use node_types::{JobId, NodeId, Timestamp, job::Job, job::Mode, job::ModelRef, job::Request, protocol};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Control, Core, Out, Shared, Trouble, encode};
+use crate::{
+    documents,
+    faults::{Fault, Faults, Loss},
+};
+
+impl Shared {
+    /// Switches a fault on, or does it. Says what was done.
+    pub(crate) fn fault(&self, fault: Fault) -> Result<Value, Trouble> {
+        let answer = self.with(|core, now| core.fault(fault, now))?;
+        match fault {
+            Fault::Away { ms } => self.control(Control::Away(ms)),
+            Fault::None => self.control(Control::Back),
+            Fault::Drop
+            | Fault::Delay { .. }
+            | Fault::Duplicate
+            | Fault::Reorder
+            | Fault::LoseAcks { .. }
+            | Fault::LoseAnswers { .. }
+            | Fault::Refuse { .. }
+            | Fault::BadSnapshot { .. }
+            | Fault::Oversized
+            | Fault::Malformed
+            | Fault::OtherNetworkJob => {}
+        }
+        Ok(answer)
+    }
+
+    /// Whether this request of a node is refused on command.
+    pub(crate) fn refuses(&self) -> bool {
+        let mut held = self.lock();
+        let Some(core) = held.as_mut() else { return true };
+        let refused = core.faults.refuse > 0;
+        core.faults.refuse = core.faults.refuse.saturating_sub(1);
+        refused
+    }
+
+    /// The devnet is back.
+    pub(crate) fn is_back(&self) {
+        if let Some(core) = self.lock().as_mut() {
+            core.faults.away_until = None;
+        }
+    }
+}
+
+impl Core {
+    fn fault(&mut self, fault: Fault, now: Timestamp) -> Result<Value, Trouble> {
+        let mut job = None;
+        match fault {
+            Fault::None => {
+                self.set_bad_snapshot(None, now)?;
+                self.faults = Faults::default();
+            }
+            Fault::Drop => self.send_all(|| Out::Drop),
+            Fault::Delay { ms } => self.faults.delay_ms = ms,
+            Fault::Duplicate => self.faults.duplicate = true,
+            Fault::Reorder => self.faults.reorder = true,
+            Fault::LoseAcks { count, ms } => self.faults.lose_acks = Loss::new(count, ms, now),
+            Fault::LoseAnswers { count, ms } => self.faults.lose_answers = Loss::new(count, ms, now),
+            Fault::Refuse { count } => self.faults.refuse = count,
+            Fault::Away { ms } => {
+                self.faults.away_until = Some(now.plus_ms(ms));
+                self.send_all(|| Out::Drop);
+            }
+            Fault::BadSnapshot { kind } => self.set_bad_snapshot(Some(kind), now)?,
+            Fault::Oversized => {
+                let text = "x".repeat(protocol::NETWORK_FRAME_BYTES_MAX + 1);
+                self.send_all(|| Out::Raw(text.clone()));
+            }
+            Fault::Malformed => self.send_all(|| Out::Raw("{\"type\":\"nonsense\"".to_owned())),
+            Fault::OtherNetworkJob => {
+                let stray = self.stray_job(now)?;
+                job = Some(stray.id);
+                let text = encode(&protocol::NetworkFrame::Job { job: Box::new(stray) });
+                self.send_all(|| Out::Frame(text.clone(), Instant::now()));
+            }
+        }
+        let nodes: Vec<NodeId> = self.sessions.keys().copied().collect();
+        Ok(json!({ "faults": self.faults, "nodes": nodes, "job": job }))
+    }
+
+    fn send_all(&self, what: impl Fn() -> Out) {
+        for session in self.sessions.values() {
+            // One that has just ended is as gone as it should be.
+            let _ = session.out.send(what());
+        }
+    }
+
+    /// A job of the other network, which no node may take.
+    fn stray_job(&self, now: Timestamp) -> Result<Job, Trouble> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| Trouble::Impossible(error.to_string()))?;
+        let none = ModelRef { name: "none".to_owned(), version: "0".to_owned() };
+        let model = self.published.config.models.first().map_or(none, node_types::config::Model::reference);
+        let request =
+            Request::parse(br#"{"messages":[]}"#).map_err(|error| Trouble::Impossible(error.to_string()))?;
+        Ok(Job {
+            id: JobId::from_bytes(id),
+            network: documents::other(self.network),
+            model,
+            mode: Mode::Chat,
+            request,
+            priority: 0,
+            max_tokens: 1,
+            expires_at: now.plus_ms(60_000),
+            attempts_max: 1,
+        })
+    }
+}
