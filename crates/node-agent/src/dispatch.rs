@@ -21,7 +21,7 @@ use node_types::{
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::sleep,
 };
 
@@ -37,24 +37,31 @@ use crate::{
 const FULL_WAIT: Duration = Duration::from_secs(1);
 /// How long dispatch waits where nothing wakes it: 5 seconds.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often a runtime that lost a run is asked whether it is there: every quarter of a second.
+const DOUBT: Duration = Duration::from_millis(250);
 /// Parts of one streamed answer that wait to be signed.
 const PARTS_MAX: usize = 64;
 
 /// Runs jobs until `stop`; then those that run have the operator's grace, and the rest goes back to the queue.
 pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receiver<bool>) {
     let mut runs = JoinSet::new();
+    // A run was lost: no other job pays an attempt for finding out whether the runtime is still there.
+    let mut doubted = false;
     while !*stop.borrow() {
-        while runs.try_join_next().is_some() {}
-        let started = start_one(&node, &serving, &mut runs).await;
-        if started {
+        while let Some(kept) = runs.try_join_next() {
+            doubted |= was_lost(kept);
+        }
+        doubted = doubted && !answers(&serving).await;
+        if !doubted && start_one(&node, &serving, &mut runs).await {
             continue;
         }
+        let pause = if doubted { DOUBT } else { LOOK_AGAIN };
         tokio::select! {
-            _ = runs.join_next(), if !runs.is_empty() => {}
-            () = node.queued.notified() => {}
+            Some(kept) = runs.join_next() => doubted |= was_lost(kept),
+            () = node.queued.notified(), if !doubted => {}
             _ = serving.changed() => {}
             _ = stop.changed() => {}
-            () = sleep(LOOK_AGAIN) => {}
+            () = sleep(pause) => {}
         }
     }
     let grace = Duration::from_millis(node.settings.shutdown_grace_ms);
@@ -65,8 +72,26 @@ pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receive
     }
 }
 
+/// Whether a run was lost with its runtime.
+fn was_lost(kept: Result<Kept, JoinError>) -> bool {
+    match kept {
+        Ok(kept) => kept == Kept::Lost,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => false,
+    }
+}
+
+/// Whether the runtime that serves is really there.
+async fn answers(serving: &Serving) -> bool {
+    let endpoint = serving.borrow().clone();
+    match endpoint {
+        Some(endpoint) => endpoint.healthy().await.is_ok(),
+        None => false,
+    }
+}
+
 /// Leases a job and starts its run. Says whether there may be another one.
-async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<()>) -> bool {
+async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>) -> bool {
     let Some(endpoint) = serving.borrow().clone() else { return false };
     let snapshots = node.store.snapshots();
     let Some(current) = snapshots.current() else { return false };
@@ -110,6 +135,15 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<()>) 
     }
 }
 
+/// What is left of a run once it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// Its end, or nothing.
+    Done,
+    /// The runtime went away under it.
+    Lost,
+}
+
 /// How a run ended.
 enum Ended {
     Answered(Output),
@@ -120,7 +154,7 @@ enum Ended {
     Elsewhere,
 }
 
-async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) {
+async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) -> Kept {
     let Leased { job, attempt } = leased;
     let halted = node.begin_run(job.id);
     let begun = tokio::time::Instant::now();
@@ -149,8 +183,10 @@ async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeo
     };
     let (ended, ()) = tokio::join!(run, streamed);
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let lost = matches!(ended, Ended::Released(ReleaseReason::RuntimeLost, _));
     keep(&node, &job, attempt, ended, duration_ms).await;
     node.end_run(job.id);
+    if lost { Kept::Lost } else { Kept::Done }
 }
 
 /// What an answer of the runtime means for its job.

@@ -63,8 +63,9 @@ impl From<Refused> for EnrolError {
 pub async fn follow_keysets<N: Network>(node: &Node, network: &N) -> Result<(), EnrolError> {
     let keysets = network.keysets().await?;
     let snapshots = node.store.snapshots();
+    let first = VerifiedKeyset::trust(keysets.pinned.as_bytes(), node.settings.network)?;
+    let first_version = first.document().version;
     if snapshots.keyset().is_none() {
-        let first = VerifiedKeyset::trust(keysets.pinned.as_bytes(), node.settings.network)?;
         let found = first.digest();
         match node.settings.keyset_digest {
             Some(wanted) if wanted != found => return Err(EnrolError::OtherKeyset { found, wanted }),
@@ -78,18 +79,12 @@ pub async fn follow_keysets<N: Network>(node: &Node, network: &N) -> Result<(), 
         snapshots.pin(first)?;
     }
     let now = time::now(&node.store).map_err(AuthorError::from)?;
-    for envelope in keysets.rotations {
-        let held = snapshots.keyset().map_or(0, |keyset| keyset.document().version);
-        match node.store.snapshots().rotate_keyset(envelope.as_bytes()) {
-            Ok(()) => node.journal.note(
-                Level::Info,
-                Kind::Configuration,
-                format!("keyset {} is followed by the next one", held),
-            ),
-            // One that was followed before.
-            Err(SnapshotError::Refused(Refused::NotTheNextKeyset { held, offered })) if offered <= held => {}
-            // Tried again, for its record in the log.
-            Err(_) => node.store.rotate_keyset(envelope.as_bytes(), now)?,
+    let held = snapshots.keyset().map_or(0, |keyset| keyset.document().version);
+    for (version, envelope) in (first_version + 1..).zip(keysets.rotations) {
+        // What the network says of their order only spares asking; what does not follow is refused.
+        if version > held {
+            node.store.rotate_keyset(envelope.as_bytes(), now)?;
+            node.journal.note(Level::Info, Kind::Configuration, format!("keyset {version} is in force"));
         }
     }
     Ok(())

@@ -142,7 +142,7 @@ async fn a_program_that_never_gets_healthy_is_killed_and_started_again() {
     let folder = open_folder();
     let mut tuning = tuning();
     tuning.ready_limit = Duration::from_secs(2);
-    let plan = stand_in(&["--never-healthy"], folder.path());
+    let plan = unhurried(stand_in(&["--never-healthy"], folder.path()));
     let supervisor = Supervisor::start_with(Plan::Process(plan), tuning);
     let (cause, _) = down(&supervisor).await;
     assert!(cause.starts_with("it was not healthy after 2000 ms") && cause.contains("status 500"), "{cause}");
@@ -155,7 +155,7 @@ async fn a_program_that_never_gets_healthy_is_killed_and_started_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_turns_sick_is_replaced_but_not_while_it_works() {
     let folder = open_folder();
-    let supervisor = start(stand_in(&[], folder.path()));
+    let supervisor = start(unhurried(stand_in(&[], folder.path())));
     let endpoint = ready(&supervisor).await;
     let first = program_of(process::id());
     let hanging = std::sync::Arc::clone(&endpoint);

@@ -84,7 +84,7 @@ async fn llama_answers_and_a_streamed_answer_is_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn llama_comes_back_after_kill_9_and_stops_without_a_trace() {
     let folder = open_folder();
-    let supervisor = start(llama(&folder));
+    let supervisor = start(unhurried(llama(&folder)));
     let endpoint = ready(&supervisor).await;
     let first = program_of(process::id());
     // Given a run that is in the middle of its stream,

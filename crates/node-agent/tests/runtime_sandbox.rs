@@ -144,8 +144,9 @@ async fn the_agent_that_is_killed() {
     let Ok(folder) = std::env::var(FOLDER) else { return };
     let supervisor = start(stand_in(&["--child"], &PathBuf::from(folder)));
     ready(&supervisor).await;
-    println!("\nSERVES");
-    std::io::stdout().flush().unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "\nSERVES").unwrap();
+    out.flush().unwrap();
     std::future::pending::<()>().await;
 }
 
@@ -172,21 +173,35 @@ async fn the_runtime_dies_with_an_agent_that_is_killed() {
     gone(&all).await;
 }
 
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fallen_program_started_falls_with_it() {
+    let folder = open_folder();
+    let supervisor = start(unhurried(stand_in(&["--child"], folder.path())));
+    ready(&supervisor).await;
+    let all = descendants(process::id());
+    kill(program_of(process::id()));
+    let (cause, _) = down(&supervisor).await;
+    assert!(cause.starts_with("it was killed by signal 9"), "{cause}");
+    assert!(!all.iter().any(|pid| lives(*pid)), "its orphan is left");
+    supervisor.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_dies_with_a_keeper_that_is_killed() {
     let folder = open_folder();
-    let supervisor = start(stand_in(&[], folder.path()));
+    let supervisor = start(unhurried(stand_in(&[], folder.path())));
     ready(&supervisor).await;
     let (keeper, program) = (descendants(process::id())[0], program_of(process::id()));
     assert_ne!(keeper, program);
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(keeper.cast_signed()).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
-    gone(&[keeper, program]).await;
+    kill(keeper);
     let (cause, _) = down(&supervisor).await;
     assert!(cause.starts_with("its keeper was killed"), "{cause}");
+    gone(&[keeper, program]).await;
     ready(&supervisor).await;
     supervisor.stop().await;
 }

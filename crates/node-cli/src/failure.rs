@@ -151,9 +151,6 @@ pub(crate) enum Failure {
     /// The demo cannot go on.
     #[error("the demo cannot go on: {0}")]
     Demo(String),
-    /// Something that this build lacks.
-    #[error("this build has no {0}")]
-    NotBuilt(&'static str),
     /// The standard output.
     #[error("cannot write to the standard output")]
     Output(#[source] io::Error),
@@ -201,7 +198,6 @@ impl Failure {
             | Self::Start(_)
             | Self::Devnet(_)
             | Self::Demo(_)
-            | Self::NotBuilt(_)
             | Self::Output(_) => 1,
         }
     }

@@ -255,6 +255,10 @@ mod tests {
         plan(&all.iter().map(|it| (it.job.id, it.clone())).collect(), peers, RULES, now)
     }
 
+    fn alone(it: &Open, peers: &Peers, now: Timestamp) -> Vec<Step> {
+        planned(std::slice::from_ref(it), peers, now)
+    }
+
     fn offer(it: &Open, to: u8) -> Step {
         Step::Offer { job: it.job.id, node: node(to) }
     }
@@ -262,14 +266,14 @@ mod tests {
     #[test]
     fn a_waiting_job_goes_to_a_connected_node_that_can_run_it() {
         let it = open(1, Place::Waiting);
-        assert_eq!(planned(&[it.clone()], &peers(&[]), NOW), []);
-        assert_eq!(planned(&[it.clone()], &peers(&[7]), NOW), [offer(&it, 7)]);
+        assert_eq!(alone(&it, &peers(&[]), NOW), []);
+        assert_eq!(alone(&it, &peers(&[7]), NOW), [offer(&it, 7)]);
         let mut idle = peers(&[7]);
         idle.connected.get_mut(&node(7)).unwrap().concurrency = 0;
-        assert_eq!(planned(&[it.clone()], &idle, NOW), []);
+        assert_eq!(alone(&it, &idle, NOW), []);
         let mut other = peers(&[7]);
         other.connected.get_mut(&node(7)).unwrap().models.clear();
-        assert_eq!(planned(&[it], &other, NOW), []);
+        assert_eq!(alone(&it, &other, NOW), []);
     }
 
     #[test]
@@ -292,35 +296,35 @@ mod tests {
     fn an_offer_comes_again_until_it_is_answered_and_then_goes_elsewhere() {
         let it = open(1, Place::Offered { node: node(7), since: NOW, last: NOW });
         let both = peers(&[7, 8]);
-        assert_eq!(planned(&[it.clone()], &both, NOW.plus_ms(99)), []);
-        assert_eq!(planned(&[it.clone()], &both, NOW.plus_ms(100)), [offer(&it, 7)]);
-        assert_eq!(planned(&[it.clone()], &both, NOW.plus_ms(1_000)), [offer(&it, 8)]);
-        assert_eq!(planned(&[it.clone()], &peers(&[7]), NOW.plus_ms(1_000)), [offer(&it, 7)]);
+        assert_eq!(alone(&it, &both, NOW.plus_ms(99)), []);
+        assert_eq!(alone(&it, &both, NOW.plus_ms(100)), [offer(&it, 7)]);
+        assert_eq!(alone(&it, &both, NOW.plus_ms(1_000)), [offer(&it, 8)]);
+        assert_eq!(alone(&it, &peers(&[7]), NOW.plus_ms(1_000)), [offer(&it, 7)]);
     }
 
     #[test]
     fn a_job_leaves_a_node_only_when_that_is_gone_for_long() {
         let it = open(1, Place::Held { node: node(7) });
-        assert_eq!(planned(&[it.clone()], &peers(&[7, 8]), NOW.plus_ms(50_000)), []);
+        assert_eq!(alone(&it, &peers(&[7, 8]), NOW.plus_ms(50_000)), []);
         let mut without = peers(&[8]);
         without.gone.insert(node(7), NOW);
-        assert_eq!(planned(&[it.clone()], &without, NOW.plus_ms(999)), []);
-        assert_eq!(planned(&[it.clone()], &without, NOW.plus_ms(1_000)), [offer(&it, 8)]);
+        assert_eq!(alone(&it, &without, NOW.plus_ms(999)), []);
+        assert_eq!(alone(&it, &without, NOW.plus_ms(1_000)), [offer(&it, 8)]);
         let mut cancelled = it.clone();
         cancelled.cancelled = Some(NOW);
-        assert_eq!(planned(&[cancelled.clone()], &without, NOW.plus_ms(1_000)), []);
+        assert_eq!(alone(&cancelled, &without, NOW.plus_ms(1_000)), []);
         let again = Step::Cancel { job: it.job.id, node: node(7) };
-        assert_eq!(planned(&[cancelled], &peers(&[7]), NOW.plus_ms(100)), [again]);
+        assert_eq!(alone(&cancelled, &peers(&[7]), NOW.plus_ms(100)), [again]);
     }
 
     #[test]
     fn a_node_that_is_full_is_asked_later_and_one_that_rejects_never() {
         let mut it = open(1, Place::Waiting);
         it.declined.insert(node(7), Declined::Until(NOW.plus_ms(5)));
-        assert_eq!(planned(&[it.clone()], &peers(&[7]), NOW.plus_ms(4)), []);
-        assert_eq!(planned(&[it.clone()], &peers(&[7]), NOW.plus_ms(5)), [offer(&it, 7)]);
+        assert_eq!(alone(&it, &peers(&[7]), NOW.plus_ms(4)), []);
+        assert_eq!(alone(&it, &peers(&[7]), NOW.plus_ms(5)), [offer(&it, 7)]);
         it.declined.insert(node(7), Declined::ForGood);
-        assert_eq!(planned(&[it], &peers(&[7]), NOW.plus_ms(5)), []);
+        assert_eq!(alone(&it, &peers(&[7]), NOW.plus_ms(5)), []);
     }
 
     #[test]
@@ -329,9 +333,9 @@ mod tests {
         let end = waiting.job.expires_at;
         let ended = [Step::Expire { job: waiting.job.id }];
         assert_eq!(planned(&[waiting.clone(), held.clone()], &peers(&[7]), end), ended);
-        assert_eq!(planned(std::slice::from_ref(&held), &peers(&[7]), end.plus_ms(999)), []);
+        assert_eq!(alone(&held, &peers(&[7]), end.plus_ms(999)), []);
         let ended = [Step::Expire { job: held.job.id }];
-        assert_eq!(planned(std::slice::from_ref(&held), &peers(&[7]), end.plus_ms(1_000)), ended);
+        assert_eq!(alone(&held, &peers(&[7]), end.plus_ms(1_000)), ended);
     }
 
     fn any_place() -> impl Strategy<Value = Place> {

@@ -60,6 +60,11 @@ impl Relay {
         }
     }
 
+    /// The job has gone to another node, which counts its starts from 1 again.
+    pub fn moved(&mut self) {
+        self.attempt = 0;
+    }
+
     /// A part has come.
     pub fn chunk(&mut self, chunk: &Chunk) -> Relayed {
         if chunk.attempt < self.attempt {
@@ -299,6 +304,16 @@ mod tests {
         events.push(relay.chunk(&chunk(2, 2, "is")));
         events.push(relay.chunk(&chunk(1, 2, "late part of the first start")));
         events.push(relay.end(&whole("The city of Paris")));
+        assert_eq!(read(&events).0, "The city of Paris");
+    }
+
+    #[test]
+    fn another_node_begins_at_its_first_start_and_repeats_nothing_either() {
+        let mut relay = Relay::new(Mode::Chat, false);
+        let mut events = vec![relay.chunk(&chunk(2, 0, "The city"))];
+        relay.moved();
+        events.push(relay.chunk(&chunk(1, 0, "The ")));
+        events.push(relay.chunk(&chunk(1, 1, "city of Paris")));
         assert_eq!(read(&events).0, "The city of Paris");
     }
 

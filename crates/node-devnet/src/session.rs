@@ -40,7 +40,7 @@ type Stream = SplitStream<WebSocket>;
 pub(crate) async fn serve(shared: Arc<Shared>, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     let Some(first) = timeout(HELLO_LIMIT, next(&mut stream)).await.ok().flatten() else { return };
-    let Greeted { node, number, welcome, replies, mut out } = match greet(&shared, &first) {
+    let Greeted { node, number, welcome, replies, mut out, cut } = match greet(&shared, &first) {
         Ok(greeted) => greeted,
         Err(refusal) => return part(&mut sink, &mut stream, encode(&refused(&refusal))).await,
     };
@@ -49,6 +49,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: WebSocket) {
         let last = tokio::select! {
             last = listen(&shared, node, &mut stream, &replies) => last,
             last = speak(&shared, &mut out, &mut sink) => last,
+            () = cut.notified() => None,
         };
         if let Some(last) = last {
             part(&mut sink, &mut stream, last).await;
@@ -121,7 +122,6 @@ async fn speak(shared: &Shared, out: &mut UnboundedReceiver<Out>, sink: &mut Sin
             }
             Out::Raw(text) => sink.send(Message::Text(text.into())).await.ok()?,
             Out::Close(last) => return Some(last),
-            Out::Drop => return None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests of the runtime room share: the real runtimes, set up once, and the stand-in.
 #![expect(clippy::disallowed_methods, reason = "tests make their own files, no volume's")]
+#![expect(clippy::panic, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -74,6 +75,11 @@ pub fn stand_in(args: &[&str], folder: &Path) -> ProcessPlan {
     plan.args.extend(args.iter().map(|arg| (*arg).to_owned()));
     plan.readable.push(folder.join("venv"));
     plan
+}
+
+/// A plan whose program stays down long enough to be seen there.
+pub fn unhurried(plan: ProcessPlan) -> ProcessPlan {
+    ProcessPlan { retry_ms_min: 3000, retry_ms_max: 3000, ..plan }
 }
 
 pub fn start(plan: ProcessPlan) -> Supervisor {

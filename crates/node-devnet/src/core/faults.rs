@@ -57,7 +57,7 @@ impl Core {
                 self.set_bad_snapshot(None, now)?;
                 self.faults = Faults::default();
             }
-            Fault::Drop => self.send_all(|| Out::Drop),
+            Fault::Drop => self.cut_all(),
             Fault::Delay { ms } => self.faults.delay_ms = ms,
             Fault::Duplicate => self.faults.duplicate = true,
             Fault::Reorder => self.faults.reorder = true,
@@ -66,7 +66,7 @@ impl Core {
             Fault::Refuse { count } => self.faults.refuse = count,
             Fault::Away { ms } => {
                 self.faults.away_until = Some(now.plus_ms(ms));
-                self.send_all(|| Out::Drop);
+                self.cut_all();
             }
             Fault::BadSnapshot { kind } => self.set_bad_snapshot(Some(kind), now)?,
             Fault::Oversized => {
@@ -83,6 +83,12 @@ impl Core {
         }
         let nodes: Vec<NodeId> = self.sessions.keys().copied().collect();
         Ok(json!({ "faults": self.faults, "nodes": nodes, "job": job }))
+    }
+
+    fn cut_all(&self) {
+        for session in self.sessions.values() {
+            session.cut.notify_one();
+        }
     }
 
     fn send_all(&self, what: impl Fn() -> Out) {

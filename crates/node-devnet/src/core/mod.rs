@@ -16,7 +16,7 @@ pub(crate) use nodes::{Flow, Greeted};
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use node_types::{
@@ -77,8 +77,6 @@ pub(crate) enum Out {
     Raw(String),
     /// The last frame.
     Close(String),
-    /// The connection ends without a word.
-    Drop,
 }
 
 /// News of a job for who waits for it.
@@ -108,6 +106,8 @@ pub(crate) struct Session {
     number: u64,
     boot: BootId,
     out: mpsc::UnboundedSender<Out>,
+    /// Ends the connection without a word, past all that waits to be sent.
+    cut: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -182,11 +182,14 @@ impl Shared {
             answer = Err(error.into());
         }
         match &answer {
-            Ok(_) | Err(Trouble::Refused(_)) => core.flush(now),
+            Ok(_) | Err(Trouble::Refused(_)) => {
+                core.flush(now);
+                self.wake.notify_one();
+            }
+            // Nothing has changed, so nothing is due that was not before.
             Err(Trouble::Database(_) | Trouble::Impossible(_)) => core.outbox.clear(),
         }
         drop(held);
-        self.wake.notify_one();
         answer
     }
 

@@ -1,6 +1,6 @@
 //! What nodes say: whether it counts, and what it changes.
 
-use std::io::Read as _;
+use std::{io::Read as _, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use node_types::{
@@ -13,7 +13,7 @@ use node_types::{
         ResultOfJob, Signed, TraceBatch,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{Core, Effect, Out, Session, Trouble};
 use crate::{
@@ -34,6 +34,7 @@ pub(crate) struct Greeted {
     /// For what the session itself says.
     pub(crate) replies: mpsc::UnboundedSender<Out>,
     pub(crate) out: mpsc::UnboundedReceiver<Out>,
+    pub(crate) cut: Arc<Notify>,
 }
 
 /// Whether a session goes on after a message.
@@ -176,8 +177,8 @@ impl Core {
         let (sender, out) = mpsc::unbounded_channel();
         self.sessions_opened += 1;
         let number = self.sessions_opened;
-        let replies = sender.clone();
-        let session = Session { number, boot: signed.message.boot_id, out: sender };
+        let (replies, cut) = (sender.clone(), Arc::new(Notify::new()));
+        let session = Session { number, boot: signed.message.boot_id, out: sender, cut: Arc::clone(&cut) };
         if let Some(before) = self.sessions.insert(node, session) {
             // The one before ends as soon as it is asked; if it has ended already, all the better.
             let _ = before.out.send(Out::Close(self.closing("this node has connected again")));
@@ -186,7 +187,7 @@ impl Core {
         self.connect(node, hello);
         let snapshot = Some(self.offered().reference());
         let welcome = NetworkFrame::Welcome { protocol: protocol::VERSION, now_ms: now, snapshot };
-        Ok(Greeted { node, number, welcome, replies, out })
+        Ok(Greeted { node, number, welcome, replies, out, cut })
     }
 
     fn connect(&mut self, node: NodeId, hello: Hello) {

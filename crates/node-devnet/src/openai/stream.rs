@@ -34,7 +34,8 @@ pub(super) async fn answer(
         Event::Taken(node) | Event::Chunk(node, _) | Event::Ended(End::Result(_), Some(node)) => *node,
         Event::Ended(end, by) => return Err((no_answer(end, false), *by)),
     };
-    let mut client = Client { events, relay: Relay::new(mode, usage), ready: VecDeque::new(), over: false };
+    let mut client =
+        Client { events, node, relay: Relay::new(mode, usage), ready: VecDeque::new(), over: false };
     client.take(first);
     let events = stream::unfold(client, |mut client| async {
         let data = client.next().await?;
@@ -45,6 +46,8 @@ pub(super) async fn answer(
 
 struct Client {
     events: UnboundedReceiver<Event>,
+    /// Whose parts were sent last.
+    node: NodeId,
     relay: Relay,
     ready: VecDeque<String>,
     over: bool,
@@ -70,7 +73,11 @@ impl Client {
     fn take(&mut self, event: Event) {
         match event {
             Event::Taken(_) => {}
-            Event::Chunk(_, chunk) => {
+            Event::Chunk(node, chunk) => {
+                if node != self.node {
+                    self.node = node;
+                    self.relay.moved();
+                }
                 let relayed = self.relay.chunk(&chunk);
                 self.relay(relayed);
             }

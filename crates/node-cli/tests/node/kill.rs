@@ -1,0 +1,51 @@
+//! SIGKILL at any moment loses nothing that was accepted, and computes nothing again that was answered.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    stage::{Stage, eventually, external, with},
+    stand_in::StandIn,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_at_any_moment_every_job_ends_once() {
+    let runtime = StandIn::start().await;
+    // More attempts than kills: no job may fail because of them.
+    let template = with(external(), "/limits/attempts_max", 50);
+    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    let mut jobs = Vec::new();
+    let mut seed = 7_u64;
+    for round in 0..12_u64 {
+        stage.start_node();
+        for number in 0..4 {
+            jobs.push((format!("wait {} {round}.{number}", 10 * number), String::new()));
+            let (prompt, id) = jobs.last_mut().unwrap();
+            *id = stage.submit(prompt).await;
+        }
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        sleep(Duration::from_millis(60 + (seed >> 33) % 400)).await;
+        stage.kill_node();
+    }
+    stage.start_node();
+
+    let mut boots = BTreeSet::new();
+    for (prompt, id) in &jobs {
+        let ended = stage.ended(id).await;
+        assert_eq!(ended["end"], "result", "{prompt}: {ended}");
+        let body = ended["output"]["body"].as_str().unwrap();
+        assert!(body.contains(&format!("answer to {prompt}")), "{body}");
+        for message in ended["messages"].as_array().unwrap() {
+            boots.insert(message["bootId"].as_str().unwrap().to_owned());
+        }
+    }
+    eventually("nothing is left", || async {
+        (stage.view().jobs().tally().unwrap().jobs == 0).then_some(())
+    })
+    .await;
+    assert!(boots.len() > 3, "the kills fell between the jobs: {boots:?}");
+    let state = stage.get("state").await;
+    assert_eq!(state["refused"], serde_json::json!({}), "a number or a start was used twice");
+    assert!(stage.view().incidents().unwrap().is_empty());
+}

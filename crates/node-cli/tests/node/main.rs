@@ -1,0 +1,16 @@
+//! The node end to end: the real binary against a devnet, killed, cut off and lied to. The runtime is the real one where
+//! what it computes matters, and a stand-in where a fault or a duration must be forced.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must fail, has files of its own, and shows the node's log then"
+)]
+
+mod dispatch;
+mod kill;
+mod network;
+mod runtimes;
+mod snapshots;
+mod stage;
+mod stand_in;

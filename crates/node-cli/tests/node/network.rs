@@ -1,0 +1,130 @@
+//! The network goes away, loses, repeats, delays, lies; the node works on and delivers once.
+
+use std::time::Duration;
+
+use node_devnet::Fault;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::{
+    stage::{Stage, eventually, external, with},
+    stand_in::StandIn,
+};
+
+async fn stage(template: serde_json::Value) -> (Stage, StandIn) {
+    let runtime = StandIn::start().await;
+    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    stage.start_node();
+    stage.active().await;
+    (stage, runtime)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_without_the_network_runs_what_it_holds_and_delivers_it_once_later() {
+    let (mut stage, runtime) = stage(with(external(), "/limits/concurrency", 1)).await;
+    let first = stage.submit("wait 3000").await;
+    let second = stage.submit("wait 1").await;
+    eventually("both are held", || async {
+        let counts = stage.view().jobs().counts().unwrap();
+        (counts.running == 1 && counts.queued == 1).then_some(())
+    })
+    .await;
+    stage.kill_node();
+    stage.stop_network().await;
+
+    stage.start_node();
+    eventually("both are answered with nobody there", || async {
+        (stage.view().jobs().counts().unwrap().unsent == 2).then_some(())
+    })
+    .await;
+    stage.start_network().await;
+
+    for job in [&first, &second] {
+        let ended = stage.ended(job).await;
+        assert_eq!((&ended["end"], &ended["resultsReceived"]), (&json!("result"), &json!(1)));
+    }
+    assert_eq!((runtime.starts("wait 3000"), runtime.starts("wait 1")), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_acknowledgements_repeated_and_reordered_frames_and_dropped_connections_do_no_harm() {
+    let (stage, runtime) = stage(external()).await;
+    stage.fault(Fault::Duplicate);
+    stage.fault(Fault::Reorder);
+    stage.fault(Fault::Delay { ms: 20 });
+    stage.fault(Fault::LoseAcks { count: 6, ms: 0 });
+    stage.fault(Fault::LoseAnswers { count: 3, ms: 0 });
+    let mut jobs = Vec::new();
+    for number in 0..12 {
+        jobs.push(stage.submit(&format!("wait 30 {number}")).await);
+        if number % 4 == 3 {
+            sleep(Duration::from_millis(80)).await;
+            stage.fault(Fault::Drop);
+        }
+    }
+    for job in &jobs {
+        assert_eq!(stage.ended(job).await["end"], "result");
+    }
+    eventually("all is acknowledged", || async {
+        (stage.view().jobs().tally().unwrap().jobs == 0).then_some(())
+    })
+    .await;
+    assert!((0..12).all(|number| runtime.starts(&format!("wait 30 {number}")) == 1));
+    assert_eq!(stage.get("state").await["refused"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_misbehaves_is_dropped_and_opened_again() {
+    let (stage, _runtime) = stage(external()).await;
+    for (fault, said) in [(Fault::Malformed, "no frame"), (Fault::Oversized, "too large")] {
+        let hellos = stage.get("state").await["messages"]["hello"].as_u64();
+        stage.fault(fault);
+        eventually("the node comes back", || async {
+            (stage.get("state").await["messages"]["hello"].as_u64() > hellos).then_some(())
+        })
+        .await;
+        assert!(stage.said().contains(said), "{said}");
+        stage.active().await;
+        let job = stage.submit("wait 1").await;
+        assert_eq!(stage.ended(&job).await["end"], "result");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_the_other_network_is_rejected_and_pings_are_answered() {
+    let (stage, _runtime) = stage(external()).await;
+    stage.fault(Fault::OtherNetworkJob);
+    let nonce = stage.post("/v1/devnet/ping", &json!({})).await["nonce"].clone();
+    eventually("the pong comes", || async {
+        (stage.get("state").await["nodes"][0]["pong"]["nonce"] == nonce).then_some(())
+    })
+    .await;
+    assert_eq!(stage.view().jobs().tally().unwrap().jobs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_offline_grace_no_job_is_started_until_there_is_a_new_snapshot() {
+    let mut template = with(external(), "/timings/offline_grace_ms", 1_000);
+    template = with(with(template, "/refresh_after_ms", 1_500), "/valid_for_ms", 2_000);
+    template = with(template, "/limits/concurrency", 1);
+    let (mut stage, runtime) = stage(template).await;
+    let blocking = stage.submit("wait 6000").await;
+    let waiting = stage.submit("wait 1").await;
+    eventually("both are held", || async {
+        let counts = stage.view().jobs().counts().unwrap();
+        (counts.running == 1 && counts.queued == 1).then_some(())
+    })
+    .await;
+    stage.stop_network().await;
+
+    eventually("the first is answered", || async {
+        (stage.view().jobs().counts().unwrap().unsent == 1).then_some(())
+    })
+    .await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(runtime.starts("wait 1"), 0, "the grace has ended");
+    stage.start_network().await;
+    for job in [blocking, waiting] {
+        assert_eq!(stage.ended(&job).await["end"], "result");
+    }
+}

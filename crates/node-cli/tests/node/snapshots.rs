@@ -1,0 +1,119 @@
+//! Snapshots: followed on a push and on the timer, taken back when the runtime does not pass, refused when they do not
+//! verify.
+
+use node_devnet::{BadSnapshot, Fault};
+use serde_json::{Value, json};
+
+use crate::{
+    stage::{Stage, eventually, external, with},
+    stand_in::StandIn,
+};
+
+async fn stage(template: Value) -> (Stage, StandIn) {
+    let runtime = StandIn::start().await;
+    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    stage.start_node();
+    stage.active().await;
+    (stage, runtime)
+}
+
+fn in_force(stage: &Stage) -> u64 {
+    stage.view().snapshots().unwrap().current().map_or(0, |current| current.config.document().version)
+}
+
+async fn report(stage: &Stage, outcome: &str) -> Value {
+    eventually(&format!("a report of {outcome}"), || async {
+        let reports = stage.get("reports").await;
+        let reports = reports["reports"].as_array().unwrap().clone();
+        reports.into_iter().map(|it| it["report"].clone()).find(|it| it["outcome"] == outcome)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
+    let (stage, runtime) = stage(external()).await;
+    stage.post("/v1/devnet/snapshots", &json!({ "limits": { "concurrency": 4 } })).await;
+    eventually("it is in force", || async { (in_force(&stage) == 2).then_some(()) }).await;
+    stage.active().await;
+    let mut jobs = Vec::new();
+    for number in 0..8 {
+        jobs.push(stage.submit(&format!("wait 200 {number}")).await);
+    }
+    for job in jobs {
+        stage.ended(&job).await;
+    }
+    assert_eq!(runtime.at_once_max(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
+    let (stage, _runtime) = stage(external()).await;
+    let container = json!({
+        "kind": "container", "engine": "stand-in", "image": "example.org/stand-in",
+        "digest": format!("sha256:{}", "00".repeat(32)), "args": [],
+    });
+    stage.post("/v1/devnet/snapshots", &json!({ "runtime": container })).await;
+
+    let report = report(&stage, "rolled_back").await;
+    assert!(report["reason"].as_str().unwrap().contains("container"), "{report}");
+    assert_eq!(report["in_force"], 1);
+    let view = stage.view().snapshots().unwrap();
+    assert_eq!((in_force(&stage), view.floor().version), (1, 2), "the floor stays");
+    stage.active().await;
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_verify_changes_nothing_and_is_reported_once() {
+    let (stage, _runtime) = stage(with(external(), "/timings/sync_ms", 200)).await;
+    stage.post("/v1/devnet/snapshots", &json!({})).await;
+    eventually("it is in force", || async { (in_force(&stage) == 2).then_some(()) }).await;
+    let kinds = [
+        (BadSnapshot::WrongKey, "is not that key's"),
+        (BadSnapshot::LowerVersion, "older"),
+        (BadSnapshot::OtherNetwork, "mainnet"),
+        (BadSnapshot::Equivocation, "same version"),
+        (BadSnapshot::Expired, "was valid until"),
+    ];
+    for (number, (kind, words)) in kinds.into_iter().enumerate() {
+        stage.fault(Fault::BadSnapshot { kind });
+        let refused = eventually("it is refused", || async {
+            let reports = stage.get("reports").await;
+            let reports = reports["reports"].as_array().unwrap().clone();
+            let refused: Vec<_> =
+                reports.into_iter().filter(|it| it["report"]["outcome"] == "refused").collect();
+            (refused.len() > number).then_some(refused)
+        })
+        .await;
+        let reason = refused[0]["report"]["reason"].as_str().unwrap();
+        assert!(reason.contains(words), "{kind:?}: {reason}");
+        // Several looks later it was still said once.
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        let reports = stage.get("reports").await;
+        let refused =
+            reports["reports"].as_array().unwrap().iter().filter(|it| it["report"]["outcome"] == "refused");
+        assert_eq!(refused.count(), number + 1, "{kind:?}");
+        assert_eq!(in_force(&stage), 2);
+        stage.fault(Fault::None);
+    }
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_the_network_rotate_and_the_node_follows() {
+    let (stage, _runtime) = stage(external()).await;
+    for version in 2..5_u64 {
+        stage.post("/v1/devnet/keysets/rotate", &json!({})).await;
+        eventually("the snapshot under the new keys is in force", || async {
+            (in_force(&stage) == version).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(stage.view().snapshots().unwrap().keyset().unwrap().document().version, 4);
+    stage.active().await;
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}

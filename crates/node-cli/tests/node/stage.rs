@@ -1,0 +1,231 @@
+//! A devnet in this process, and the node as a process of its own: the real binary, killed with the real SIGKILL.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use node_devnet::{ConfigTemplate, Devnet, Fault, Settings};
+use node_store::{
+    store::{Options, Store},
+    view::View,
+};
+use node_types::{Digest, Network};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// The longest that anything is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Stage {
+    pub folder: tempfile::TempDir,
+    pub devnet: Option<Devnet>,
+    pub url: String,
+    settings: Settings,
+    node: Option<Child>,
+}
+
+/// A template for a runtime of the operator's.
+pub fn external() -> Value {
+    json!({
+        "models": [{
+            "name": "m", "version": "1", "tasks": ["completion"], "engine": "stand-in", "memory_bytes": 0,
+            "files": [{ "path": "m.bin", "bytes": 1, "sha256": Digest::of(b"m") }], "sources": [],
+        }],
+        "runtime": { "kind": "external", "engine": "stand-in" },
+        "limits": {
+            "queue_jobs_max": 1000, "queue_bytes_max": 67_108_864, "request_bytes_max": 1_048_576,
+            "max_tokens": 1024, "execution_timeout_ms": 60_000, "ttl_ms_max": 3_600_000, "attempts_max": 3,
+            "concurrency": 2, "logs_bytes_max": 16_777_216,
+        },
+        "timings": {
+            "heartbeat_ms": 500, "sync_ms": 60_000, "flush_ms": 500, "retry_ms_min": 50, "retry_ms_max": 500,
+            "trace_ttl_ms": 86_400_000, "log_ttl_ms": 86_400_000, "offline_grace_ms": 3_600_000,
+            "partial_file_ttl_ms": 3_600_000,
+        },
+        "refresh_after_ms": 3_600_000, "valid_for_ms": 7_200_000,
+    })
+}
+
+/// `document` with the value at the JSON pointer replaced.
+pub fn with(mut document: Value, pointer: &str, value: impl Into<Value>) -> Value {
+    *document.pointer_mut(pointer).unwrap() = value.into();
+    document
+}
+
+impl Stage {
+    /// A devnet whose snapshots say `template`, and a node that was made and does not run.
+    pub async fn set(template: Value, runtime: &str) -> Self {
+        // Whoever came first has installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let config: ConfigTemplate = serde_json::from_value(template).unwrap();
+        let settings = Settings {
+            folder: folder.path().join("network"),
+            network: Network::Testnet,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            chain_id: 84_532,
+            config,
+            job_ttl_ms: 600_000,
+            offer_retry_ms: 200,
+            reassign_after_ms: 600_000,
+        };
+        let devnet = Devnet::start(settings.clone()).await.unwrap();
+        let url = devnet.url();
+        let home = folder.path().join("home");
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("node.toml"), format!("network_url = \"{url}\"\n{runtime}")).unwrap();
+        // The same address if it is started again.
+        let settings = Settings { listen: devnet.address(), ..settings };
+        let stage = Self { folder, devnet: Some(devnet), url, settings, node: None };
+        assert_eq!(stage.command(&["init"]).0, Some(0));
+        stage
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// Runs a command of the node's to its end.
+    pub fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = binary(&self.home()).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    }
+
+    pub fn start_node(&mut self) {
+        let log =
+            File::options().append(true).create(true).open(self.folder.path().join("node.log")).unwrap();
+        let child = binary(&self.home())
+            .args(["run", "--log", "debug,hyper_util=info,tungstenite=info"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.node = Some(child);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.node.as_ref().unwrap().id()
+    }
+
+    pub fn kill_node(&mut self) {
+        if let Some(mut node) = self.node.take() {
+            node.kill().unwrap();
+            node.wait().unwrap();
+        }
+    }
+
+    /// Asks the node to stop, and gives its exit code.
+    pub async fn stop_node(&mut self) -> Option<i32> {
+        let mut node = self.node.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&node);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        eventually("the node ends", || std::future::ready(node.try_wait().unwrap())).await.code()
+    }
+
+    /// Ends the network, and what it has on disk stays.
+    pub async fn stop_network(&mut self) {
+        self.devnet.take().unwrap().stop().await;
+    }
+
+    pub async fn start_network(&mut self) {
+        self.devnet = Some(Devnet::start(self.settings.clone()).await.unwrap());
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        self.devnet.as_ref().unwrap().fault(fault).unwrap();
+    }
+
+    /// The node's store, beside the Agent.
+    pub fn view(&self) -> View {
+        Store::view_only(&Options::new(&self.home(), Network::Testnet)).unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = reqwest::get(format!("{}/v1/devnet/{path}", self.url)).await.unwrap();
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        let request = reqwest::Client::new()
+            .post(format!("{}{path}", self.url))
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let body = answer.bytes().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    /// Hands in a job and gives its ID.
+    pub async fn submit(&self, prompt: &str) -> String {
+        self.submit_with(prompt, 600_000).await
+    }
+
+    pub async fn submit_with(&self, prompt: &str, ttl_ms: u64) -> String {
+        let request = json!({ "model": "m", "prompt": prompt, "max_tokens": 8 });
+        let body = json!({ "mode": "completion", "request": request, "ttl_ms": ttl_ms });
+        self.post("/v1/devnet/jobs", &body).await["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn job(&self, id: &str) -> Value {
+        self.get(&format!("jobs/{id}")).await
+    }
+
+    /// The job once it has ended.
+    pub async fn ended(&self, id: &str) -> Value {
+        eventually(&format!("job {id} ends"), || async {
+            Some(self.job(id).await).filter(|job| !job["end"].is_null())
+        })
+        .await
+    }
+
+    /// Waits until the network sees the node ready.
+    pub async fn active(&self) {
+        eventually("the node takes jobs", || async {
+            let state = self.get("state").await;
+            let node = &state["nodes"][0];
+            (node["connected"] == true && node["concurrency"].as_u64() > Some(0)).then_some(())
+        })
+        .await;
+    }
+
+    /// What the Agent said so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("node.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(node) = &mut self.node {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.said());
+        }
+    }
+}
+
+fn binary(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_resultity-node"));
+    command.arg("--home").arg(home);
+    command
+}
+
+/// Looks until there is something.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: not after {} s", PATIENCE.as_secs());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
