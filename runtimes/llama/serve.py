@@ -56,6 +56,12 @@ def parameters(arguments):
     return params
 
 
+def threads():
+    """Half of the processors. Threads wait for each other at every layer, so one that has to share its processor
+    with the Agent or anybody else slows all of them down, on two processors to a tenth."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
 def main():
     parser = argparse.ArgumentParser(description="llama.cpp's server with one model")
     parser.add_argument("--host", default="127.0.0.1")
@@ -64,7 +70,7 @@ def main():
     parser.add_argument("--alias", default="gemma-3-270m", help="the model's name in answers")
     parser.add_argument("--context", type=int, default=2048, help="tokens of one request and its answer")
     parser.add_argument("--parallel", type=int, default=2, help="requests served at once")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=threads(), help="default: half of the processors")
     server = xllamacpp.Server(parameters(parser.parse_args()))
     print(f"ready on {server.listening_address}", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

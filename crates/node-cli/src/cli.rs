@@ -1,13 +1,16 @@
 //! The words of the command line. What a command takes stands in its own file.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
     commands::{account, config, demo, devnet, init, jobs, key, logs, rotate, run, status},
+    failure::Failure,
+    out::Out,
     settings::Layer,
+    surroundings::Surroundings,
 };
 
 /// What every exit code means; programs may rely on it.
@@ -45,6 +48,20 @@ pub(crate) struct Cli {
     pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Says what is wrong with a command line, or shows the help or the version that were asked for.
+pub(crate) fn explain(error: &clap::Error, surroundings: &Surroundings) -> ExitCode {
+    let asked_for = !error.use_stderr();
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if asked_for || !json {
+        // There is nowhere left to say that it could not be said.
+        drop(error.print());
+        return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(2) };
+    }
+    let text = error.to_string();
+    let message = text.trim_start_matches("error: ").trim_end();
+    Out::new(true, surroundings).fail(&Failure::Usage(message.to_owned()))
 }
 
 /// What every command takes.

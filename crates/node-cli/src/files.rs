@@ -54,7 +54,8 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn whole(source: impl io::Read, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::new());
+    // A secret is small: one allocation that is never outgrown leaves no copy behind unzeroed.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max.min(64 << 10) + 1));
     source.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max {
         let text = format!("it has more than {bytes_max} bytes");

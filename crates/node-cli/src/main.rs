@@ -35,8 +35,11 @@ fn main() -> ExitCode {
     if let Some(code) = commands::sandbox::taken_over() {
         return code;
     }
-    let cli = Cli::parse();
     let surroundings = Surroundings::of_this_process();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::explain(&error, &surroundings),
+    };
     let out = Out::new(cli.common.json, &surroundings);
     match commands::dispatch(cli, &surroundings, out) {
         Ok(verdict) => verdict.exit_code(),

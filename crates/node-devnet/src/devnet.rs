@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use crate::{
     DevnetError, Fault, Settings, clock,
@@ -15,6 +20,9 @@ use crate::{
 const TICK_MAX: Duration = Duration::from_millis(50);
 /// The shortest.
 const TICK_MIN: Duration = Duration::from_millis(5);
+
+/// How long sessions may take to end: 3 seconds.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(3);
 
 /// A command that could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +95,8 @@ impl Devnet {
         {
             tracing::warn!(%error, "the devnet's server did not end in good order");
         }
+        // Who does not read its goodbye by then is not waited for.
+        let _ = timeout(GOODBYE_LIMIT, self.shared.sessions.closed()).await;
     }
 }
 

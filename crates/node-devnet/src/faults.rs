@@ -39,7 +39,7 @@ pub enum Fault {
     Duplicate,
     /// Send every second frame before the one that came before it.
     Reorder,
-    /// Lose acknowledgements of jobs' ends: so many, or all for so long.
+    /// Lose acknowledgements of jobs' ends: so many, or all for so long; neither ends it.
     LoseAcks {
         /// The next so many.
         #[serde(default)]
@@ -48,7 +48,7 @@ pub enum Fault {
         #[serde(default)]
         ms: u64,
     },
-    /// Lose the answers to offers on their way here: so many, or all for so long.
+    /// Lose the answers to offers on their way here: so many, or all for so long; neither ends it.
     LoseAnswers {
         /// The next so many.
         #[serde(default)]

@@ -20,7 +20,8 @@ use tokio::{
 use crate::{
     admin,
     core::{Control, Shared},
-    node_api, openai,
+    node_api,
+    openai::{self, ApiError},
 };
 
 /// How long requests that are being served may take once the devnet stops: 3 seconds.
@@ -34,6 +35,7 @@ fn router(shared: &Arc<Shared>) -> Router {
         .merge(node_api::routes(shared))
         .merge(openai::routes())
         .merge(admin::routes())
+        .fallback(async || ApiError::not_found("there is nothing here: see /v1/models and /v1/devnet/state"))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), by_its_own_name))
         .with_state(Arc::clone(shared))
 }

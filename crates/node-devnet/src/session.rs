@@ -38,6 +38,7 @@ type Stream = SplitStream<WebSocket>;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, socket: WebSocket) {
+    let _until_the_end = shared.sessions.subscribe();
     let (mut sink, mut stream) = socket.split();
     let Some(first) = timeout(HELLO_LIMIT, next(&mut stream)).await.ok().flatten() else { return };
     let Greeted { node, number, welcome, replies, mut out, cut } = match greet(&shared, &first) {

@@ -1,6 +1,6 @@
 //! `run`: the Agent in this process, until it is asked to stop.
 
-use std::path::PathBuf;
+use std::{io::IsTerminal as _, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use node_agent::settings::Settings;
@@ -89,7 +89,8 @@ impl Run {
         // Said now, not after the runtime of the program was started.
         context.view()?;
         context.refuse_held()?;
-        self.speak(filter, context.out.is_coloured());
+        // The standard error may be a file while the standard output is a terminal.
+        self.speak(filter, context.out.is_coloured() && std::io::stderr().is_terminal());
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         threads.map_err(Failure::Start)?.block_on(until_stopped(context.settings.clone()))?;
         Ok(Verdict::Done)

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
-use node_store::{clock::Trust, keys::Protection, salvage::Incident, view::View};
+use node_store::{clock::Trust, jobs::BATCH_MAX, keys::Protection, salvage::Incident, view::View};
 use node_types::{inventory::ArtifactState, log::Level};
 use serde::Serialize;
 
@@ -62,6 +62,7 @@ struct Jobs {
     bytes: u64,
     /// Jobs that ever expired in this volume.
     expired: u64,
+    /// Those that the network was not told of; one look counts up to [`BATCH_MAX`].
     expired_unreported: u64,
 }
 
@@ -250,7 +251,11 @@ impl Report for Standing {
         let jobs = &self.jobs;
         page.row("jobs", format!("{}; {}", jobs.counts.text(), measure::bytes(jobs.bytes)));
         if jobs.expired > 0 {
-            page.row("expired", format!("{} ever, {} to be reported", jobs.expired, jobs.expired_unreported));
+            let more = if jobs.expired_unreported == u64::from(BATCH_MAX) { " or more" } else { "" };
+            page.row(
+                "expired",
+                format!("{} ever, {}{} to be reported", jobs.expired, jobs.expired_unreported, more),
+            );
         }
         let lost = if self.traces.lost > 0 { format!("; {} lost", self.traces.lost) } else { String::new() };
         page.row("traces", format!("{}{lost}", measure::bytes(self.traces.bytes)));

@@ -24,6 +24,11 @@ impl Layer {
         self.0.get(name)
     }
 
+    /// The first value that is empty: a variable of the shell that was not set, most likely.
+    pub(super) fn first_empty(&self) -> Option<&Given> {
+        self.0.values().find(|given| given.values.iter().any(|value| value.is_empty()))
+    }
+
     /// What a flag says, if it was given.
     pub(crate) fn flag(&mut self, name: &'static str, value: Option<impl Into<OsString>>) {
         self.flags(name, value.into_iter().map(Into::into).collect());
@@ -123,6 +128,9 @@ impl Layer {
                 .collect::<Result<_, _>>()?,
             _ => return Err(wrong(value)),
         };
+        if values.iter().any(String::is_empty) {
+            return Err(wrong(value));
+        }
         let folder = path.parent().unwrap_or(Path::new(""));
         let placed = |text: String| match form {
             Form::Text => text.into(),
@@ -198,6 +206,7 @@ mod tests {
     fn a_value_of_another_form_is_refused_by_name() {
         for text in [
             "network = true",
+            "home = \"\"",
             "home = 3",
             "network = [\"testnet\"]",
             "[runtime]\nreadable = \"/usr\"",

@@ -33,6 +33,9 @@ impl Values {
         config: Option<&Path>,
         surroundings: &Surroundings,
     ) -> Result<Self, SettingsError> {
+        if let Some(empty) = flags.first_empty() {
+            return Err(wrong(empty, "something, or not be given"));
+        }
         let environment = Layer::of_environment(surroundings)?;
         let named = config.or_else(|| surroundings.variable(CONFIG).map(Path::new));
         let file = match named {
@@ -65,7 +68,14 @@ impl Values {
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
-        Some(self.given(name)?.values.first()?.into())
+        self.paths(name).into_iter().next()
+    }
+
+    /// Paths as they are from anywhere: the Agent's processes work in folders of their own.
+    fn paths(&self, name: &str) -> Vec<PathBuf> {
+        let given = self.given(name).into_iter().flat_map(|given| &given.values);
+        // It fails for an empty path alone, and none is.
+        given.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.into())).collect()
     }
 
     fn text(&self, name: &str, wanted: &str) -> Result<Option<String>, SettingsError> {
@@ -99,10 +109,7 @@ impl Values {
                 api_key_file: self.path("runtime.api_key_file"),
                 folder: self.path("runtime.folder"),
                 models: self.path("runtime.models"),
-                readable: self
-                    .given("runtime.readable")
-                    .map(|given| given.values.iter().map(PathBuf::from).collect())
-                    .unwrap_or_default(),
+                readable: self.paths("runtime.readable"),
                 user: self.text("runtime.user", "a user's name")?,
             },
             shutdown_grace_ms: self

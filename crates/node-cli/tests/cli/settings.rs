@@ -57,6 +57,29 @@ fn what_is_not_known_is_named_with_what_may_have_been_meant() {
 }
 
 #[test]
+fn an_empty_flag_is_refused_and_a_relative_home_is_made_absolute() {
+    let home = Home::new();
+    home.run(["init", "--home", ""]).failed(2, &["--home"]);
+    home.run(["init", "--network", ""]).failed(2, &["--network is \"\"", "something"]);
+    let mut command = home.command(["init", "--home", "here", "--json"]);
+    let made: Ran = command.current_dir(home.path()).output().unwrap().into();
+    let folder = home.path().join("here/testnet");
+    assert_eq!(made.well().json()["folder"], folder.to_str().unwrap());
+    assert!(folder.join("state.db").exists());
+}
+
+#[test]
+fn a_wrong_command_line_is_json_too_where_json_is_asked_for() {
+    let home = Home::new();
+    let said = home.run(["logs", "--level", "loud", "--json"]).failed(2, &[]);
+    let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+    assert_eq!(error["error"]["code"], 2);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("invalid value 'loud'"), "{message}");
+    home.run(["--version", "--json"]).well().says(&[env!("CARGO_PKG_VERSION")]);
+}
+
+#[test]
 fn what_run_needs_is_asked_for() {
     let home = Home::with_node();
     home.run(["run"]).failed(2, &["--network-url", "RESULTITY_NETWORK_URL", "node.toml"]);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Control, Core, Out, Shared, Trouble, encode};
 use crate::{
-    documents,
+    clock, documents,
     faults::{Fault, Faults, Loss},
 };
 
@@ -36,7 +36,7 @@ impl Shared {
     pub(crate) fn refuses(&self) -> bool {
         let mut held = self.lock();
         let Some(core) = held.as_mut() else { return true };
-        let refused = core.faults.refuse > 0;
+        let refused = core.faults.refuse > 0 || core.is_away(clock::now());
         core.faults.refuse = core.faults.refuse.saturating_sub(1);
         refused
     }
@@ -50,6 +50,11 @@ impl Shared {
 }
 
 impl Core {
+    /// Whether it is away on command. The listener closes a moment later, and who comes in between is refused.
+    pub(super) fn is_away(&self, now: Timestamp) -> bool {
+        self.faults.away_until.is_some_and(|until| now < until)
+    }
+
     fn fault(&mut self, fault: Fault, now: Timestamp) -> Result<Value, Trouble> {
         let mut job = None;
         match fault {

@@ -25,7 +25,7 @@ use node_types::{
     protocol::{Chunk, ErrorCode, NetworkFrame},
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -124,6 +124,8 @@ pub(crate) struct Shared {
     core: Mutex<Option<Core>>,
     /// Somebody may have to be offered something.
     pub(crate) wake: Notify,
+    /// Every session holds a receiver, so it is closed when the last one has ended.
+    pub(crate) sessions: watch::Sender<()>,
     control: mpsc::UnboundedSender<Control>,
 }
 
@@ -151,7 +153,8 @@ pub(crate) struct Core {
 
 impl Shared {
     pub(crate) fn new(settings: Settings, core: Core, control: mpsc::UnboundedSender<Control>) -> Self {
-        Self { settings, core: Mutex::new(Some(core)), wake: Notify::new(), control }
+        let sessions = watch::Sender::new(());
+        Self { settings, core: Mutex::new(Some(core)), wake: Notify::new(), sessions, control }
     }
 
     /// Does something in one transaction, then says what it leads to.
@@ -187,7 +190,11 @@ impl Shared {
                 self.wake.notify_one();
             }
             // Nothing has changed, so nothing is due that was not before.
-            Err(Trouble::Database(_) | Trouble::Impossible(_)) => core.outbox.clear(),
+            Err(Trouble::Impossible(_)) => core.outbox.clear(),
+            Err(Trouble::Database(_)) => {
+                core.outbox.clear();
+                core.recall(now);
+            }
         }
         drop(held);
         answer
@@ -254,6 +261,15 @@ impl Core {
     /// The newest good snapshot.
     pub(crate) const fn published(&self) -> &Published {
         &self.published
+    }
+
+    /// After a write that failed memory may know more than the disk: it is read again.
+    fn recall(&mut self, now: Timestamp) {
+        self.windows.clear();
+        match self.db.open_jobs() {
+            Ok(rows) => self.open = open::reopened(rows, now),
+            Err(error) => tracing::warn!(%error, "the devnet cannot read its jobs again"),
+        }
     }
 
     fn say(&mut self, node: NodeId, frame: NetworkFrame) {

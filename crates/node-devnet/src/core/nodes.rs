@@ -4,7 +4,7 @@ use std::{io::Read as _, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use node_types::{
-    Digest, NodeId, Timestamp,
+    Address, Digest, NodeId, Timestamp,
     log::{BatchHeader, Record},
     message::MessageKind,
     protocol::{
@@ -48,7 +48,7 @@ pub(crate) enum Flow {
 
 impl Core {
     /// All checks of a message, in their order. What counts is counted.
-    fn admit(&mut self, signed: &Signed, now: Timestamp) -> Result<node_types::Address, Trouble> {
+    fn admit(&mut self, signed: &Signed, now: Timestamp) -> Result<Address, Trouble> {
         let message = &signed.message;
         let (node, seq) = (message.node, message.seq);
         let registered = self.db.is_registered(&node)?;
@@ -75,6 +75,7 @@ impl Core {
                 }
             }
             Boot::Earlier => {
+                tracing::warn!(%node, boot = %message.boot_id, "an earlier start of a node speaks: is it a copy?");
                 let text =
                     format!("a later start of {node} was seen than {}: stop the copy", message.boot_id);
                 return Err(Refusal::new(ErrorCode::Superseded, seq, text).into());
@@ -170,6 +171,10 @@ impl Core {
 
     /// The first message on a connection.
     pub(crate) fn greet(&mut self, signed: &Signed, now: Timestamp) -> Result<Greeted, Trouble> {
+        if self.is_away(now) {
+            let text = "the network is away on command";
+            return Err(Refusal::new(ErrorCode::Unavailable, signed.message.seq, text).into());
+        }
         self.admit(signed, now)?;
         let hello: Hello = read(signed)?;
         speaks(hello.protocol, signed)?;

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use node_types::{NodeId, Timestamp, keyset::VerifiedKeyset};
+use node_types::{Address, JobId, NodeId, Timestamp, keyset::VerifiedKeyset};
 
 use super::Core;
 use crate::{
@@ -48,8 +48,7 @@ impl Core {
             }
         };
         let (template, published) = newest_snapshot(&db, settings, &signer, &path, now)?;
-        let open = db.open_jobs().map_err(database)?.into_iter().map(|row| (row.job.id, reopened(row, now)));
-        let open: BTreeMap<_, _> = open.collect();
+        let open = reopened(db.open_jobs().map_err(database)?, now);
         let gone: BTreeMap<NodeId, Timestamp> =
             db.nodes().map_err(database)?.into_iter().map(|node| (node.id, now)).collect();
         Ok(Self {
@@ -79,7 +78,7 @@ impl Core {
 }
 
 /// The file of a keyset's key.
-pub(super) fn key_path(keys: &Path, version: u64) -> std::path::PathBuf {
+pub(super) fn key_path(keys: &Path, version: u64) -> PathBuf {
     keys.join(format!("keyset-{version}.key"))
 }
 
@@ -104,11 +103,7 @@ fn check_stamp(db: &Db, settings: &Settings, path: &Path) -> Result<(), DevnetEr
 }
 
 /// The version and the address of the newest keyset, after all of them were checked.
-fn newest_keyset(
-    db: &Db,
-    settings: &Settings,
-    path: &Path,
-) -> Result<Option<(u64, node_types::Address)>, DevnetError> {
+fn newest_keyset(db: &Db, settings: &Settings, path: &Path) -> Result<Option<(u64, Address)>, DevnetError> {
     let stored = db.keysets().map_err(|source| DevnetError::Database { path: path.to_owned(), source })?;
     let Some((first, rotations)) = stored.split_first() else { return Ok(None) };
     let pinned = VerifiedKeyset::trust(first, settings.network)?;
@@ -166,13 +161,16 @@ pub(super) fn template_text(template: &ConfigTemplate) -> String {
     serde_json::to_string(template).unwrap_or_default()
 }
 
-/// An offer that was on its way is repeated at once; who had declined may be asked again.
-fn reopened(row: JobRow, now: Timestamp) -> Open {
-    let place = match (row.place.as_str(), row.node) {
-        ("held", Some(node)) => Place::Held { node },
-        ("offered", Some(node)) => Place::Offered { node, since: now, last: Timestamp::EPOCH },
-        _ => Place::Waiting,
+/// Jobs as they were left. An offer that was on its way is repeated at once; who had declined may be asked again.
+pub(super) fn reopened(rows: Vec<JobRow>, now: Timestamp) -> BTreeMap<JobId, Open> {
+    let reopen = |row: JobRow| {
+        let place = match (row.place.as_str(), row.node) {
+            ("held", Some(node)) => Place::Held { node },
+            ("offered", Some(node)) => Place::Offered { node, since: now, last: Timestamp::EPOCH },
+            _ => Place::Waiting,
+        };
+        let cancelled = row.cancelled.then_some(Timestamp::EPOCH);
+        (row.job.id, Open { job: row.job, place, declined: BTreeMap::new(), cancelled })
     };
-    let cancelled = row.cancelled.then_some(Timestamp::EPOCH);
-    Open { job: row.job, place, declined: BTreeMap::new(), cancelled }
+    rows.into_iter().map(reopen).collect()
 }

@@ -68,6 +68,10 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message.to_owned())
     }
 
+    pub(crate) fn not_found(message: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message.to_owned())
+    }
+
     fn body(&self) -> Value {
         let Self { status: _, kind, code, message } = self;
         json!({ "error": { "message": message, "type": kind, "param": null, "code": code } })

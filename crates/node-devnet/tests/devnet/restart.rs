@@ -5,13 +5,13 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use node_devnet::{Devnet, DevnetError};
 use node_types::{
     Network,
-    protocol::{Account, path},
+    protocol::{Account, NetworkFrame, path},
     verify::Floor,
 };
 use serde_json::json;
 
 use crate::{
-    common::{Node, World, settings, world},
+    common::{Node, World, chat, settings, world},
     network::{keyset, snapshot},
 };
 
@@ -57,6 +57,21 @@ async fn keys_snapshots_jobs_and_ends_are_there_after_a_restart() {
     link.finish(&node, held, "Rome").await;
     link.acknowledged(held).await;
     assert_eq!(world.job(held).await["end"], "result");
+}
+
+#[tokio::test]
+async fn who_is_connected_or_waits_is_told_when_it_stops() {
+    let world = world().await;
+    let (node, mut link) = world.node(1).await;
+    let asked = world.ask(chat(), &[]);
+    let job = link.take(&node).await.id;
+    world.until(job, "held").await;
+    let World { devnet, folder: _folder } = world;
+    devnet.stop().await;
+    let closing = link.next().await;
+    assert!(matches!(closing, Some(NetworkFrame::Closing { retry_after_ms: 50, .. })), "{closing:?}");
+    assert_eq!(link.next().await, None);
+    assert_eq!(asked.await.unwrap().status, 503);
 }
 
 #[tokio::test]
