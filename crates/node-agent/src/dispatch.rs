@@ -260,7 +260,7 @@ async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u
             node.journal.measured(Level::Info, kind, Some(job.id), why, []);
         }
         Err(error) => {
-            node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error)
+            node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error);
         }
     }
     node.ended.notify_one();

@@ -108,7 +108,7 @@ impl Relay {
                     changed = true;
                 }
                 news |= !beyond.is_empty();
-                sent.clone_from(current);
+                sent.push_str(beyond);
             } else if sent.starts_with(current.as_str()) {
                 set_text(self.mode, choice, "");
                 changed |= !delta.is_empty();

@@ -138,7 +138,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// The process that was started with the argument `--port`: the program, and neither stage of the sandbox.
+/// The interpreter that runs a `serve.py` or the stand-in (`python3 -I <path>`): neither stage of the sandbox is one.
 pub fn program_of(pid: u32) -> u32 {
     let is_program = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

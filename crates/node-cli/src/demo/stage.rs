@@ -67,11 +67,15 @@ impl Stage {
     fn settings(&self, runtime: &Path, models: &Path) -> String {
         // A basic string of TOML escapes what one of JSON does (toml.io, 1.0.0).
         let text = |path: &Path| json!(path.to_string_lossy());
+        // Where scripts/runtime found the interpreter: outside of the system's folders it has to be named.
+        let interpreter = folder::read(&runtime.join("interpreter"));
+        let readable: Vec<&str> = interpreter.lines().filter(|line| !line.is_empty()).collect();
         format!(
-            "network_url = \"{}\"\n\n[runtime]\nfolder = {}\nmodels = {}\n",
+            "network_url = \"{}\"\n\n[runtime]\nfolder = {}\nmodels = {}\nreadable = {}\n",
             self.devnet.url,
             text(runtime),
-            text(models)
+            text(models),
+            json!(readable)
         )
     }
 

@@ -95,3 +95,34 @@ async fn asked_to_stop_the_node_ends_what_runs_and_leaves_the_rest_for_its_next_
     assert_eq!(stage.ended(&waiting).await["end"], "result");
     assert_eq!(runtime.starts("wait 1000"), 1, "a persisted result is never computed again");
 }
+
+/// Everything below a folder, read as bytes.
+fn holds(folder: &std::path::Path, canary: &[u8]) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holds(&path, canary));
+        } else if std::fs::read(&path).unwrap().windows(canary.len()).any(|window| window == canary) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_prompt_and_no_answer_stands_in_the_nodes_files_or_in_what_it_says() {
+    let (mut stage, _runtime) = stage(with(external(), "/limits/execution_timeout_ms", 400)).await;
+    for prompt in ["wait 1 CANARY", "fail CANARY", "wait 3000 CANARY"] {
+        let job = stage.submit(prompt).await;
+        let seen_while_held = holds(&stage.home(), b"CANARY");
+        assert_eq!(seen_while_held, Vec::<std::path::PathBuf>::new(), "{prompt}");
+        stage.ended(&job).await;
+    }
+    assert_eq!(stage.stop_node().await, Some(0));
+
+    assert_eq!(holds(&stage.home(), b"CANARY"), Vec::<std::path::PathBuf>::new());
+    assert!(!stage.said().contains("CANARY"), "{}", stage.said());
+    let logs = stage.get("logs").await.to_string();
+    assert!(!logs.contains("CANARY") && logs.contains("answered"), "{logs}");
+}

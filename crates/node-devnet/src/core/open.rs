@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +29,13 @@ impl Core {
         files::make_folder(&keys).map_err(|source| DevnetError::File { path: keys.clone(), source })?;
         let path = folder.join("devnet.db");
         let database = |source| DevnetError::Database { path: path.clone(), source };
+        // Prompts and answers lie in it: its owner alone reads it, and what SQLite puts beside it likewise.
+        match files::create(&path, "") {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(DevnetError::File { path, source });
+            }
+            Ok(()) | Err(_) => {}
+        }
         let db = Db::open(&path)?;
         check_stamp(&db, settings, &path)?;
         let signer = match newest_keyset(&db, settings, &path)? {

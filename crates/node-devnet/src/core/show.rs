@@ -4,12 +4,13 @@ use node_types::{JobId, NodeId, Timestamp, protocol::NetworkFrame};
 use serde_json::{Map, Value, json};
 
 use super::{Core, Trouble};
-use crate::db::End;
+use crate::db::{End, JobRow, NodeRow};
 
 impl Core {
     /// Everything in brief.
     pub(crate) fn show_state(&self, now: Timestamp) -> Result<Value, Trouble> {
-        let nodes: Vec<Value> = self.db.nodes()?.iter().map(|node| self.show_node(node)).collect();
+        let nodes: Vec<Value> =
+            self.db.nodes()?.iter().map(|node| self.show_node(node)).collect::<Result<_, _>>()?;
         Ok(json!({
             "network": self.network,
             "chainId": self.chain_id,
@@ -30,7 +31,7 @@ impl Core {
         }))
     }
 
-    fn show_node(&self, node: &crate::db::NodeRow) -> Value {
+    fn show_node(&self, node: &NodeRow) -> Result<Value, Trouble> {
         let mut shown = serde_json::to_value(node).unwrap_or_default();
         let peer = self.peers.connected.get(&node.id);
         shown["connected"] = json!(peer.is_some());
@@ -41,12 +42,13 @@ impl Core {
             json!(self.pongs.get(&node.id).map(|(nonce, at)| json!({ "nonce": nonce, "at": at })));
         let jobs = self.open.values().filter(|it| it.place.node() == Some(node.id)).count();
         shown["openJobs"] = json!(jobs);
-        shown
+        shown["boots"] = json!(self.db.boots(&node.id)?);
+        Ok(shown)
     }
 
     /// The newest jobs, without prompts and answers.
     pub(crate) fn show_jobs(&self, limit: u64) -> Result<Value, Trouble> {
-        let jobs: Vec<Value> = self.db.newest_jobs(limit)?.iter().map(crate::db::JobRow::summary).collect();
+        let jobs: Vec<Value> = self.db.newest_jobs(limit)?.iter().map(JobRow::summary).collect();
         Ok(json!({ "jobs": jobs }))
     }
 

@@ -3,7 +3,7 @@
 use node_types::{Address, BootId, NodeId, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Answer, Db, optional_time, parsed, time};
 
@@ -92,6 +92,14 @@ impl Db {
         let sql = "INSERT INTO boots VALUES (?1, ?2, ?3)";
         self.connection.execute(sql, params![node, boot, now.ms()])?;
         self.connection.execute("UPDATE nodes SET boot = ?2 WHERE id = ?1", [node, boot]).map(drop)
+    }
+
+    /// All starts of a node, the latest one last.
+    pub(crate) fn boots(&self, node: &NodeId) -> Answer<Vec<Value>> {
+        let sql = "SELECT boot, since FROM boots WHERE node = ?1 ORDER BY since";
+        self.all(sql, [node.to_string()], |row| {
+            Ok(json!({ "bootId": row.get::<_, String>(0)?, "since": row.get::<_, u64>(1)? }))
+        })
     }
 
     /// The numbers of a node's messages that are remembered.

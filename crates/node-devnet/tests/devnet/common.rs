@@ -376,6 +376,13 @@ impl Link {
         self.text().await.map(|text| frame(&text))
     }
 
+    /// Asks whether the connection stands, as WebSocket does it, and waits for the answer.
+    pub(crate) async fn ping(&mut self) {
+        self.socket.send(Message::Ping("still there?".into())).await.unwrap();
+        let answer = timeout(PATIENCE, self.socket.next()).await.expect("no pong comes");
+        assert_eq!(answer.unwrap().unwrap(), Message::Pong("still there?".into()));
+    }
+
     /// Whether nothing comes for so long.
     pub(crate) async fn is_silent(&mut self, ms: u64) -> bool {
         timeout(Duration::from_millis(ms), self.socket.next()).await.is_err()

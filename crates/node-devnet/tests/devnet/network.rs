@@ -187,6 +187,13 @@ async fn a_second_connection_of_a_node_replaces_the_first() {
 }
 
 #[tokio::test]
+async fn a_node_that_asks_whether_the_connection_stands_is_answered() {
+    let world = world().await;
+    let (_, mut link) = world.node(1).await;
+    link.ping().await;
+}
+
+#[tokio::test]
 async fn another_host_and_a_page_of_a_browser_are_refused() {
     let world = world().await;
     let url = format!("{}/v1/devnet/state", world.devnet.url());

@@ -139,6 +139,13 @@ async fn a_start_that_was_followed_by_another_one_is_superseded() {
     let stray = node.sign_changed(&account(), |message| message.seq = 5000);
     assert_refused(&node.post_text(path::ACCOUNT, stray.encode()).await, 403, "superseded");
     assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200);
+    let shown = world.get("/v1/devnet/state").await.json();
+    let boots = shown["nodes"][0]["boots"].as_array().unwrap().clone();
+    assert_eq!(boots.len(), 2);
+    assert_eq!(
+        (&shown["nodes"][0]["bootId"], &shown["refused"]["superseded"]),
+        (&json!(later.boot), &json!(1))
+    );
 }
 
 #[tokio::test]

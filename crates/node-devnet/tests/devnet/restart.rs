@@ -88,11 +88,12 @@ async fn a_changed_template_makes_the_next_snapshot_and_the_same_one_does_not() 
 }
 
 #[tokio::test]
-async fn keys_are_readable_by_their_owner_alone() {
+async fn keys_and_the_database_are_readable_by_their_owner_alone() {
     let world = world().await;
     let mode =
         |path: &str| fs::metadata(world.folder.path().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("keys"), mode("keys/keyset-1.key")), (0o700, 0o600));
+    assert_eq!((mode("devnet.db"), mode("devnet.db-wal")), (0o600, 0o600));
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@
 //! Agent ── keep ── enter, then the program ── whatever it starts
 //! ```
 //!
-//! - [`keep`] stays beside the program as long as it runs. When the Agent ends, in whatever way, the pipe between them
+//! - `keep` stays beside the program as long as it runs. When the Agent ends, in whatever way, the pipe between them
 //!   closes, and it kills the program and everything that the program started.
-//! - [`enter`] ties its life to the one of `keep`, becomes the other user, gives up what Landlock lets it give up,
+//! - `enter` ties its life to the one of `keep`, becomes the other user, gives up what Landlock lets it give up,
 //!   and executes the program.
 //!
 //! What the program gets: its arguments, the environment that the Agent made for it, `/dev/null` and two pipes; the
@@ -18,7 +18,7 @@
 //!
 //! What it does not get: any other file, another open descriptor, privileges through any program, an outgoing
 //! connection, signals to other processes, core dumps. Landlock is as good as the kernel: what this one cannot refuse
-//! is said in a line ([`enter`]).
+//! is said in a line (`enter`).
 //!
 //! Left out: limits of memory and time (an operator's service manager has better ones), a filter of system calls,
 //! and sockets that stand in the file system, which their own permissions protect.
