@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use node_store::store::{Options, Store};
+use node_types::Network;
 use stage::{Stage, external};
 use stand_in::StandIn;
 use store_bench::{
@@ -70,7 +72,7 @@ async fn main() {
     stage.start_node();
     stage.active().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let idle = resident_mib(stage.pid());
+    let idle = resident_mib(&stage);
     report.row(Row::new("resident memory, idle", idle, "MiB").aim(Aim::AtMost(20.0)));
     let mut jobs = Vec::new();
     for number in 0..JOBS {
@@ -79,7 +81,7 @@ async fn main() {
     for job in &jobs {
         stage.ended(job).await;
     }
-    report.row(Row::new(format!("resident memory, after {JOBS} jobs"), resident_mib(stage.pid()), "MiB"));
+    report.row(Row::new(format!("resident memory, after {JOBS} jobs"), resident_mib(&stage), "MiB"));
     stage.stop_node().await;
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
     report.write(&target.join("bench/agent.json"));
@@ -98,7 +100,9 @@ async fn gone(stage: &Stage) {
     }
 }
 
-fn resident_mib(pid: u32) -> f64 {
+/// Of the Agent that holds the volume.
+fn resident_mib(stage: &Stage) -> f64 {
+    let pid = Store::holder(&Options::new(&stage.home(), Network::Testnet)).unwrap().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0

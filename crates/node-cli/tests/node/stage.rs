@@ -107,10 +107,6 @@ impl Stage {
         self.node = Some(child);
     }
 
-    pub fn pid(&self) -> u32 {
-        self.node.as_ref().unwrap().id()
-    }
-
     pub fn kill_node(&mut self) {
         if let Some(mut node) = self.node.take() {
             node.kill().unwrap();
