@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use node_store::keys::{KeyError, Prompt as _, TerminalPrompt};
+use node_store::keys::{KeyError, Prompt, TerminalPrompt};
 use zeroize::Zeroizing;
 
 use crate::{failure::Failure, files};
@@ -31,6 +31,25 @@ pub(crate) fn new(file: Option<&Path>, purpose: &'static str) -> Result<Zeroizin
     }
     let (first, second) = (ask(purpose, purpose)?, ask(purpose, "the same passphrase again")?);
     if first == second { Ok(first) } else { Err(KeyError::PassphrasesDiffer.into()) }
+}
+
+/// A passphrase that was asked for already: a new node has two keys, and its owner is asked once for both.
+pub(crate) struct Known(Zeroizing<String>);
+
+impl Known {
+    /// Asks twice at the terminal for a new passphrase.
+    ///
+    /// # Errors
+    /// Those of [`new`].
+    pub(crate) fn ask_new(purpose: &'static str) -> Result<Self, Failure> {
+        new(None, purpose).map(Self)
+    }
+}
+
+impl Prompt for Known {
+    fn passphrase(&self, _purpose: &str) -> std::io::Result<Zeroizing<String>> {
+        Ok(self.0.clone())
+    }
 }
 
 fn ask(purpose: &'static str, question: &str) -> Result<Zeroizing<String>, Failure> {

@@ -746,7 +746,9 @@ impl Disk for SimDisk {
         let mut state = self.inner.state();
         state.gate(Call::Open, path)?;
         let held = state.file_for(path, false)?.filter(|file| state.held.contains(file));
-        Ok(held.and_then(|file| state.live.file(file)).map(|data| String::from_utf8_lossy(&data.all()).into_owned()))
+        Ok(held
+            .and_then(|file| state.live.file(file))
+            .map(|data| String::from_utf8_lossy(&data.all()).into_owned()))
     }
 }
 

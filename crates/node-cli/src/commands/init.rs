@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use node_store::{
-    keys::{NodeKey, Protection, TerminalPrompt, import_keystore, keystore::KEYSTORE_BYTES_MAX},
+    keys::{NodeKey, Protection, import_keystore, keystore::KEYSTORE_BYTES_MAX},
     store::{Store, StoreError},
     volume::VolumeError,
 };
@@ -22,7 +22,7 @@ use crate::{
     identity::Identity,
     out::Report,
     page::{Page, Tone},
-    passphrase,
+    passphrase::{self, Known},
 };
 
 /// Make a node: its volume and its key.
@@ -97,7 +97,7 @@ impl Init {
     fn create(&self, context: &Context, key: Option<NodeKey>) -> Result<(), Failure> {
         let mut options = context.options();
         if self.ask_passphrase {
-            options.kek.prompt = Some(Arc::new(TerminalPrompt::new()));
+            options.kek.prompt = Some(Arc::new(Known::ask_new("new passphrase for the keys of this node")?));
         }
         create(context, &options, key)
     }
