@@ -13,7 +13,7 @@
 use std::{sync::Arc, time::Duration};
 
 use node_store::{
-    keys::KekSources,
+    keys::{KekSources, TerminalPrompt},
     store::{Options, Store, StoreError},
 };
 use node_types::{
@@ -76,6 +76,8 @@ pub fn options(settings: &Settings) -> Options {
 }
 
 fn set_keys(kek: &mut KekSources, settings: &Settings) {
+    // Asked only for keys that are sealed under a passphrase that stands in no file; without a terminal it says so.
+    kek.prompt = Some(Arc::new(TerminalPrompt::new()));
     if let Some(file) = &settings.keys.secret_file {
         kek.secret_file = Some(file.clone());
     }
@@ -101,9 +103,11 @@ pub async fn run_on<N: Network>(
     stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let mut failures = 0;
+    // Kept, so that whoever typed a passphrase is not asked again.
+    let options = Arc::new(options(&settings));
     loop {
         let begun = tokio::time::Instant::now();
-        let store = open(&settings).await?;
+        let store = open(Arc::clone(&options)).await?;
         let Some(cause) = run_store(store, &settings, Arc::clone(&network), stop.clone()).await? else {
             return Ok(());
         };
@@ -117,9 +121,8 @@ pub async fn run_on<N: Network>(
     }
 }
 
-async fn open(settings: &Settings) -> Result<Store, AgentError> {
+async fn open(options: Arc<Options>) -> Result<Store, AgentError> {
     let reading = time::reading()?;
-    let options = options(settings);
     let opened = tokio::task::spawn_blocking(move || Store::open(&options, &reading)).await;
     match opened {
         Ok(opened) => Ok(opened?),
