@@ -100,7 +100,7 @@ pub(crate) struct Snapshot {
     after_help = "Examples:\n  resultity-node devnet state\n  resultity-node devnet state jobs/0192f0c1-2b3c-7def-8a00-000000000001"
 )]
 pub(crate) struct State {
-    /// What: state, jobs, jobs/<id>, messages, logs, traces, reports
+    /// What: state, jobs, jobs/ID, messages, logs, traces, reports
     #[arg(default_value = "state")]
     what: String,
     #[command(flatten)]
