@@ -37,7 +37,7 @@ use crate::{
     node::{Halt, Node},
     time,
 };
-use machine::{Action, End, Machine, Misbehaviour};
+use machine::{Action, End, IN_FLIGHT_MAX, Machine, Misbehaviour};
 
 /// Writes to the store that one connection may wait for: beyond them nothing more is read from it.
 const WRITES_MAX: usize = 256;
@@ -199,8 +199,10 @@ async fn talk_until_closed<L: Link>(
                     node.written(answer)?;
                     machine.settled(job);
                     node.queued.notify_one();
-                    // There is room for another one.
-                    node.ended.notify_one();
+                    // There is room for others; a look at the outbox gives many.
+                    if machine.in_flight() <= IN_FLIGHT_MAX / 2 {
+                        node.ended.notify_one();
+                    }
                 }
             },
             Some(chunk) = chunks.recv(), if *greeted => say(node, link, &chunk).await?,

@@ -1,0 +1,132 @@
+//! A new snapshot is found by the timer alone, where no push ever comes and no heartbeat arrives.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+#[path = "../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use node_agent::{
+    agent,
+    network::{Link, Network, NetworkError, Offered, Posted},
+    settings::{KeySettings, RuntimeSettings, Settings},
+    time,
+};
+use node_store::store::{Options, Store};
+use node_types::{
+    Digest, Network as Which, NodeId,
+    message::MessageKind,
+    protocol::{Keysets, NetworkFrame, Signed},
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::sleep};
+use trust::{HOUR_MS, Signer, config, keyset, signed_config, with};
+
+/// A network that answers requests for keysets, registration and snapshots, and nothing else.
+struct Quiet {
+    offered: Mutex<Vec<u8>>,
+    looks: Mutex<u32>,
+    node: NodeId,
+}
+
+struct NoLink;
+
+fn unavailable() -> NetworkError {
+    NetworkError::Misbehaves("this network does not do that".to_owned())
+}
+
+impl Link for NoLink {
+    async fn send(&mut self, _: &Signed) -> Result<(), NetworkError> {
+        Err(unavailable())
+    }
+
+    async fn receive(&mut self) -> Option<Result<NetworkFrame, NetworkError>> {
+        None
+    }
+}
+
+impl Network for Quiet {
+    type Link = NoLink;
+
+    async fn keysets(&self) -> Result<Keysets, NetworkError> {
+        Ok(Keysets { pinned: keyset(1, 1, &[&Signer::new(1)]).to_string(), rotations: Vec::new() })
+    }
+
+    async fn snapshot(&self, held: Option<Digest>) -> Result<Offered, NetworkError> {
+        *self.looks.lock().unwrap() += 1;
+        let offered = self.offered.lock().unwrap().clone();
+        let envelope = node_types::envelope::Envelope::parse(&offered).unwrap();
+        Ok(if Some(Digest::of(&envelope.payload)) == held {
+            Offered::Held
+        } else {
+            Offered::Envelope(offered)
+        })
+    }
+
+    async fn post<P: Posted>(&self, message: &Signed) -> Result<P::Answer, NetworkError> {
+        if message.message.kind != MessageKind::Register {
+            return Err(unavailable());
+        }
+        let answer = json!({ "node": self.node, "now_ms": time::reading().unwrap().wall });
+        Ok(serde_json::from_value(answer).unwrap())
+    }
+
+    async fn connect(&self) -> Result<NoLink, NetworkError> {
+        Err(unavailable())
+    }
+}
+
+fn snapshot(version: u64) -> Vec<u8> {
+    let now = time::reading().unwrap().wall.ms();
+    let mut document: Value = config(version);
+    for (field, at) in [("issued_at", now - 1), ("refresh_by", now + HOUR_MS), ("valid_until", now + HOUR_MS)]
+    {
+        document[field] = json!(at);
+    }
+    let document = with(document, "/timings/sync_ms", json!(100));
+    let document = with(document, "/runtime", json!({ "kind": "external", "engine": "none" }));
+    signed_config(&document, &[&Signer::new(1)])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
+    let home = tempfile::tempdir().unwrap();
+    let options = Options::new(home.path(), Which::Testnet);
+    let node = Store::create(&options, None, &time::reading().unwrap()).unwrap().node();
+    let network = Arc::new(Quiet { offered: Mutex::new(snapshot(1)), looks: Mutex::new(0), node });
+    let settings = Settings {
+        home: home.path().to_owned(),
+        network: Which::Testnet,
+        network_url: "https://network.example".to_owned(),
+        keyset_digest: None,
+        keys: KeySettings::default(),
+        runtime: RuntimeSettings::default(),
+        shutdown_grace_ms: 100,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(agent::run_on(settings, Arc::clone(&network), stopped));
+    let in_force = || {
+        let view = Store::view_only(&options).unwrap().snapshots().unwrap();
+        view.current().map_or(0, |current| current.config.document().version)
+    };
+    let is_in_force = async |version| {
+        while in_force() != version {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), is_in_force(1)).await.unwrap();
+
+    *network.offered.lock().unwrap() = snapshot(2);
+    tokio::time::timeout(Duration::from_secs(20), is_in_force(2)).await.unwrap();
+    *network.looks.lock().unwrap() = 0;
+    sleep(Duration::from_secs(1)).await;
+    let looks = *network.looks.lock().unwrap();
+    assert!((1..=14).contains(&looks), "{looks} looks in a second, one is due every 100 ms");
+
+    stop.send_replace(true);
+    running.await.unwrap().unwrap();
+}
