@@ -45,7 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "crates/node-agent/src/",
         &[
-            "settings", "time", "backoff", "tls", "journal", "author", "node", "network", "runtime",
+            "settings", "time", "backoff", "tls", "journal", "author", "network", "node", "runtime",
             "engine", "dispatch", "session", "enroll", "sync", "report", "rotate", "agent",
         ],
     ),

@@ -27,6 +27,7 @@ use crate::{
     author::{Author, AuthorError},
     backoff, dispatch,
     engine::Engine,
+    journal::causes,
     network::{HttpNetwork, Network, NetworkError},
     node::Node,
     report, rotate, session,
@@ -76,8 +77,6 @@ pub fn options(settings: &Settings) -> Options {
 }
 
 fn set_keys(kek: &mut KekSources, settings: &Settings) {
-    // Asked only for keys that are sealed under a passphrase that stands in no file; without a terminal it says so.
-    kek.prompt = Some(Arc::new(TerminalPrompt::new()));
     if let Some(file) = &settings.keys.secret_file {
         kek.secret_file = Some(file.clone());
     }
@@ -103,11 +102,23 @@ pub async fn run_on<N: Network>(
     stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let mut failures = 0;
+    let mut options = options(&settings);
+    // Asked only for keys that are sealed under a passphrase that stands in no file; without a terminal it says so.
+    options.kek.prompt = Some(Arc::new(TerminalPrompt::new()));
     // Kept, so that whoever typed a passphrase is not asked again.
-    let options = Arc::new(options(&settings));
+    let options = Arc::new(options);
     loop {
         let begun = tokio::time::Instant::now();
-        let store = open(Arc::clone(&options)).await?;
+        let store = match open(Arc::clone(&options)).await {
+            // What stopped the store may stop its opening too, and somebody may still be letting go of it.
+            Err(error) if (1..=REOPENINGS_MAX).contains(&failures) => {
+                failures += 1;
+                tracing::error!("the store cannot be opened again yet: {}", causes(&error));
+                sleep(backoff::wait(failures, 200, 10_000, backoff::random())).await;
+                continue;
+            }
+            opened => opened?,
+        };
         let Some(cause) = run_store(store, &settings, Arc::clone(&network), stop.clone()).await? else {
             return Ok(());
         };

@@ -1,13 +1,22 @@
 //! The author of every message of the node: number, start, time, configuration, signature.
 //!
+//! The time of a message is the wall clock's, corrected by what the network last said where that is far off: it is for the
+//! network to judge, and ends no job. The store's own time may stand still for good reasons, and would not be believed.
+//!
 //! Numbers are taken in durable blocks of [`BLOCK`] before they are used, so a crash leaves a gap and never a
 //! repetition. Whatever is sent again is signed again.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use node_store::{keys::SignError, store::Store, writer::WriteError};
 use node_types::{
-    BootId, Digest,
+    BootId, Digest, Timestamp,
     message::{Domain, NO_CONFIG, NodeMessage},
     protocol::{MESSAGE_TTL_MS, Payload, Signed},
 };
@@ -17,6 +26,10 @@ use crate::time::{self, NoClock};
 
 /// How many numbers are reserved at once: one sync for so many messages.
 pub const BLOCK: u32 = 1024;
+
+/// How far the wall clock may be from the network's time before messages are signed by that: a quarter of a message's life,
+/// in milliseconds.
+pub const CLOCK_TOLERANCE_MS: u64 = MESSAGE_TTL_MS / 4;
 
 /// Why a message could not be signed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +66,8 @@ pub struct Author {
     store: Arc<Store>,
     boot: BootId,
     numbers: Mutex<Range<u64>>,
+    /// The network's time less the wall clock's, in milliseconds; 0 while they agree.
+    network_ahead_ms: AtomicI64,
 }
 
 impl Author {
@@ -63,13 +78,38 @@ impl Author {
     pub fn new(store: Arc<Store>) -> Result<Self, AuthorError> {
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(AuthorError::Randomness)?;
-        Ok(Self { store, boot: BootId::from_bytes(boot), numbers: Mutex::new(0..0) })
+        Ok(Self {
+            store,
+            boot: BootId::from_bytes(boot),
+            numbers: Mutex::new(0..0),
+            network_ahead_ms: AtomicI64::new(0),
+        })
     }
 
     /// This start.
     #[must_use]
     pub const fn boot(&self) -> BootId {
         self.boot
+    }
+
+    /// Takes the network's time for the messages to come, where the wall clock is further off than
+    /// [`CLOCK_TOLERANCE_MS`].
+    ///
+    /// # Errors
+    /// [`NoClock`].
+    pub fn network_time(&self, network: Timestamp) -> Result<(), NoClock> {
+        let wall = time::reading()?.wall;
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let ahead_ms = signed(network.ms()).saturating_sub(signed(wall.ms()));
+        let off = ahead_ms.unsigned_abs() > CLOCK_TOLERANCE_MS;
+        self.network_ahead_ms.store(if off { ahead_ms } else { 0 }, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn issued_at(&self) -> Result<Timestamp, NoClock> {
+        let wall = time::reading()?.wall.ms();
+        let ahead_ms = self.network_ahead_ms.load(Ordering::Relaxed);
+        Ok(Timestamp::from_ms(wall.saturating_add_signed(ahead_ms)))
     }
 
     /// A message that says `payload`, now, under the snapshot in force.
@@ -90,7 +130,7 @@ impl Author {
                 node: self.store.node(),
                 boot_id: self.boot,
                 seq: self.number().await?,
-                issued_at_ms: time::now(&self.store)?,
+                issued_at_ms: self.issued_at()?,
                 ttl_ms: MESSAGE_TTL_MS,
                 config_digest: config,
                 payload_hash: Digest::of(text.as_bytes()),

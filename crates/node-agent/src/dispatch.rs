@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    engine::Serving,
+    engine::{Served, Serving},
     journal::causes,
     node::{Halt, Node},
     runtime::{Endpoint, InferenceError},
@@ -45,11 +45,11 @@ const PARTS_MAX: usize = 64;
 /// Runs jobs until `stop`; then those that run have the operator's grace, and the rest goes back to the queue.
 pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receiver<bool>) {
     let mut runs = JoinSet::new();
-    // A run was lost: no other job pays an attempt for finding out whether the runtime is still there.
+    // A run was lost or took too long: no other job pays an attempt for finding out whether the runtime is still there.
     let mut doubted = false;
     while !*stop.borrow() {
         while let Some(kept) = runs.try_join_next() {
-            doubted |= was_lost(kept);
+            doubted |= was_doubtful(kept);
         }
         doubted = doubted && !answers(&serving).await;
         if !doubted && start_one(&node, &serving, &mut runs).await {
@@ -57,7 +57,7 @@ pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receive
         }
         let pause = if doubted { DOUBT } else { LOOK_AGAIN };
         tokio::select! {
-            Some(kept) = runs.join_next() => doubted |= was_lost(kept),
+            Some(kept) = runs.join_next() => doubted |= was_doubtful(kept),
             () = node.queued.notified(), if !doubted => {}
             _ = serving.changed() => {}
             _ = stop.changed() => {}
@@ -72,10 +72,10 @@ pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receive
     }
 }
 
-/// Whether a run was lost with its runtime.
-fn was_lost(kept: Result<Kept, JoinError>) -> bool {
+/// Whether the runtime of a run is to be doubted.
+fn was_doubtful(kept: Result<Kept, JoinError>) -> bool {
     match kept {
-        Ok(kept) => kept == Kept::Lost,
+        Ok(kept) => kept == Kept::Doubtful,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => false,
     }
@@ -83,18 +83,21 @@ fn was_lost(kept: Result<Kept, JoinError>) -> bool {
 
 /// Whether the runtime that serves is really there.
 async fn answers(serving: &Serving) -> bool {
-    let endpoint = serving.borrow().clone();
-    match endpoint {
-        Some(endpoint) => endpoint.healthy().await.is_ok(),
+    let served = serving.borrow().clone();
+    match served {
+        Some(served) => served.endpoint.healthy().await.is_ok(),
         None => false,
     }
 }
 
 /// Leases a job and starts its run. Says whether there may be another one.
 async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>) -> bool {
-    let Some(endpoint) = serving.borrow().clone() else { return false };
+    let Some(Served { config, endpoint }) = serving.borrow().clone() else { return false };
     let snapshots = node.store.snapshots();
-    let Some(current) = snapshots.current() else { return false };
+    // A newer one has just been applied: its own runtime is not there yet.
+    let Some(current) = snapshots.current().filter(|current| current.config.digest() == config) else {
+        return false;
+    };
     let limits = &current.config.document().limits;
     if runs.len() >= usize::from(limits.concurrency) {
         return false;
@@ -140,8 +143,8 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
 enum Kept {
     /// Its end, or nothing.
     Done,
-    /// The runtime went away under it.
-    Lost,
+    /// The runtime went away under it, or did not come to an end.
+    Doubtful,
 }
 
 /// How a run ended.
@@ -175,7 +178,8 @@ async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeo
             }
             halt = halted => match halt {
                 Ok(Halt::Shutdown) => Ended::Released(ReleaseReason::Shutdown, "the Agent stops".to_owned()),
-                Ok(Halt::Cancelled) | Err(_) => Ended::Elsewhere,
+                Ok(Halt::Cancelled) => Ended::Elsewhere,
+                Err(_) => Ended::Released(ReleaseReason::Shutdown, "nobody waits for it".to_owned()),
             },
         };
         drop(parts);
@@ -183,10 +187,15 @@ async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeo
     };
     let (ended, ()) = tokio::join!(run, streamed);
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let lost = matches!(ended, Ended::Released(ReleaseReason::RuntimeLost, _));
-    keep(&node, &job, attempt, ended, duration_ms).await;
+    let doubtful = match &ended {
+        Ended::Released(reason, _) => *reason == ReleaseReason::RuntimeLost,
+        Ended::Failed(failure) => failure.kind == FailureKind::TimedOut,
+        Ended::Answered(_) | Ended::Elsewhere => false,
+    };
+    // Before the job is back in the queue: its next run has a place of its own.
     node.end_run(job.id);
-    if lost { Kept::Lost } else { Kept::Done }
+    keep(&node, &job, attempt, ended, duration_ms).await;
+    if doubtful { Kept::Doubtful } else { Kept::Done }
 }
 
 /// What an answer of the runtime means for its job.
@@ -233,7 +242,9 @@ async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u
                 let now = now_or(node, job.expires_at);
                 match node.written(store.finish(job.id, output.clone(), now).await) {
                     // It is never computed again, so it is worth waiting for.
-                    Err(WriteError::Full { .. }) if now < job.expires_at => sleep(FULL_WAIT).await,
+                    Err(WriteError::Full { .. }) if now < job.expires_at && !stopping(node) => {
+                        sleep(FULL_WAIT).await;
+                    }
                     other => break other,
                 }
             }
@@ -247,9 +258,7 @@ async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u
         Ended::Released(reason, cause) => {
             let why = json!(cause);
             node.journal.measured(Level::Warn, kind, Some(job.id), "put back in the queue", fields(why));
-            let moved = store.release(job.id, reason, now_or(node, job.expires_at)).await;
-            node.queued.notify_one();
-            node.written(moved)
+            node.written(store.release(job.id, reason, now_or(node, job.expires_at)).await)
         }
         Ended::Elsewhere => return,
     };
@@ -264,6 +273,11 @@ async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u
         }
     }
     node.ended.notify_one();
+}
+
+/// Whether the Agent is ending: then nothing is worth waiting for, the next start takes it up.
+fn stopping(node: &Node) -> bool {
+    *node.readiness.borrow() == Readiness::Stopping
 }
 
 /// Now; without a clock the moment given, which ends a wait.

@@ -9,11 +9,13 @@ use node_types::{
     Digest,
     config::{NodeConfig, Runtime},
     log::{Kind, Level},
+    verify::Verified,
 };
 use serde_json::json;
 use tokio::{
     sync::{broadcast, watch},
     task::JoinHandle,
+    time::{sleep, timeout},
 };
 use zeroize::Zeroizing;
 
@@ -25,11 +27,22 @@ use crate::{
 
 /// How long a runtime may take until it answers: 2 minutes, for a large model from a slow disk.
 pub const READY_LIMIT: Duration = Duration::from_secs(120);
+/// Between two looks whether a runtime has come to the end of its runs.
+const LOOK: Duration = Duration::from_millis(20);
 /// How often a runtime may fall over while its health check waits for it.
 const FALLS_MAX: u32 = 3;
 
 /// What serves now, if the snapshot in force passed its health check on it.
-pub type Serving = watch::Receiver<Option<Arc<Endpoint>>>;
+pub type Serving = watch::Receiver<Option<Served>>;
+
+/// A runtime that answers, and the snapshot that it was tried under.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The snapshot.
+    pub config: Digest,
+    /// The runtime.
+    pub endpoint: Arc<Endpoint>,
+}
 
 /// Why a snapshot's runtime does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,8 +86,9 @@ struct Active {
 pub struct Engine {
     node: Arc<Node>,
     active: Option<Active>,
-    serving: Arc<watch::Sender<Option<Arc<Endpoint>>>>,
-    approved: Arc<watch::Sender<bool>>,
+    serving: Arc<watch::Sender<Option<Served>>>,
+    /// The snapshot that passed its health check.
+    approved: Arc<watch::Sender<Option<Digest>>>,
 }
 
 impl Engine {
@@ -82,7 +96,7 @@ impl Engine {
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
         let serving = Arc::new(watch::Sender::new(None));
-        Self { node, active: None, serving, approved: Arc::new(watch::Sender::new(false)) }
+        Self { node, active: None, serving, approved: Arc::new(watch::Sender::new(None)) }
     }
 
     /// What dispatch may use.
@@ -96,14 +110,16 @@ impl Engine {
     ///
     /// # Errors
     /// [`Unhealthy`].
-    pub async fn follow(&mut self, config: &NodeConfig) -> Result<(), Unhealthy> {
-        self.approved.send_replace(false);
+    pub async fn follow(&mut self, snapshot: &Verified<NodeConfig>) -> Result<(), Unhealthy> {
+        let config = snapshot.document();
+        self.approved.send_replace(None);
         self.serving.send_replace(None);
         let key = (
             config.runtime.clone(),
             config.models.iter().flat_map(|it| &it.files).map(|it| it.sha256).collect(),
         );
         if self.active.as_ref().is_none_or(|active| active.key != key) {
+            self.let_end(Duration::from_millis(config.limits.execution_timeout_ms)).await;
             self.stop().await;
             let plan = plan(&self.node, config)?;
             let supervisor = Supervisor::start(plan);
@@ -125,9 +141,12 @@ impl Engine {
         for model in &config.models {
             let (reference, tested) = (model.reference(), tokio::time::Instant::now());
             let Some(mode) = model.tasks.first().copied() else { continue };
-            let output = test_inference(&endpoint, mode, &reference).await.map_err(|error| {
-                Unhealthy::TestFailed { model: reference.to_string(), cause: causes(&error) }
-            })?;
+            let failed = |cause: String| Unhealthy::TestFailed { model: reference.to_string(), cause };
+            let limit = Duration::from_millis(config.limits.execution_timeout_ms).min(READY_LIMIT);
+            let output = timeout(limit, test_inference(&endpoint, mode, &reference))
+                .await
+                .map_err(|_| failed(format!("no answer after {} ms", limit.as_millis())))?
+                .map_err(|error| failed(causes(&error)))?;
             let fields = [
                 ("model", json!(reference.to_string())),
                 ("duration_ms", json!(u64::try_from(tested.elapsed().as_millis()).unwrap_or(u64::MAX))),
@@ -135,8 +154,24 @@ impl Engine {
             ];
             self.node.journal.measured(Level::Info, Kind::Model, None, "the test inference passed", fields);
         }
-        self.approved.send_replace(true);
+        self.approved.send_replace(Some(snapshot.digest()));
         Ok(())
+    }
+
+    /// Lets what runs on the runtime before come to its end: nothing new is begun on it.
+    async fn let_end(&self, limit: Duration) {
+        let Some(State::Ready(endpoint)) =
+            self.active.as_ref().map(|active| active.supervisor.state().borrow().clone())
+        else {
+            return;
+        };
+        let idle = async {
+            while endpoint.runs() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        // What does not end goes back to the queue.
+        let _ = timeout(limit, idle).await;
     }
 
     /// Ends the runtime, if there is one.
@@ -174,14 +209,14 @@ async fn ready(mut state: watch::Receiver<State>) -> Result<Arc<Endpoint>, Unhea
             }
         }
     };
-    match tokio::time::timeout(READY_LIMIT, wait).await {
+    match timeout(READY_LIMIT, wait).await {
         Ok(answer) => answer,
         Err(_) => Err(Unhealthy::NotReady(format!("{} s passed: {last}", READY_LIMIT.as_secs()))),
     }
 }
 
-/// What the runtime prints is for whoever watches the Agent, and is not kept: it may quote a prompt. Of one that falls
-/// over its last lines are kept, as the cause.
+/// What the runtime prints is for whoever watches the Agent, and is not kept: it may quote a prompt. Of one that fell over
+/// before it ever served, the last lines are kept, as the cause.
 async fn pass_on(mut lines: broadcast::Receiver<String>) {
     loop {
         match lines.recv().await {
@@ -196,8 +231,8 @@ async fn pass_on(mut lines: broadcast::Receiver<String>) {
 async fn watch_state(
     node: Arc<Node>,
     mut state: watch::Receiver<State>,
-    mut approved: watch::Receiver<bool>,
-    serving: Arc<watch::Sender<Option<Arc<Endpoint>>>>,
+    mut approved: watch::Receiver<Option<Digest>>,
+    serving: Arc<watch::Sender<Option<Served>>>,
 ) {
     let mut was_ready = false;
     loop {
@@ -206,8 +241,8 @@ async fn watch_state(
         match seen {
             State::Ready(endpoint) => {
                 was_ready = true;
-                if approved_now {
-                    serving.send_replace(Some(endpoint));
+                if let Some(config) = approved_now {
+                    serving.send_replace(Some(Served { config, endpoint }));
                     node.set_readiness(node_types::protocol::Readiness::Active);
                 }
             }

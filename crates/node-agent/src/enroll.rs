@@ -103,6 +103,7 @@ pub async fn register<N: Network>(node: &Node, network: &N) -> Result<(), EnrolE
     };
     let signed = node.author.sign(&register).await?;
     let answer = network.post::<Register>(&signed).await?;
+    node.heard_time(answer.now_ms).await?;
     let (found, own) = (answer.node, node.store.node());
     if found != own {
         return Err(EnrolError::OtherNode { found, own, network: node.settings.network });

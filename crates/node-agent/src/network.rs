@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use node_types::{
-    Digest,
+    Digest, Timestamp,
     envelope::ENVELOPE_BYTES_MAX,
     protocol::{
         Account, Acknowledged, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Keysets, LogBatch,
@@ -17,7 +17,7 @@ use reqwest::{StatusCode, header};
 use serde::de::DeserializeOwned;
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
@@ -29,6 +29,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After how much silence a connection is asked whether it still stands, and how long it may take to answer:
 /// 15 seconds. Without it a connection whose other end lost its power would look open for hours.
 pub const SILENCE: Duration = Duration::from_secs(15);
+/// What a connection must take at the least, in bytes a millisecond: 128 KiB a second.
+const SENT_BYTES_A_MS_MIN: usize = 128;
 /// The longest answer to a message, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
@@ -59,6 +61,8 @@ pub enum NetworkError {
         code: ErrorCode,
         /// Why, for a person.
         message: String,
+        /// The network's time, if it said it.
+        now: Option<Timestamp>,
     },
     /// It answered what the protocol does not know.
     #[error("the network does not keep to the protocol: {0}")]
@@ -203,11 +207,12 @@ async fn refusal(url: &str, response: reqwest::Response) -> NetworkError {
     let status = response.status();
     let body = body_of(url, response, ANSWER_BYTES_MAX).await.unwrap_or_default();
     match serde_json::from_slice::<ErrorAnswer>(&body) {
-        Ok(ErrorAnswer { code, message }) => NetworkError::Refused { code, message },
+        Ok(ErrorAnswer { code, message, now_ms: now }) => NetworkError::Refused { code, message, now },
         // A proxy in between, for example.
         Err(_) if status.is_server_error() => NetworkError::Refused {
             code: ErrorCode::Unavailable,
             message: format!("{url} answered {status}"),
+            now: None,
         },
         Err(_) => NetworkError::Misbehaves(format!("{url} answered {status}")),
     }
@@ -263,10 +268,9 @@ impl Network for HttpNetwork {
         let limits = WebSocketConfig::default()
             .max_message_size(Some(NETWORK_FRAME_BYTES_MAX))
             .max_frame_size(Some(NETWORK_FRAME_BYTES_MAX));
-        let connected =
-            tokio::time::timeout(REQUEST_TIMEOUT, connect_async_with_config(&url, Some(limits), true))
-                .await
-                .map_err(|elapsed| unreachable(&url, elapsed))?;
+        let connected = timeout(REQUEST_TIMEOUT, connect_async_with_config(&url, Some(limits), true))
+            .await
+            .map_err(|elapsed| unreachable(&url, elapsed))?;
         let (socket, _) = connected.map_err(|error| unreachable(&url, error))?;
         Ok(WebSocketLink { url, socket, heard: Instant::now(), asked: false })
     }
@@ -283,10 +287,21 @@ pub struct WebSocketLink {
     asked: bool,
 }
 
+impl WebSocketLink {
+    /// Sends within a time: a peer that reads no more must not hold everything up.
+    async fn put(&mut self, message: Message, limit: Duration) -> Result<(), NetworkError> {
+        match timeout(limit, self.socket.send(message)).await {
+            Ok(sent) => sent.map_err(|error| unreachable(&self.url, error)),
+            Err(elapsed) => Err(unreachable(&self.url, elapsed)),
+        }
+    }
+}
+
 impl Link for WebSocketLink {
     async fn send(&mut self, message: &Signed) -> Result<(), NetworkError> {
-        let sent = self.socket.send(Message::text(message.encode())).await;
-        sent.map_err(|error| unreachable(&self.url, error))
+        let text = message.encode();
+        let limit = REQUEST_TIMEOUT + Duration::from_millis((text.len() / SENT_BYTES_A_MS_MIN) as u64);
+        self.put(Message::text(text), limit).await
     }
 
     async fn receive(&mut self) -> Option<Result<NetworkFrame, NetworkError>> {
@@ -300,8 +315,9 @@ impl Link for WebSocketLink {
                     )));
                 }
                 self.asked = true;
-                if let Err(error) = self.socket.send(Message::Ping(tungstenite::Bytes::new())).await {
-                    return Some(Err(unreachable(&self.url, error)));
+                if let Err(error) = self.put(Message::Ping(tungstenite::Bytes::new()), REQUEST_TIMEOUT).await
+                {
+                    return Some(Err(error));
                 }
                 continue;
             };

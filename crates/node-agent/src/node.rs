@@ -10,12 +10,19 @@ use std::{
 
 use node_store::{store::Store, writer::WriteError};
 use node_types::{
-    JobId,
-    protocol::{Chunk, Readiness},
+    Digest, JobId, Timestamp,
+    log::{Kind, Level},
+    protocol::{Chunk, ErrorCode, Readiness},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::{author::Author, journal::Journal, settings::Settings};
+use crate::{
+    author::{Author, AuthorError},
+    journal::Journal,
+    network::NetworkError,
+    settings::Settings,
+    time,
+};
 
 /// Parts of streamed answers that may wait for the connection; further ones are dropped, the result carries all.
 const CHUNKS_MAX: usize = 256;
@@ -54,6 +61,8 @@ pub struct Node {
     pub connected: AtomicBool,
     /// The network has said in this start that it knows the node.
     registered: AtomicBool,
+    /// The snapshot that the network offers and this node does not take, so that it is not fetched at every heartbeat.
+    pub unwanted: Mutex<Option<Digest>>,
     chunks: mpsc::Sender<Chunk>,
     running: Mutex<HashMap<JobId, oneshot::Sender<Halt>>>,
     /// What stopped a database, once one has.
@@ -77,11 +86,35 @@ impl Node {
             readiness: watch::Sender::new(Readiness::Starting),
             connected: AtomicBool::new(false),
             registered: AtomicBool::new(false),
+            unwanted: Mutex::default(),
             chunks,
             running: Mutex::default(),
             failed: watch::Sender::new(None),
         };
         (Arc::new(node), given)
+    }
+
+    /// Takes the network's time: for the store, which ends jobs by it, and for what is signed from now on.
+    ///
+    /// # Errors
+    /// [`AuthorError`] without a clock, or where the store cannot keep it.
+    pub async fn heard_time(&self, network: Timestamp) -> Result<(), AuthorError> {
+        self.author.network_time(network)?;
+        let (store, reading) = (Arc::clone(&self.store), time::reading()?);
+        match tokio::task::spawn_blocking(move || store.confirm_time(&reading, network)).await {
+            Ok(kept) => Ok(self.written(kept).map(drop)?),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Takes the network's time from a refusal that says it: without that a node whose clock is wrong would never be
+    /// heard again.
+    pub async fn heed(&self, error: &NetworkError) {
+        if let NetworkError::Refused { code: ErrorCode::OutOfTime, now: Some(now), .. } = error
+            && let Err(error) = self.heard_time(*now).await
+        {
+            self.journal.failed(Level::Error, Kind::Agent, "cannot take the network's time", &error);
+        }
     }
 
     /// Whether the network knows the node: asked once a start, and again when it says that it does not.
@@ -167,7 +200,16 @@ impl Node {
 
     /// Sets whether the node takes jobs.
     pub fn set_readiness(&self, readiness: Readiness) {
-        self.readiness.send_if_modified(|held| std::mem::replace(held, readiness) != readiness);
-        self.queued.notify_one();
+        let changed = self.readiness.send_if_modified(|held| {
+            // Whoever stops does not begin again.
+            let changes = *held != readiness && *held != Readiness::Stopping;
+            if changes {
+                *held = readiness;
+            }
+            changes
+        });
+        if changed {
+            self.queued.notify_one();
+        }
     }
 }

@@ -3,7 +3,11 @@
 //! Logs and traces are deleted, or may be, only when the network has them. What fails is tried at the next turn: nothing
 //! here is urgent, and everything waits in the store.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use node_store::{binding::Account as AccountName, logs::Batch, reader::ReadError, writer::WriteError};
@@ -22,7 +26,6 @@ use crate::{
     backoff,
     network::{Network, NetworkError},
     node::Node,
-    time,
 };
 
 /// Between two heartbeats and two flushes where no snapshot says, in milliseconds.
@@ -85,6 +88,9 @@ pub async fn run<N: Network>(
             match answers.into_iter().find_map(Result::err) {
                 None => failures = 0,
                 Some(error) => {
+                    if let ReportError::Network(error) = &error {
+                        node.heed(error).await;
+                    }
                     failures += 1;
                     let level = if failures.is_power_of_two() { Level::Warn } else { Level::Debug };
                     node.journal.failed(level, Kind::Network, "a report did not arrive", &error);
@@ -172,15 +178,12 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
     for incident in incidents {
         node.written(node.store.volume().incidents_reported(incident.database, incident.seq).await)?;
     }
-    let reading = time::reading().map_err(AuthorError::from)?;
-    let store = Arc::clone(&node.store);
-    let confirmed = tokio::task::spawn_blocking(move || store.confirm_time(&reading, answer.now_ms)).await;
-    if let Ok(confirmed) = confirmed {
-        node.written(confirmed)?;
-    }
+    node.heard_time(answer.now_ms).await?;
     let held = node.store.snapshots().current().map(|current| current.config.digest());
-    if answer.snapshot.is_some_and(|offered| Some(offered.digest) != held) && readiness != Readiness::Stopping
-    {
+    let unwanted = *node.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+    let offered =
+        answer.snapshot.map(|offered| offered.digest).filter(|it| Some(*it) != held && Some(*it) != unwanted);
+    if offered.is_some() && readiness != Readiness::Stopping {
         node.fetch.notify_one();
     }
     Ok(())
@@ -192,8 +195,11 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
 /// [`ReportError`].
 pub async fn flush<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
     let logs = node.store.logs();
-    node.written(logs.flush().await)?;
-    while node.written(logs.seal().await)?.is_some() {}
+    // On a full disk what is sealed already still goes: that gives the space back.
+    match seal_all(node).await {
+        Ok(()) | Err(WriteError::Full { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     loop {
         let batches = logs.view().batches(BATCHES)?;
         if batches.is_empty() {
@@ -203,6 +209,13 @@ pub async fn flush<N: Network>(node: &Node, network: &N) -> Result<(), ReportErr
             send_batch(node, network, batch).await?;
         }
     }
+}
+
+async fn seal_all(node: &Node) -> Result<(), WriteError> {
+    let logs = node.store.logs();
+    node.written(logs.flush().await)?;
+    while node.written(logs.seal().await)?.is_some() {}
+    Ok(())
 }
 
 async fn send_batch<N: Network>(node: &Node, network: &N, batch: Batch) -> Result<(), ReportError> {
@@ -216,8 +229,12 @@ async fn send_batch<N: Network>(node: &Node, network: &N, batch: Batch) -> Resul
         let text = "the network misses a log batch before this one";
         node.journal.measured(Level::Error, Kind::Network, None, text, fields);
     }
-    let acknowledged = answer?.count;
-    node.written(node.store.logs().acknowledge(acknowledged).await)?;
+    let (acknowledged, seq) = (answer?.count, batch.header.seq);
+    if acknowledged != seq {
+        let text = format!("it acknowledges log batch {acknowledged} where {seq} was sent");
+        return Err(NetworkError::Misbehaves(text).into());
+    }
+    node.written(node.store.logs().acknowledge(seq).await)?;
     Ok(())
 }
 

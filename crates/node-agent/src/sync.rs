@@ -7,11 +7,15 @@
 //!
 //! A snapshot that was good before is never taken back because the runtime fails now: it is tried again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use node_store::snapshot::{Applied, InForce, SnapshotError};
 use node_types::{
     Digest,
+    envelope::Envelope,
     log::{Kind, Level},
     protocol::{ConfigOutcome, ConfigReport, Readiness},
     verify::Refused,
@@ -43,8 +47,16 @@ pub async fn run<N: Network>(
     reports: mpsc::Sender<ConfigReport>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut syncing =
-        Syncing { node, network, reports, followed: None, refused: None, unhealthy: 0, unreachable: 0 };
+    let mut syncing = Syncing {
+        node,
+        network,
+        reports,
+        followed: None,
+        refused: None,
+        failed_before: None,
+        unhealthy: 0,
+        unreachable: 0,
+    };
     let mut next_look = Instant::now();
     let mut next_try = Instant::now();
     while !*stop.borrow() {
@@ -83,6 +95,8 @@ struct Syncing<N> {
     followed: Option<Digest>,
     /// The envelope that was refused last, by its bytes: it is offered until there is a newer one, and said once.
     refused: Option<Digest>,
+    /// The envelope of a snapshot that failed its health check before.
+    failed_before: Option<Digest>,
     unhealthy: u32,
     unreachable: u32,
 }
@@ -126,7 +140,7 @@ impl<N: Network> Syncing<N> {
         }
         self.followed = None;
         self.node.set_readiness(Readiness::Starting);
-        match engine.follow(current.config.document()).await {
+        match engine.follow(&current.config).await {
             Ok(()) => self.healthy(&current).await,
             Err(why) => self.failed(&current, why).await,
         }
@@ -205,6 +219,9 @@ impl<N: Network> Syncing<N> {
                 changed
             }
             Err(error) => {
+                if let EnrolError::Network(error) = &error {
+                    self.node.heed(error).await;
+                }
                 self.unreachable += 1;
                 if self.unreachable.is_power_of_two() {
                     let text = format!("no look at the network's snapshot: {}", causes(&error));
@@ -240,7 +257,8 @@ impl<N: Network> Syncing<N> {
             Offered::Envelope(envelope) => envelope,
         };
         let bytes = Digest::of(&envelope);
-        if self.refused == Some(bytes) && !self.would_pass(&envelope) {
+        let refused = self.refused == Some(bytes) && !self.would_pass(&envelope);
+        if refused || self.failed_before == Some(bytes) {
             return Ok(false);
         }
         let mut applied = self.apply(&envelope).await;
@@ -253,14 +271,26 @@ impl<N: Network> Syncing<N> {
         }
         match applied {
             Ok(Applied::New) => Ok(true),
-            Ok(Applied::Already | Applied::FailedBefore) => Ok(false),
+            Ok(Applied::Already) => Ok(false),
+            Ok(Applied::FailedBefore) => {
+                self.set_unwanted(&envelope);
+                self.failed_before = Some(bytes);
+                Ok(false)
+            }
             Err(error @ SnapshotError::Refused(_)) => {
+                self.set_unwanted(&envelope);
                 self.refused = Some(bytes);
                 self.report(None, ConfigOutcome::Refused, Some(error.to_string())).await;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Notes what need not be fetched at every heartbeat: the timer looks again.
+    fn set_unwanted(&self, envelope: &[u8]) {
+        let digest = Envelope::parse(envelope).ok().map(|envelope| Digest::of(&envelope.payload));
+        *self.node.unwanted.lock().unwrap_or_else(PoisonError::into_inner) = digest;
     }
 
     /// Whether an envelope that was refused before passes now: a clock may have been wrong, or a keyset missing.

@@ -27,7 +27,7 @@ impl Refusal {
     }
 
     pub(crate) fn answer(&self) -> ErrorAnswer {
-        ErrorAnswer { code: self.code, message: self.message.clone() }
+        ErrorAnswer { code: self.code, message: self.message.clone(), now_ms: Some(crate::clock::now()) }
     }
 }
 

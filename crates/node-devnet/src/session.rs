@@ -180,7 +180,12 @@ fn noted(shared: &Shared, refusal: Refusal) -> Refusal {
 
 fn refused(refusal: &Refusal) -> NetworkFrame {
     let Refusal { code, message, seq } = refusal;
-    NetworkFrame::Refused { seq: *seq, code: *code, message: message.clone() }
+    NetworkFrame::Refused {
+        seq: *seq,
+        code: *code,
+        message: message.clone(),
+        now_ms: Some(crate::clock::now()),
+    }
 }
 
 /// Whether it is misbehaviour, or a copy of the node: others may go on.

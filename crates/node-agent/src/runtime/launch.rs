@@ -136,12 +136,11 @@ impl Running {
             // A line that comes later is heard all the same, only not told as the last one.
             let _ = tokio::time::timeout(LAST_LINES_LIMIT, reader).await;
         }
-        let how = match status {
+        match status {
             Ok(Ok(status)) => told(status),
             Ok(Err(error)) => format!("it cannot be waited for: {error}"),
             Err(_) => "nobody waited for it".to_owned(),
-        };
-        self.with_last_lines(how)
+        }
     }
 
     /// A cause, and what the program said last.

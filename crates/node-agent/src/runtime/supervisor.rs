@@ -243,8 +243,11 @@ impl Watcher {
         }
         match cause {
             Some(cause) => {
-                let cause = if ended { cause } else { running.with_last_lines(cause) };
-                Life::Fell { cause, served: begun.get().map_or(Duration::ZERO, Instant::elapsed) }
+                // One that has served may have printed what it was asked; of one that never did it is worth knowing.
+                match begun.get() {
+                    Some(begun) => Life::Fell { cause, served: begun.elapsed() },
+                    None => Life::Fell { cause: running.with_last_lines(cause), served: Duration::ZERO },
+                }
             }
             None => Life::Stopped,
         }

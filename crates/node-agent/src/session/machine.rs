@@ -76,13 +76,8 @@ pub enum Action {
     },
     /// Offer the job to the store and answer.
     Accept(Box<Job>),
-    /// The network has this end: the store may forget the job, then tell [`Machine::settled`].
-    Settle {
-        /// The job.
-        job: JobId,
-        /// What it has of it.
-        of: MessageKind,
-    },
+    /// The network has an end of this job: the store may forget it, then tell [`Machine::settled`].
+    Settle(JobId),
     /// End the job without an answer.
     Cancel(JobId),
     /// Look for a snapshot.
@@ -97,6 +92,8 @@ pub enum Action {
         code: ErrorCode,
         /// Why, in words.
         message: String,
+        /// The network's time, if it said it.
+        now: Option<Timestamp>,
     },
     /// Close, and come back not before so many milliseconds.
     Leave {
@@ -151,10 +148,12 @@ impl Machine {
             }
             NetworkFrame::Closing { reason, retry_after_ms } => Ok(Action::Leave { reason, retry_after_ms }),
             // The hello itself may be refused.
-            NetworkFrame::Refused { seq, code, message } => Ok(Action::Note { seq, code, message }),
+            NetworkFrame::Refused { seq, code, message, now_ms: now } => {
+                Ok(Action::Note { seq, code, message, now })
+            }
             NetworkFrame::Job { job } => early("a job").map(|()| Action::Accept(job)),
-            NetworkFrame::Acknowledged { job, of } => {
-                early("an acknowledgement").map(|()| Action::Settle { job, of })
+            NetworkFrame::Acknowledged { job, .. } => {
+                early("an acknowledgement").map(|()| Action::Settle(job))
             }
             NetworkFrame::Cancel { job } => early("a cancellation").map(|()| Action::Cancel(job)),
             NetworkFrame::Snapshot(snapshot) => early("a snapshot").map(|()| Action::Fetch(snapshot)),

@@ -17,7 +17,6 @@ use node_types::{
     JobId, Timestamp,
     job::Job,
     log::{Kind, Level},
-    message::MessageKind,
     protocol::{
         self, Accept, AcceptAnswer, Chunk, ErrorCode, ExpiredJob, FailedJob, Hello, Leaving, Payload, Pong,
         Readiness, ResultOfJob,
@@ -26,7 +25,7 @@ use node_types::{
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -43,6 +42,8 @@ use machine::{Action, End, IN_FLIGHT_MAX, Machine, Misbehaviour};
 const WRITES_MAX: usize = 256;
 /// The longest wait between two attempts where no snapshot says: 30 seconds, and the first: half a second.
 const RETRY_MS: (u64, u64) = (500, 30_000);
+/// The longest wait that the network can ask for: an hour in milliseconds.
+const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
 /// How often a node that is not enrolled yet looks whether it is: 50 milliseconds.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the network may take to greet: 10 seconds.
@@ -96,7 +97,7 @@ pub async fn run<N: Network>(
             }
             continue;
         }
-        let mut greeted = false;
+        let (mut greeted, begun) = (false, Instant::now());
         let closed = match network.connect().await {
             Ok(link) => talk(&node, link, &mut chunks, &mut stop, &mut greeted).await,
             Err(error) => error.into(),
@@ -105,13 +106,14 @@ pub async fn run<N: Network>(
         // What nobody can watch any more.
         while chunks.try_recv().is_ok() {}
         let (min, max) = retry_ms(&node);
-        failures = if greeted { 1 } else { failures + 1 };
+        // One that greets and then fails at once is no better than one that does not answer.
+        failures = if greeted && begun.elapsed() > Duration::from_millis(max) { 1 } else { failures + 1 };
         let mut wait = backoff::wait(failures, min, max, backoff::random());
         match closed {
             Closed::Stopped => return,
             Closed::Asked { reason, retry_after_ms } => {
                 node.journal.note(Level::Info, Kind::Network, format!("the network closed: {reason}"));
-                wait = wait.max(Duration::from_millis(retry_after_ms.min(max.saturating_mul(10))));
+                wait = wait.max(Duration::from_millis(retry_after_ms.min(RETRY_AFTER_MS_MAX)));
             }
             Closed::Misbehaved(why) => node.journal.failed(Level::Warn, Kind::Network, "disconnected", &why),
             other @ (Closed::Network(_)
@@ -238,18 +240,13 @@ fn hello(node: &Node) -> Hello {
 async fn act<L: Link>(node: &Node, link: &mut L, action: Action) -> Result<Option<Write>, Closed> {
     match action {
         Action::Greeted { now, snapshot } => {
-            let reading = time::reading().map_err(AuthorError::from)?;
-            let store = Arc::clone(&node.store);
-            let kept = tokio::task::spawn_blocking(move || store.confirm_time(&reading, now)).await;
-            if let Ok(kept) = kept {
-                node.written(kept)?;
-            }
+            node.heard_time(now).await?;
             if snapshot.is_some() {
                 node.fetch.notify_one();
             }
         }
         Action::Accept(job) => return offer(node, *job).map(Some),
-        Action::Settle { job, of } => return settle(node, job, of).map(Some),
+        Action::Settle(job) => return settle(node, job).map(Some),
         Action::Cancel(job) => {
             let now = time::now(&node.store).map_err(AuthorError::from)?;
             let moved = node.written(node.store.jobs().cancel(job, now).await)?;
@@ -267,10 +264,15 @@ async fn act<L: Link>(node: &Node, link: &mut L, action: Action) -> Result<Optio
         }
         Action::Fetch(_) => node.fetch.notify_one(),
         Action::Pong(nonce) => say(node, link, &Pong { nonce }).await?,
-        Action::Note { seq, code, message } => {
+        Action::Note { seq, code, message, now } => {
             let fields = [("seq", json!(seq)), ("code", json!(code))];
             let text = format!("the network refuses a message: {message}");
             node.journal.measured(Level::Warn, Kind::Network, None, text, fields);
+            if let Some(now) = now.filter(|_| code == ErrorCode::OutOfTime) {
+                node.heard_time(now).await?;
+                // The hello is said again, on a new connection.
+                return Err(Closed::Asked { reason: message, retry_after_ms: 0 });
+            }
             match code {
                 ErrorCode::NotRegistered => {
                     node.set_registered(false);
@@ -304,16 +306,19 @@ fn offer(node: &Node, job: Job) -> Result<Write, Closed> {
     Ok(Box::pin(async move { Written::Offer(job.id, store.jobs().accept(&job, now).await) }))
 }
 
-fn settle(node: &Node, job: JobId, of: MessageKind) -> Result<Write, Closed> {
+/// Whatever the network has of a job, it is done with it: the answer may have arrived, and its acknowledgement got lost,
+/// before its time ended here.
+fn settle(node: &Node, job: JobId) -> Result<Write, Closed> {
     let now = time::now(&node.store).map_err(AuthorError::from)?;
     let store = Arc::clone(&node.store);
     Ok(Box::pin(async move {
-        let answer = if of == MessageKind::Expired {
-            store.jobs().reported(vec![job]).await
-        } else {
-            store.jobs().acknowledge(job, now).await.map(drop)
-        };
-        Written::Settled(job, answer)
+        // Begun together, they share a commit.
+        let (mut acknowledged, mut reported) =
+            (store.jobs().acknowledge(job, now), store.jobs().reported(vec![job]));
+        acknowledged.begin();
+        reported.begin();
+        let (acknowledged, reported) = (acknowledged.await, reported.await);
+        Written::Settled(job, acknowledged.and(reported))
     }))
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     folder,
-    network::await_it,
+    network::{await_it, stuck},
     program::{children_of, runs},
     stage::{MODEL, Stage},
     story::Story,
@@ -204,7 +204,7 @@ pub(crate) fn snapshots(story: &mut Story, stage: &Stage) -> Result<(), Failure>
         "older traces go, unacknowledged jobs stay; what does not verify changes nothing",
     )?;
     let view = stage.view()?;
-    stage.devnet.fault(&json!({ "fault": "lose_acks", "ms": 4000 }))?;
+    stage.devnet.fault(&json!({ "fault": "lose_acks", "ms": 60_000 }))?;
     let job = stage.devnet.submit(&long_job("What is two plus two?", 8))?;
     await_it("the job is answered", 20, || Ok((view.jobs().counts()?.unsent > 0).then_some(())))?;
     let traces = view.jobs().traces(0)?.len();
@@ -369,7 +369,8 @@ fn await_end(stage: &Stage, job: &str, seconds: u64) -> Result<Value, Failure> {
 /// How often the node started a job, by its own trace.
 fn attempts(stage: &Stage, job: &str) -> Result<usize, Failure> {
     let told = stage.ask(&["jobs", "explain", job])?;
-    let events = told["events"].as_array().cloned().unwrap_or_default();
+    let events = told["events"].as_array().filter(|events| !events.is_empty());
+    let events = events.cloned().ok_or_else(|| stuck("the node has no trace of the job"))?;
     Ok(events.iter().filter(|event| event["step"] == "leased").count())
 }
 

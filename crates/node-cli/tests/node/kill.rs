@@ -1,6 +1,9 @@
 //! SIGKILL at any moment loses nothing that was accepted, and computes nothing again that was answered.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
@@ -16,6 +19,8 @@ async fn killed_again_and_again_at_any_moment_every_job_ends_once() {
     let template = with(external(), "/limits/attempts_max", 50);
     let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
     let mut jobs = Vec::new();
+    // How often those had been started that were answered before a kill.
+    let mut answered = BTreeMap::new();
     let mut seed = 7_u64;
     for round in 0..12_u64 {
         stage.start_node();
@@ -26,6 +31,11 @@ async fn killed_again_and_again_at_any_moment_every_job_ends_once() {
         }
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         sleep(Duration::from_millis(60 + (seed >> 33) % 400)).await;
+        for (prompt, id) in &jobs {
+            if !stage.job(id).await["end"].is_null() {
+                answered.entry(prompt.clone()).or_insert_with(|| runtime.starts(prompt));
+            }
+        }
         stage.kill_node();
     }
     stage.start_node();
@@ -44,6 +54,10 @@ async fn killed_again_and_again_at_any_moment_every_job_ends_once() {
         (stage.view().jobs().tally().unwrap().jobs == 0).then_some(())
     })
     .await;
+    assert!(answered.len() > 8, "too few were answered in time to say anything: {answered:?}");
+    for (prompt, starts) in &answered {
+        assert_eq!(runtime.starts(prompt), *starts, "{prompt} was computed again after it was answered");
+    }
     assert!(boots.len() > 3, "the kills fell between the jobs: {boots:?}");
     let state = stage.get("state").await;
     assert_eq!(state["refused"], serde_json::json!({}), "a number or a start was used twice");

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on must fail, has files of its own, and shows the node's log then"
 )]
 
+mod clock;
 mod dispatch;
 mod kill;
 mod network;

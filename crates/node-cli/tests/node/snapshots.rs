@@ -66,6 +66,19 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_test_inference_that_hangs_is_a_failed_one() {
+    let (stage, runtime) = stage(external()).await;
+    runtime.hang(true);
+    stage.post("/v1/devnet/snapshots", &json!({ "limits": { "execution_timeout_ms": 300 } })).await;
+    let report = report(&stage, "rolled_back").await;
+    assert!(report["reason"].as_str().unwrap().contains("no answer after 300 ms"), "{report}");
+    runtime.hang(false);
+    stage.active().await;
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_verify_changes_nothing_and_is_reported_once() {
     let (stage, _runtime) = stage(with(external(), "/timings/sync_ms", 200)).await;
     stage.post("/v1/devnet/snapshots", &json!({})).await;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, atomic::AtomicUsize, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::AtomicBool, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ struct Seen {
     starts: Mutex<BTreeMap<String, u32>>,
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
+    hangs: AtomicBool,
 }
 
 /// The stand-in, listening on loopback until it is dropped.
@@ -48,6 +49,11 @@ impl StandIn {
             .with_state(Arc::clone(&seen));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { url, seen, serving }
+    }
+
+    /// From now on it answers nothing but that it is well.
+    pub fn hang(&self, hangs: bool) {
+        self.seen.hangs.store(hangs, Ordering::SeqCst);
     }
 
     /// How often a prompt was started.
@@ -82,6 +88,9 @@ async fn complete(State(seen): State<Arc<Seen>>, Json(body): Json<Value>) -> Res
     let now = seen.at_once.fetch_add(1, Ordering::SeqCst) + 1;
     seen.at_once_max.fetch_max(now, Ordering::SeqCst);
     let _running = Running(Arc::clone(&seen));
+    while seen.hangs.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(20)).await;
+    }
     let mut words = prompt.split(' ');
     match (words.next(), words.next().and_then(|number| number.parse().ok())) {
         (Some("wait"), Some(ms)) => sleep(Duration::from_millis(ms)).await,

@@ -101,6 +101,9 @@ pub struct ErrorAnswer {
     pub code: ErrorCode,
     /// For a person.
     pub message: String,
+    /// The network's time, for a node whose clock is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now_ms: Option<Timestamp>,
 }
 
 /// A frame of the network on a session: one JSON object.
@@ -122,11 +125,11 @@ pub enum NetworkFrame {
         /// The job.
         job: Box<Job>,
     },
-    /// The network has a job's end, now or since before.
+    /// The network has a job's end, now or since before: nothing more of it need be sent.
     Acknowledged {
         /// The job.
         job: JobId,
-        /// The kind of message that it has: result, failure or expired.
+        /// The kind of message that is acknowledged: result, failure or expired.
         of: MessageKind,
     },
     /// The job is not wanted any more.
@@ -149,6 +152,9 @@ pub enum NetworkFrame {
         code: ErrorCode,
         /// Why, for a person.
         message: String,
+        /// The network's time, for a node whose clock is wrong.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        now_ms: Option<Timestamp>,
     },
     /// The network closes the connection in good order.
     Closing {
