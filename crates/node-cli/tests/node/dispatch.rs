@@ -97,7 +97,7 @@ async fn asked_to_stop_the_node_ends_what_runs_and_leaves_the_rest_for_its_next_
 }
 
 /// Everything below a folder, read as bytes.
-fn holds(folder: &std::path::Path, canary: &[u8]) -> Vec<std::path::PathBuf> {
+pub fn holds(folder: &std::path::Path, canary: &[u8]) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -97,3 +97,70 @@ async fn real_embeddings_come_through_the_network_from_a_server_of_the_operators
     assert_eq!(vectors[0], vectors[1]);
     assert_ne!(vectors[0], vectors[2]);
 }
+
+/// A template and settings for the chatty stand-in, started by the Agent from `folder`.
+fn chatty(folder: &std::path::Path) -> (serde_json::Value, String) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    assert!(std::process::Command::new(root.join("scripts/runtime")).status().unwrap().success());
+    let program = include_bytes!("chatty.py");
+    std::fs::write(folder.join("chatty.py"), program).unwrap();
+    for (path, mode) in [(folder.to_owned(), 0o755), (folder.join("chatty.py"), 0o755)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::symlink(root.join(".tools/runtime/venv"), folder.join("venv")).unwrap();
+    std::fs::create_dir(folder.join("models")).unwrap();
+    std::fs::write(folder.join("models").join(node_types::Digest::of(b"m").hex()), "m").unwrap();
+    let interpreter = std::fs::read_to_string(root.join(".tools/runtime/interpreter")).unwrap();
+    let readable = json!([root.join(".tools/runtime"), interpreter.trim()]);
+    let runtime = json!({
+        "kind": "process", "engine": "stand-in", "command": "chatty.py",
+        "digest": node_types::Digest::of(program), "args": ["{port}"],
+    });
+    let settings = format!("[runtime]\nfolder = {}\nreadable = {readable}", json!(folder));
+    (with(external(), "/runtime", runtime), settings)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_runtime_prints_of_a_prompt_is_kept_nowhere_when_it_dies_and_it_is_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = chatty(folder.path());
+    let mut stage = Stage::set(template, &settings).await;
+    stage.start_node();
+    stage.active().await;
+
+    let deadly = stage.submit("die of CANARY").await;
+    let ended = stage.ended(&deadly).await;
+    assert_eq!(ended["failure"]["kind"], "attempts_exhausted", "{ended}");
+    let harmless = stage.submit("say CANARY").await;
+    assert_eq!(stage.ended(&harmless).await["end"], "result", "it was started again");
+    assert!(stage.said().contains("dying of"), "whoever watches sees it");
+    assert_eq!(stage.stop_node().await, Some(0));
+
+    let logs = stage.get("logs").await.to_string();
+    assert!(logs.contains("the runtime is down: it ended with status 3"), "{logs}");
+    assert!(!logs.contains("CANARY"), "{logs}");
+    assert!(!stage.get("reports").await.to_string().contains("CANARY"));
+    assert_eq!(crate::dispatch::holds(&stage.home(), b"CANARY"), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_when_a_snapshot_brings_another_runtime_comes_to_its_end_first() {
+    let runtime = StandIn::start().await;
+    let mut stage = Stage::set(external(), &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    stage.start_node();
+    stage.active().await;
+    let job = stage.submit("wait 1500").await;
+    eventually("it runs", || async { (runtime.starts("wait 1500") == 1).then_some(()) }).await;
+
+    let other = json!({ "runtime": { "kind": "external", "engine": "another" } });
+    stage.post("/v1/devnet/snapshots", &other).await;
+    let ended = stage.ended(&job).await;
+    assert_eq!((&ended["end"], runtime.starts("wait 1500")), (&json!("result"), 1));
+    let applied = eventually("the new runtime serves", || async {
+        let reports = stage.get("reports").await;
+        let reports = reports["reports"].as_array().unwrap().clone();
+        reports.into_iter().find(|it| it["report"]["in_force"] == 2 && it["report"]["outcome"] == "applied")
+    })
+    .await;
+    assert!(applied["at"].as_u64() >= ended["endedAt"].as_u64(), "{applied} before {ended}");
+}
