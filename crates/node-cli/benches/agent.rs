@@ -21,8 +21,7 @@ use std::{
 
 use node_store::store::{Options, Store};
 use node_types::Network;
-use stage::{Stage, external};
-use stand_in::StandIn;
+use stage::{Stage, external, running};
 use store_bench::{
     measure::median,
     report::{Aim, Report, Row},
@@ -33,13 +32,10 @@ const JOBS: u32 = 200;
 
 #[tokio::main]
 async fn main() {
-    let runtime = StandIn::start().await;
-    let mut stage = Stage::set(external(), &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    let (mut stage, _runtime) = running(external()).await;
     let mut report = Report::default();
     Report::head("the Agent, with a runtime that is up");
 
-    stage.start_node();
-    stage.active().await;
     stage.kill_node();
     let (mut ready, mut process) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {

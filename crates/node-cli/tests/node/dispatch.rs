@@ -4,22 +4,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::{
-    stage::{Stage, eventually, external, with},
-    stand_in::StandIn,
-};
-
-async fn stage(template: serde_json::Value) -> (Stage, StandIn) {
-    let runtime = StandIn::start().await;
-    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
-    stage.start_node();
-    stage.active().await;
-    (stage, runtime)
-}
+use crate::stage::{eventually, external, running, with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_jobs_run_at_once_as_the_snapshot_says_and_each_once() {
-    let (stage, runtime) = stage(with(external(), "/limits/concurrency", 3)).await;
+    let (stage, runtime) = running(with(external(), "/limits/concurrency", 3)).await;
     let mut jobs = Vec::new();
     for number in 0..9 {
         jobs.push(stage.submit(&format!("wait 150 {number}")).await);
@@ -33,7 +22,7 @@ async fn as_many_jobs_run_at_once_as_the_snapshot_says_and_each_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_takes_too_long_and_one_that_the_runtime_refuses_fail_and_say_why() {
-    let (stage, _runtime) = stage(with(external(), "/limits/execution_timeout_ms", 300)).await;
+    let (stage, _runtime) = running(with(external(), "/limits/execution_timeout_ms", 300)).await;
     let (slow, refused) = (stage.submit("wait 5000").await, stage.submit("fail").await);
 
     let slow = stage.ended(&slow).await;
@@ -48,7 +37,7 @@ async fn a_run_that_takes_too_long_and_one_that_the_runtime_refuses_fail_and_say
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_time_ends_while_it_runs_is_ended_and_no_answer_of_it_is_sent() {
-    let (stage, _runtime) = stage(external()).await;
+    let (stage, _runtime) = running(external()).await;
     let late = stage.submit_with("wait 4000", 1_000).await;
     eventually("it runs", || async { (stage.view().jobs().counts().unwrap().running > 0).then_some(()) })
         .await;
@@ -63,7 +52,7 @@ async fn a_job_whose_time_ends_while_it_runs_is_ended_and_no_answer_of_it_is_sen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_stops_running_and_is_reported_as_cancelled() {
-    let (stage, _runtime) = stage(external()).await;
+    let (stage, _runtime) = running(external()).await;
     let job = stage.submit("wait 20000").await;
     eventually("it runs", || async { (stage.view().jobs().counts().unwrap().running > 0).then_some(()) })
         .await;
@@ -77,7 +66,7 @@ async fn a_cancelled_job_stops_running_and_is_reported_as_cancelled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_to_stop_the_node_ends_what_runs_and_leaves_the_rest_for_its_next_start() {
-    let (mut stage, runtime) = stage(with(external(), "/limits/concurrency", 1)).await;
+    let (mut stage, runtime) = running(with(external(), "/limits/concurrency", 1)).await;
     let running = stage.submit("wait 1000").await;
     let waiting = stage.submit("wait 1").await;
     eventually("both are held", || async {
@@ -112,7 +101,7 @@ pub fn holds(folder: &std::path::Path, canary: &[u8]) -> Vec<std::path::PathBuf>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_prompt_and_no_answer_stands_in_the_nodes_files_or_in_what_it_says() {
-    let (mut stage, _runtime) = stage(with(external(), "/limits/execution_timeout_ms", 400)).await;
+    let (mut stage, _runtime) = running(with(external(), "/limits/execution_timeout_ms", 400)).await;
     for prompt in ["wait 1 CANARY", "fail CANARY", "wait 3000 CANARY"] {
         let job = stage.submit(prompt).await;
         let seen_while_held = holds(&stage.home(), b"CANARY");

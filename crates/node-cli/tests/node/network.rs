@@ -6,22 +6,11 @@ use node_devnet::Fault;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{
-    stage::{Stage, eventually, external, with},
-    stand_in::StandIn,
-};
-
-async fn stage(template: serde_json::Value) -> (Stage, StandIn) {
-    let runtime = StandIn::start().await;
-    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
-    stage.start_node();
-    stage.active().await;
-    (stage, runtime)
-}
+use crate::stage::{eventually, external, running, with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_without_the_network_runs_what_it_holds_and_delivers_it_once_later() {
-    let (mut stage, runtime) = stage(with(external(), "/limits/concurrency", 1)).await;
+    let (mut stage, runtime) = running(with(external(), "/limits/concurrency", 1)).await;
     let first = stage.submit("wait 3000").await;
     let second = stage.submit("wait 1").await;
     eventually("both are held", || async {
@@ -48,7 +37,7 @@ async fn a_node_that_starts_without_the_network_runs_what_it_holds_and_delivers_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_acknowledgements_repeated_and_reordered_frames_and_dropped_connections_do_no_harm() {
-    let (stage, runtime) = stage(external()).await;
+    let (stage, runtime) = running(external()).await;
     stage.fault(Fault::Duplicate);
     stage.fault(Fault::Reorder);
     stage.fault(Fault::Delay { ms: 20 });
@@ -75,7 +64,7 @@ async fn lost_acknowledgements_repeated_and_reordered_frames_and_dropped_connect
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_misbehaves_is_dropped_and_opened_again() {
-    let (stage, _runtime) = stage(external()).await;
+    let (stage, _runtime) = running(external()).await;
     for (fault, said) in [(Fault::Malformed, "no frame"), (Fault::Oversized, "too large")] {
         let hellos = stage.get("state").await["messages"]["hello"].as_u64();
         stage.fault(fault);
@@ -92,7 +81,7 @@ async fn a_connection_that_misbehaves_is_dropped_and_opened_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_of_the_other_network_is_rejected_and_pings_are_answered() {
-    let (stage, _runtime) = stage(external()).await;
+    let (stage, _runtime) = running(external()).await;
     stage.fault(Fault::OtherNetworkJob);
     let nonce = stage.post("/v1/devnet/ping", &json!({})).await["nonce"].clone();
     eventually("the pong comes", || async {
@@ -107,7 +96,7 @@ async fn after_the_offline_grace_no_job_is_started_until_there_is_a_new_snapshot
     let mut template = with(external(), "/timings/offline_grace_ms", 1_000);
     template = with(with(template, "/refresh_after_ms", 1_500), "/valid_for_ms", 2_000);
     template = with(template, "/limits/concurrency", 1);
-    let (mut stage, runtime) = stage(template).await;
+    let (mut stage, runtime) = running(template).await;
     let blocking = stage.submit("wait 6000").await;
     let waiting = stage.submit("wait 1").await;
     eventually("both are held", || async {

@@ -3,17 +3,14 @@
 use serde_json::json;
 
 use crate::{
-    stage::{Stage, eventually, external, with},
+    stage::{Stage, eventually, external, running, with},
     stand_in::StandIn,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_that_goes_away_and_comes_back_costs_no_job() {
-    let runtime = StandIn::start().await;
+    let (stage, runtime) = running(external()).await;
     let address = runtime.url.trim_start_matches("http://").to_owned();
-    let mut stage = Stage::set(external(), &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
-    stage.start_node();
-    stage.active().await;
     let first = stage.submit("wait 1").await;
     stage.ended(&first).await;
 
@@ -145,10 +142,7 @@ async fn what_a_runtime_prints_of_a_prompt_is_kept_nowhere_when_it_dies_and_it_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_when_a_snapshot_brings_another_runtime_comes_to_its_end_first() {
-    let runtime = StandIn::start().await;
-    let mut stage = Stage::set(external(), &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
-    stage.start_node();
-    stage.active().await;
+    let (stage, runtime) = running(external()).await;
     let job = stage.submit("wait 1500").await;
     eventually("it runs", || async { (runtime.starts("wait 1500") == 1).then_some(()) }).await;
 

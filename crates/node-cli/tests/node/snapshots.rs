@@ -4,18 +4,7 @@
 use node_devnet::{BadSnapshot, Fault};
 use serde_json::{Value, json};
 
-use crate::{
-    stage::{Stage, eventually, external, with},
-    stand_in::StandIn,
-};
-
-async fn stage(template: Value) -> (Stage, StandIn) {
-    let runtime = StandIn::start().await;
-    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
-    stage.start_node();
-    stage.active().await;
-    (stage, runtime)
-}
+use crate::stage::{Stage, eventually, external, running, with};
 
 fn in_force(stage: &Stage) -> u64 {
     stage.view().snapshots().unwrap().current().map_or(0, |current| current.config.document().version)
@@ -32,7 +21,7 @@ async fn report(stage: &Stage, outcome: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
-    let (stage, runtime) = stage(external()).await;
+    let (stage, runtime) = running(external()).await;
     stage.post("/v1/devnet/snapshots", &json!({ "limits": { "concurrency": 4 } })).await;
     eventually("it is in force", || async { (in_force(&stage) == 2).then_some(()) }).await;
     stage.active().await;
@@ -48,7 +37,7 @@ async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
-    let (stage, _runtime) = stage(external()).await;
+    let (stage, _runtime) = running(external()).await;
     let container = json!({
         "kind": "container", "engine": "stand-in", "image": "example.org/stand-in",
         "digest": format!("sha256:{}", "00".repeat(32)), "args": [],
@@ -67,7 +56,7 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_inference_that_hangs_is_a_failed_one() {
-    let (stage, runtime) = stage(external()).await;
+    let (stage, runtime) = running(external()).await;
     runtime.hang(true);
     stage.post("/v1/devnet/snapshots", &json!({ "limits": { "execution_timeout_ms": 300 } })).await;
     let report = report(&stage, "rolled_back").await;
@@ -80,7 +69,7 @@ async fn a_test_inference_that_hangs_is_a_failed_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_verify_changes_nothing_and_is_reported_once() {
-    let (stage, _runtime) = stage(with(external(), "/timings/sync_ms", 200)).await;
+    let (stage, _runtime) = running(with(external(), "/timings/sync_ms", 200)).await;
     stage.post("/v1/devnet/snapshots", &json!({})).await;
     eventually("it is in force", || async { (in_force(&stage) == 2).then_some(()) }).await;
     let kinds = [
@@ -117,7 +106,7 @@ async fn what_does_not_verify_changes_nothing_and_is_reported_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_keys_of_the_network_rotate_and_the_node_follows() {
-    let (stage, _runtime) = stage(external()).await;
+    let (stage, _runtime) = running(external()).await;
     for version in 2..5_u64 {
         stage.post("/v1/devnet/keysets/rotate", &json!({})).await;
         eventually("the snapshot under the new keys is in force", || async {

@@ -16,6 +16,8 @@ use node_types::{Digest, Network};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::stand_in::StandIn;
+
 /// The longest that anything is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -53,6 +55,15 @@ pub fn external() -> Value {
 pub fn with(mut document: Value, pointer: &str, value: impl Into<Value>) -> Value {
     *document.pointer_mut(pointer).unwrap() = value.into();
     document
+}
+
+/// A node that runs and takes jobs, and the stand-in that runs them.
+pub async fn running(template: Value) -> (Stage, StandIn) {
+    let runtime = StandIn::start().await;
+    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    stage.start_node();
+    stage.active().await;
+    (stage, runtime)
 }
 
 impl Stage {
