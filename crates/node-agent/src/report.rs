@@ -64,6 +64,7 @@ pub async fn run<N: Network>(
     let (mut next_beat, mut next_flush) = (begun, begun + Duration::from_millis(BEAT_MS.1));
     let mut failures = 0_u32;
     let mut account_told = false;
+    let mut broken = None;
     loop {
         let stopping = *stop.borrow();
         let (beat_ms, flush_ms) = timings(&node);
@@ -82,7 +83,7 @@ pub async fn run<N: Network>(
             }
             if now >= next_flush || stopping {
                 next_flush = now + Duration::from_millis(flush_ms);
-                answers.push(flush(&node, &*network).await);
+                answers.push(flush(&node, &*network, &mut broken).await);
                 answers.push(send_traces(&node, &*network).await);
             }
             match answers.into_iter().find_map(Result::err) {
@@ -191,9 +192,12 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
 
 /// Puts the records into batches and sends those that the network does not have.
 ///
-/// # Errors
-/// [`ReportError`].
-pub async fn flush<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
+/// `broken` is the batch that the network could not follow, by chain and number: it is said once.
+async fn flush<N: Network>(
+    node: &Node,
+    network: &N,
+    broken: &mut Option<(String, u64)>,
+) -> Result<(), ReportError> {
     let logs = node.store.logs();
     // On a full disk what is sealed already still goes: that gives the space back.
     match seal_all(node).await {
@@ -206,7 +210,7 @@ pub async fn flush<N: Network>(node: &Node, network: &N) -> Result<(), ReportErr
             return Ok(());
         }
         for batch in batches {
-            send_batch(node, network, batch).await?;
+            send_batch(node, network, batch, broken).await?;
         }
     }
 }
@@ -218,16 +222,24 @@ async fn seal_all(node: &Node) -> Result<(), WriteError> {
     Ok(())
 }
 
-async fn send_batch<N: Network>(node: &Node, network: &N, batch: Batch) -> Result<(), ReportError> {
+async fn send_batch<N: Network>(
+    node: &Node,
+    network: &N,
+    batch: Batch,
+    broken: &mut Option<(String, u64)>,
+) -> Result<(), ReportError> {
     let records = batch.payload.as_deref().map(|payload| STANDARD.encode(payload));
     let signed = node.author.sign(&LogBatch { header: batch.header_json, records }).await?;
     let answer = network.post::<LogBatch>(&signed).await;
+    let this = (batch.header.chain.clone(), batch.header.seq);
     if let Err(error) = &answer
         && error.code() == Some(ErrorCode::BrokenChain)
+        && broken.as_ref() != Some(&this)
     {
         let fields = [("batch", json!(batch.header.seq)), ("chain", json!(batch.header.chain))];
         let text = "the network misses a log batch before this one";
         node.journal.measured(Level::Error, Kind::Network, None, text, fields);
+        *broken = Some(this);
     }
     let (acknowledged, seq) = (answer?.count, batch.header.seq);
     if acknowledged != seq {
@@ -239,10 +251,7 @@ async fn send_batch<N: Network>(node: &Node, network: &N, batch: Batch) -> Resul
 }
 
 /// Sends the traces that the network does not have.
-///
-/// # Errors
-/// [`ReportError`].
-pub async fn send_traces<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
+async fn send_traces<N: Network>(node: &Node, network: &N) -> Result<(), ReportError> {
     let jobs = node.store.jobs();
     let mut after = 0;
     loop {
