@@ -74,6 +74,14 @@ impl Out {
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
     }
 
+    /// Says something on the standard error that is not part of the answer; nothing where a program reads it.
+    pub(crate) fn hint(self, text: &str) {
+        if !self.json {
+            // Whoever has closed it does not want it.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
     /// Says what failed on the standard error, and gives the exit code for it.
     pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
         let mut stderr = io::stderr().lock();

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::Verdict;
 use crate::{
+    demo,
     failure::Failure,
     files, http,
     out::{Out, Report},
@@ -32,6 +33,8 @@ const PATCH_BYTES_MAX: usize = 8 << 20;
 pub(crate) enum Devnet {
     /// Run a devnet until Ctrl-C
     Run(Run),
+    /// Write a template for `devnet run`: what its snapshots say
+    Template(Template),
     /// Make a running devnet misbehave, for tests
     Fault(Fault),
     /// Have a running devnet publish its next snapshot
@@ -57,6 +60,20 @@ pub(crate) struct Run {
     /// The chain ID that nodes sign for
     #[arg(long, value_name = "ID", default_value_t = 84_532)]
     chain_id: u64,
+}
+
+/// Write a template for `devnet run`: the runtime and the model that scripts/runtime sets up. Change it as you like.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  resultity-node devnet template --runtimes .tools/runtime --models .tools/models > snapshot.json"
+)]
+pub(crate) struct Template {
+    /// The folder with the runtimes, as scripts/runtime makes it
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    runtimes: PathBuf,
+    /// The folder with the files of models, each under its SHA-256
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    models: PathBuf,
 }
 
 /// Where a running devnet is.
@@ -127,6 +144,10 @@ impl Devnet {
     pub(crate) fn run(&self, out: Out) -> Result<Verdict, Failure> {
         let answer = match self {
             Self::Run(run) => return serve(run, out),
+            Self::Template(template) => {
+                out.show(&Answer(demo::template(&template.runtimes, &template.models)?))?;
+                return Ok(Verdict::Done);
+            }
             Self::Fault(fault) => match &fault.name {
                 None => http::request(&fault.url.url, "GET", "/v1/devnet/faults", None)?,
                 Some(name) => {

@@ -139,7 +139,9 @@ impl Logs {
             limit: Some(self.limit),
         };
         if !self.follow {
-            show(context, view.logs(), &query)?;
+            if show(context, view.logs(), &query)?.is_none() {
+                context.out.hint("nothing is found; what the network has is no longer kept here");
+            }
             return Ok(Verdict::Done);
         }
         // Asked first: what comes between the two looks is shown by the second.

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
-use node_store::{clock::Trust, jobs::BATCH_MAX, keys::Protection, salvage::Incident, view::View};
+use node_store::{
+    clock::Trust, jobs::BATCH_MAX, keys::Protection, logs::Query, salvage::Incident, view::View,
+};
 use node_types::{inventory::ArtifactState, log::Level};
 use serde::Serialize;
 
@@ -45,13 +47,22 @@ struct Standing {
     /// Artifacts by state.
     artifacts: BTreeMap<&'static str, u64>,
     incidents: Vec<IncidentShown>,
+    /// The newest warning or error that the network does not have yet.
+    trouble: Option<Trouble>,
     next: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Trouble {
+    at: String,
+    level: Level,
+    message: String,
 }
 
 #[derive(Serialize)]
 struct Agent {
     running: bool,
-    pid: Option<String>,
+    pid: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -146,7 +157,7 @@ fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
     Ok(Standing {
         identity: context.identity()?,
         folder: context.folder(),
-        agent: Agent { running: pid.is_some(), pid },
+        agent: Agent { running: pid.is_some(), pid: pid.and_then(|pid| pid.parse().ok()) },
         time: time.now.to_string(),
         time_held: matches!(time.trust, Trust::Held { .. }),
         snapshot: snapshots.current().map(|current| SnapshotShown::of(current, time.now)),
@@ -165,8 +176,17 @@ fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
         logs: Logs { lost, unreadable },
         artifacts,
         incidents: incidents.into_iter().map(IncidentShown::of).collect(),
+        trouble: trouble(view),
         next: Vec::new(),
     })
+}
+
+/// What the network has is no longer kept here, so what is left is what happened lately, or since it was reached last.
+fn trouble(view: &View) -> Option<Trouble> {
+    let query = Query { level_min: Some(Level::Warn), limit: Some(1), ..Query::default() };
+    // That the logs cannot be read is said on its own line.
+    let record = view.logs().query(&query).ok()?.pop()?.record;
+    Some(Trouble { at: record.at.to_string(), level: record.level, message: record.message })
 }
 
 /// What the operator should do, the most urgent first.
@@ -207,15 +227,19 @@ fn next(standing: &Standing) -> Vec<String> {
         (Some(snapshot), true) if snapshot.tone == Tone::Warning => {
             say("the snapshot is past its time: see that the node reaches its network (`resultity-node logs --kind network`)".to_owned());
         }
+        (Some(_), true) if standing.trouble.is_some() => {
+            say("see what troubles the node: `resultity-node logs --level warn`".to_owned());
+        }
         (Some(_), true) => {}
     }
+    let stopped = if standing.agent.running { " (stop the Agent first)" } else { "" };
     let unprotected =
         standing.identity.as_ref().is_some_and(|held| held.protection == Protection::ObfuscationOnly);
     if unprotected {
-        say("seal the key under a passphrase or a secret: `resultity-node key reseal`".to_owned());
+        say(format!("seal the key under a passphrase or a secret: `resultity-node key reseal`{stopped}"));
     }
     if standing.account.is_none() {
-        say("link the node to an account: `resultity-node account link`".to_owned());
+        say(format!("link the node to an account: `resultity-node account link`{stopped}"));
     }
     next
 }
@@ -236,9 +260,10 @@ impl Report for Standing {
             None => page.toned_row("key", Tone::Bad, "missing"),
         }
         page.row("folder", self.folder.display());
-        match &self.agent.pid {
-            Some(pid) => page.toned_row("agent", Tone::Good, format!("running, process {pid}")),
-            None => page.toned_row("agent", Tone::Warning, "not running"),
+        match (self.agent.running, self.agent.pid) {
+            (true, Some(pid)) => page.toned_row("agent", Tone::Good, format!("running, process {pid}")),
+            (true, None) => page.toned_row("agent", Tone::Good, "running"),
+            (false, _) => page.toned_row("agent", Tone::Warning, "not running"),
         }
         match &self.snapshot {
             Some(snapshot) => {
@@ -249,7 +274,12 @@ impl Report for Standing {
         }
         page.row("account", self.account.as_ref().map_or("none", LinkShown::account));
         let jobs = &self.jobs;
-        page.row("jobs", format!("{}; {}", jobs.counts.text(), measure::bytes(jobs.bytes)));
+        let begun_anew = if self.agent.running || jobs.counts.running == 0 {
+            ""
+        } else {
+            "; those that ran begin anew at the next start"
+        };
+        page.row("jobs", format!("{}; {}{begun_anew}", jobs.counts.text(), measure::bytes(jobs.bytes)));
         if jobs.expired > 0 {
             let more = if jobs.expired_unreported == u64::from(BATCH_MAX) { " or more" } else { "" };
             page.row(
@@ -278,6 +308,9 @@ impl Report for Standing {
         }
         for incident in &self.incidents {
             page.toned_row("incident", Tone::Bad, incident.line());
+        }
+        if let Some(trouble) = &self.trouble {
+            page.toned_row("lately", Tone::Warning, format!("{} {}", trouble.at, trouble.message));
         }
         let mut label = "next";
         for step in &self.next {

@@ -12,7 +12,7 @@ mod tour;
 
 use std::path::Path;
 
-pub(crate) use stage::Stage;
+pub(crate) use stage::{Stage, template};
 pub(crate) use story::{Story, Told};
 
 use crate::{failure::Failure, out::Out};

@@ -191,8 +191,11 @@ impl Stage {
     }
 }
 
-/// What the network's snapshots say.
-fn template(runtime: &Path, models: &Path) -> Result<Value, Failure> {
+/// What the network's snapshots say: the real model on the real runtime.
+///
+/// # Errors
+/// [`Failure::Demo`] where one of them is missing.
+pub(crate) fn template(runtime: &Path, models: &Path) -> Result<Value, Failure> {
     let program = runtime.join("llama/serve.py");
     let unreadable = |path: &Path| stuck(format!("{} is missing: run scripts/runtime first", path.display()));
     let bytes = files::read_if_there(&program, PROGRAM_BYTES_MAX).ok().flatten();

@@ -17,7 +17,10 @@ fn looking_works_beside_the_holder_and_changing_is_refused() {
     let store = home.fill();
     let pid = std::process::id().to_string();
     let seen = home.json(["status"]);
-    assert_eq!((&seen["agent"]["running"], &seen["agent"]["pid"]), (&true.into(), &pid.as_str().into()));
+    assert_eq!(
+        (&seen["agent"]["running"], &seen["agent"]["pid"]),
+        (&true.into(), &std::process::id().into())
+    );
     home.run(["status"]).well().says(&[&format!("running, process {pid}")]);
     let job = id(QUEUED).to_string();
     for command in [
@@ -93,7 +96,7 @@ fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
         }
         sleep(Duration::from_millis(50));
     }
-    assert_eq!(seen["agent"]["pid"], pid.as_str(), "{seen}");
+    assert_eq!(seen["agent"]["pid"], child.id(), "{seen}");
     home.run(["rotate"]).failed(4, &[&pid]);
     let child_pid = Pid::from_child(&child);
     kill_process(child_pid, Signal::TERM).unwrap();

@@ -26,6 +26,10 @@ async fn a_node_that_starts_without_the_network_runs_what_it_holds_and_delivers_
         (stage.view().jobs().counts().unwrap().unsent == 2).then_some(())
     })
     .await;
+    let (code, said) = stage.command(&["status"]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("lately") && said.contains("cannot reach the network"), "{said}");
+    assert!(!said.contains("all is well"), "{said}");
     stage.start_network().await;
 
     for job in [&first, &second] {

@@ -52,7 +52,7 @@ struct Jobs {
 #[derive(Clone, Copy, Serialize)]
 pub(in crate::commands) struct CountsShown {
     queued: u64,
-    running: u64,
+    pub(crate) running: u64,
     unsent: u64,
 }
 
