@@ -79,8 +79,22 @@ impl Stage {
         )
     }
 
-    fn start_network(&mut self) -> Result<(), Failure> {
+    /// Ends the network's process; what it knows stays in its folder.
+    ///
+    /// # Errors
+    /// [`Failure::Demo`] where it does not end well.
+    pub(crate) fn stop_network(&mut self) -> Result<(), Failure> {
+        let ended = self.network.take().is_none_or(|network| network.stop(PATIENCE));
+        if ended { Ok(()) } else { Err(stuck("the network did not end well: see network.log")) }
+    }
+
+    /// Starts the network, at the address that it had before.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn start_network(&mut self) -> Result<(), Failure> {
         let log = self.folder.join("network.log");
+        let address = self.devnet.url.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
         let arguments = [
             "--json",
             "devnet",
@@ -88,7 +102,7 @@ impl Stage {
             "--folder",
             "network",
             "--listen",
-            "127.0.0.1:0",
+            &address,
             "--template",
             "template.json",
         ];
