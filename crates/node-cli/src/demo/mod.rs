@@ -41,17 +41,19 @@ pub(crate) fn play(
     if keep {
         stage.start_node()?;
         stage.await_active()?;
+        let (url, folder, binary) = (stage.devnet.url.clone(), stage.folder.clone(), stage.binary.clone());
+        let ids: Vec<String> = stage.let_go().iter().map(ToString::to_string).collect();
         if !out.is_json() {
-            let (url, folder) = (&stage.devnet.url, stage.folder.display());
+            let folder = folder.display();
             out.raw(&format!(
                 "\nBoth run on. Any OpenAI client: base URL {url}/v1, any key, model {}.\n\
                  The node: {} --home {folder}/home status\nWhat the network knows: {url}/v1/devnet/state\n\
-                 Logs: {folder}/node.log, {folder}/network.log\n",
+                 Logs: {folder}/node.log, {folder}/network.log\nTo end them: kill {}\n",
                 stage::MODEL,
-                stage.binary.display(),
+                binary.display(),
+                ids.join(" "),
             ))?;
         }
-        stage.let_go();
     }
     Ok(story.end())
 }

@@ -80,9 +80,10 @@ impl Program {
         false
     }
 
-    /// Lets it run on after the demo.
-    pub(crate) fn let_go(mut self) {
+    /// Lets it run on after the demo, and gives its process ID.
+    pub(crate) fn let_go(mut self) -> u32 {
         self.child = None;
+        self.pid
     }
 
     fn signal(&self, signal: Signal) {

@@ -197,11 +197,9 @@ impl Stage {
         Ok(Store::view_only(&Options::new(&self.folder.join("home"), Network::Testnet))?)
     }
 
-    /// Lets network and node run on.
-    pub(crate) fn let_go(mut self) {
-        for program in [self.network.take(), self.node.take()].into_iter().flatten() {
-            program.let_go();
-        }
+    /// Lets node and network run on, and gives their process IDs.
+    pub(crate) fn let_go(mut self) -> Vec<u32> {
+        [self.node.take(), self.network.take()].into_iter().flatten().map(Program::let_go).collect()
     }
 }
 
