@@ -10,7 +10,7 @@ use std::{future::Future, pin::Pin, sync::Arc, sync::atomic::Ordering, time::Dur
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use node_store::{
-    jobs::{Accepted, Moved, Rejection},
+    jobs::{Accepted, Moved},
     writer::WriteError,
 };
 use node_types::{
@@ -329,13 +329,9 @@ fn answer_to(job: JobId, accepted: Accepted) -> Accept {
         Accepted::Conflict => (AcceptAnswer::Conflict, None),
         Accepted::Full => (AcceptAnswer::Full, None),
         Accepted::Expired => (AcceptAnswer::Expired, None),
-        Accepted::Rejected(reason) => (AcceptAnswer::Rejected, Some(words(&reason))),
+        Accepted::Rejected(reason) => (AcceptAnswer::Rejected, Some(reason.to_string())),
     };
     Accept { job, answer, reason }
-}
-
-fn words(reason: &Rejection) -> String {
-    reason.to_string()
 }
 
 /// Sends the ends that wait in the store and are not on the way.

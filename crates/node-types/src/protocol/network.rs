@@ -77,23 +77,6 @@ pub enum ErrorCode {
     Unavailable,
 }
 
-impl ErrorCode {
-    /// Whether the same thing, signed anew, may be taken later. Others need somebody's hand.
-    #[must_use]
-    pub const fn is_temporary(self) -> bool {
-        match self {
-            Self::Replayed | Self::OutOfTime | Self::NotRegistered | Self::Unavailable => true,
-            Self::Malformed
-            | Self::TooLarge
-            | Self::BadSignature
-            | Self::Superseded
-            | Self::OtherNetwork
-            | Self::Unsupported
-            | Self::BrokenChain => false,
-        }
-    }
-}
-
 /// The body of an HTTP answer that is no success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorAnswer {
