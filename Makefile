@@ -29,6 +29,7 @@ test: ## every test
 
 bench: ## store and Agent against their aims, in BENCH_DIR=<folder>; PEERS=1 puts other servers beside it
 	cargo bench -q --locked -p store-bench --bench store -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))") $(if $(PEERS),--peers)
+	cargo bench -q --locked -p store-bench --bench hash -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))")
 	cargo bench -q --locked -p store-bench --bench calls
 	cargo bench -q --locked -p node-cli --bench agent
 

@@ -29,6 +29,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "clock",
             "keys",
             "nonsense",
+            "hash",
+            "seal",
+            "models",
             "inventory",
             "jobs",
             "logs",
@@ -45,8 +48,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "crates/node-agent/src/",
         &[
-            "settings", "time", "backoff", "tls", "journal", "author", "network", "node", "runtime",
-            "engine", "dispatch", "session", "enroll", "sync", "report", "rotate", "agent",
+            "settings", "time", "backoff", "tls", "journal", "author", "network", "node", "hardware", "artifacts", "header", "fetch",
+            "models", "drift", "runtime", "engine", "dispatch", "session", "enroll", "sync", "report", "rotate", "agent",
         ],
     ),
 ];

@@ -5,6 +5,7 @@
 //!         <-> report  ---> store <--- rotate           ^
 //!         <-> sync    ---> store                       |
 //!               '------------------- engine -----------'
+//!             models  ---> store ---- files of models --'
 //! ```
 //!
 //! Every part reads and writes the store and wakes the others; none waits for another. When a database stops, all end
@@ -27,7 +28,9 @@ use crate::{
     author::{Author, AuthorError},
     backoff, dispatch,
     engine::Engine,
+    fetch::FetchError,
     journal::causes,
+    models,
     network::{HttpNetwork, Network, NetworkError},
     node::Node,
     report, rotate, session,
@@ -58,6 +61,9 @@ pub enum AgentError {
     /// Messages cannot be signed.
     #[error(transparent)]
     Author(#[from] AuthorError),
+    /// Nothing can be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// A database stopped again and again.
     #[error("the store stopped {times} times: {cause}")]
     Storage {
@@ -164,9 +170,11 @@ async fn run_store<N: Network>(
     let engine = Engine::new(Arc::clone(&node));
     let serving = engine.serving();
     let (reports, reported) = mpsc::channel(REPORTS_MAX);
+    let keeper = models::Keeper::new(Arc::clone(&node))?;
     let (mut work, mut talk, mut runtime) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     let (runtime_stop, runtime_running) = watch::channel(false);
     work.spawn(dispatch::run(Arc::clone(&node), serving, working));
+    runtime.spawn(keeper.run(runtime_running.clone()));
     runtime.spawn(sync::run(Arc::clone(&node), Arc::clone(&network), engine, reports, runtime_running));
     talk.spawn(session::run(Arc::clone(&node), Arc::clone(&network), chunks, talking.clone()));
     talk.spawn(report::run(Arc::clone(&node), network, reported, talking.clone()));

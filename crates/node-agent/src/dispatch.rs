@@ -4,15 +4,21 @@
 //! A job whose time ends while it runs is not answered: rotation ends it. A run that the runtime lost goes back to the
 //! queue with its attempt counted; after the last one the store fails it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use node_store::{
     jobs::{Lease, Leased, Moved},
+    models::Standing,
     writer::WriteError,
 };
 use node_types::{
     JobId, Timestamp,
-    job::{Failure, FailureKind, Job, Output},
+    config::{Model, NodeConfig},
+    job::{Failure, FailureKind, Job, ModelRef, Output},
     log::{Kind, Level},
     protocol::{Chunk, Readiness},
     trace::ReleaseReason,
@@ -28,6 +34,7 @@ use tokio::{
 use crate::{
     engine::{Served, Serving},
     journal::causes,
+    models,
     node::{Halt, Node},
     runtime::{Endpoint, InferenceError},
     time,
@@ -113,8 +120,9 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
         node.set_readiness(Readiness::NoConfiguration);
         return false;
     }
+    let Some(except) = unusable(node, current.config.document()).await else { return false };
     let runtime = current.config.document().runtime.digest();
-    let leased = node.store.jobs().lease(runtime, None, now).await;
+    let leased = node.store.jobs().lease(runtime, None, &except, now).await;
     match node.written(leased) {
         Ok(Lease::Job(leased)) => {
             let timeout = Duration::from_millis(limits.execution_timeout_ms);
@@ -136,6 +144,39 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
             false
         }
     }
+}
+
+/// The models whose jobs wait now, because a file of theirs is not what was verified; `None` where all wait. The seals
+/// are looked at once more: since the last look somebody may have written.
+async fn unusable(node: &Arc<Node>, config: &NodeConfig) -> Option<BTreeSet<ModelRef>> {
+    if !models::brings_files(config) {
+        return Some(BTreeSet::new());
+    }
+    let asked = Arc::clone(node);
+    let standing = tokio::task::spawn_blocking(move || asked.store.models().view().stand_all()).await;
+    let held = match standing {
+        Ok(Ok(held)) => held.into_iter().collect::<BTreeMap<_, _>>(),
+        Ok(Err(error)) => {
+            node.journal.failed(Level::Error, Kind::Model, "no job is started", &error);
+            return None;
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    let ready = node.shelf.borrow().ready.clone();
+    let changed = |model: &&Model| {
+        models::distinct(model).iter().any(|file| {
+            matches!(
+                held.get(&file.sha256),
+                None | Some(Standing::Broken(_) | Standing::Missing | Standing::Unknown)
+            )
+        })
+    };
+    let unusable = config.models.iter().filter(|model| !ready.contains(&model.reference()) || changed(model));
+    let unusable: BTreeSet<_> = unusable.map(Model::reference).collect();
+    if unusable.iter().any(|model| ready.contains(model)) {
+        node.install.notify_one();
+    }
+    (unusable.len() < config.models.len()).then_some(unusable)
 }
 
 /// What is left of a run once it is kept.

@@ -3,12 +3,16 @@
 //! Dispatch sees it through [`Engine::serving`]: there is something to see only after the snapshot in force passed
 //! its health check, and only while the runtime answers.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use node_store::{models::Standing, rotation::Trigger};
 use node_types::{
-    Digest,
-    config::{NodeConfig, Runtime},
+    Digest, Timestamp,
+    config::{Model, ModelFile, NodeConfig, Runtime},
+    inventory::{ArtifactId, ArtifactKind, Measured},
     log::{Kind, Level},
+    models::ModelState,
+    protocol::Readiness,
     verify::Verified,
 };
 use serde_json::json;
@@ -21,8 +25,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     journal::causes,
+    models,
     node::Node,
-    runtime::{Endpoint, Plan, ProcessPlan, State, Supervisor, test_inference},
+    runtime::{
+        ContainerPlan, Endpoint, ImageFacts, ModelsMount, Plan, ProcessPlan, State, Supervisor, container, test_inference,
+    },
+    time,
 };
 
 /// How long a runtime may take until it answers: 2 minutes, for a large model from a slow disk.
@@ -50,19 +58,26 @@ pub enum Unhealthy {
     /// The operator has to set something.
     #[error("{0}")]
     Settings(String),
-    /// A kind that this release cannot start.
-    #[error("runtimes of kind container are not started by this release")]
-    Container,
-    /// A file of the model is not there.
-    #[error("{path} is missing: it is {bytes} bytes with SHA-256 {sha256}")]
-    ModelMissing {
-        /// Where it should be.
-        path: PathBuf,
-        /// Its length.
-        bytes: u64,
-        /// Its identity.
-        sha256: Digest,
+    /// Files of models are not all here yet: nothing is wrong.
+    #[error("the models are being installed")]
+    Installing,
+    /// A model cannot be had.
+    #[error("model {model} cannot be installed: {cause}")]
+    Model {
+        /// Which.
+        model: String,
+        /// Why.
+        cause: String,
     },
+    /// A file of a model was written while the runtime was loading it.
+    #[error("a file of {model} has changed while it was being loaded")]
+    Changed {
+        /// Which.
+        model: String,
+    },
+    /// The store.
+    #[error("{0}")]
+    Store(String),
     /// It does not start, or does not answer.
     #[error("the runtime does not answer: {0}")]
     NotReady(String),
@@ -76,8 +91,16 @@ pub enum Unhealthy {
     },
 }
 
+/// What a runtime was started for: another one is started where this is another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    runtime: Runtime,
+    /// Files of models, and when each was installed: one that was repaired has to be loaded again.
+    files: Vec<(Digest, Option<Timestamp>)>,
+}
+
 struct Active {
-    key: (Runtime, Vec<Digest>),
+    key: Key,
     supervisor: Supervisor,
     watching: [JoinHandle<()>; 2],
 }
@@ -87,8 +110,6 @@ pub struct Engine {
     node: Arc<Node>,
     active: Option<Active>,
     serving: Arc<watch::Sender<Option<Served>>>,
-    /// The snapshot that passed its health check.
-    approved: Arc<watch::Sender<Option<Digest>>>,
 }
 
 impl Engine {
@@ -96,7 +117,7 @@ impl Engine {
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
         let serving = Arc::new(watch::Sender::new(None));
-        Self { node, active: None, serving, approved: Arc::new(watch::Sender::new(None)) }
+        Self { node, active: None, serving }
     }
 
     /// What dispatch may use.
@@ -112,25 +133,25 @@ impl Engine {
     /// [`Unhealthy`].
     pub async fn follow(&mut self, snapshot: &Verified<NodeConfig>) -> Result<(), Unhealthy> {
         let config = snapshot.document();
-        self.approved.send_replace(None);
+        self.node.approved.send_replace(None);
         self.serving.send_replace(None);
-        let key = (
-            config.runtime.clone(),
-            config.models.iter().flat_map(|it| &it.files).map(|it| it.sha256).collect(),
-        );
+        self.node.set_untested(None);
+        self.models_are_here(snapshot)?;
+        let key = self.key(config)?;
         if self.active.as_ref().is_none_or(|active| active.key != key) {
             self.let_end(Duration::from_millis(config.limits.execution_timeout_ms)).await;
             self.stop().await;
-            let plan = plan(&self.node, config)?;
+            self.container_update(config).await;
+            let plan = plan(&self.node, snapshot)?;
             let supervisor = Supervisor::start(plan);
             let state = watch_state(
                 Arc::clone(&self.node),
                 supervisor.state(),
-                self.approved.subscribe(),
+                self.node.approved.subscribe(),
                 Arc::clone(&self.serving),
             );
             let watching = [tokio::spawn(state), tokio::spawn(pass_on(supervisor.lines()))];
-            self.active = Some(Active { key, supervisor, watching });
+            self.active = Some(Active { key: key.clone(), supervisor, watching });
         }
         let Some(active) = &self.active else { return Ok(()) };
         let begun = tokio::time::Instant::now();
@@ -138,15 +159,23 @@ impl Engine {
         let loaded_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let fields = [("engine", json!(config.runtime.engine())), ("waited_ms", json!(loaded_ms))];
         self.node.journal.measured(Level::Info, Kind::Runtime, None, "the runtime answers", fields);
+        let image = active.supervisor.image().borrow().clone();
+        if let Some(image) = image {
+            self.note_image(config, &image).await;
+        }
         for model in &config.models {
             let (reference, tested) = (model.reference(), tokio::time::Instant::now());
             let Some(mode) = model.tasks.first().copied() else { continue };
-            let failed = |cause: String| Unhealthy::TestFailed { model: reference.to_string(), cause };
             let limit = Duration::from_millis(config.limits.execution_timeout_ms).min(READY_LIMIT);
-            let output = timeout(limit, test_inference(&endpoint, mode, &reference))
-                .await
-                .map_err(|_| failed(format!("no answer after {} ms", limit.as_millis())))?
-                .map_err(|error| failed(causes(&error)))?;
+            let answer = timeout(limit, test_inference(&endpoint, mode, &reference)).await;
+            let output = match answer {
+                Ok(Ok(output)) => output,
+                Ok(Err(error)) => return Err(self.test_failed(model, causes(&error)).await),
+                Err(_) => {
+                    let cause = format!("no answer after {} ms", limit.as_millis());
+                    return Err(self.test_failed(model, cause).await);
+                }
+            };
             let fields = [
                 ("model", json!(reference.to_string())),
                 ("duration_ms", json!(u64::try_from(tested.elapsed().as_millis()).unwrap_or(u64::MAX))),
@@ -154,7 +183,148 @@ impl Engine {
             ];
             self.node.journal.measured(Level::Info, Kind::Model, None, "the test inference passed", fields);
         }
-        self.approved.send_replace(Some(snapshot.digest()));
+        // What was loaded is what was verified: nobody wrote or swapped a file meanwhile.
+        if self.key(config)? != key {
+            self.node.install.notify_one();
+            return Err(Unhealthy::Installing);
+        }
+        if let Err(changed) = self.unchanged(config) {
+            // Nobody knows what it has loaded.
+            self.stop().await;
+            return Err(changed);
+        }
+        self.node.approved.send_replace(Some(snapshot.digest()));
+        self.node.install.notify_one();
+        Ok(())
+    }
+
+    /// Whether the runtime that is active is the one for `config`, with the files that are there now.
+    #[must_use]
+    pub fn fits(&self, snapshot: &Verified<NodeConfig>) -> bool {
+        let shelf = self.node.shelf.borrow().clone();
+        let Some(active) = &self.active else { return false };
+        shelf.runtime.is_none() && self.key(snapshot.document()).is_ok_and(|key| key == active.key)
+    }
+
+    /// Says that the node takes jobs again, where models were all that it waited for.
+    pub fn say_ready(&self) {
+        let waited = *self.node.readiness.borrow() == Readiness::Installing;
+        if waited && !self.node.shelf.borrow().ready.is_empty() {
+            let serves = self.serving.borrow().is_some();
+            self.node.set_readiness(if serves { Readiness::Active } else { Readiness::RuntimeDown });
+        }
+    }
+
+    /// Another image than the one before is the rotation table's trigger. The old container is gone and nothing runs.
+    async fn container_update(&self, config: &NodeConfig) {
+        let Runtime::Container { digest, .. } = &config.runtime else { return };
+        let held = self.node.store.inventory().view().list().unwrap_or_default();
+        let before = held.into_iter().filter(|it| it.id.kind == ArtifactKind::RuntimeImage);
+        let mut before = before.filter_map(|it| it.facts.recorded);
+        if before.all(|before| before == *digest) {
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        let rotated = tokio::task::spawn_blocking(move || node.rotate(&[Trigger::ContainerUpdate])).await;
+        match rotated {
+            Ok(Ok(_)) => self.node.ended.notify_one(),
+            Ok(Err(why)) => {
+                let text = format!("rotation for the new container failed: {why}");
+                self.node.journal.note(Level::Error, Kind::Storage, text);
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Notes which image the container was made of.
+    async fn note_image(&self, config: &NodeConfig, image: &ImageFacts) {
+        let node = &self.node;
+        let id = ArtifactId { kind: ArtifactKind::RuntimeImage, name: config.runtime.engine().to_owned() };
+        let fields = [
+            ("manifest", json!(image.manifest.to_string())),
+            ("configuration", json!(image.config.map(|digest| digest.to_string()))),
+            ("platform", json!(image.platform)),
+        ];
+        let text = "the container is made of the approved image";
+        node.journal.measured(Level::Info, Kind::Runtime, None, text, fields);
+        let found = Measured::Present(image.manifest);
+        let noted = models::note(&node.store, &node.journal, id, Some(image.manifest), found).await;
+        if let Err(error) = noted {
+            node.journal.failed(Level::Error, Kind::Storage, "cannot note the container's image", &error);
+        }
+    }
+
+    /// Keeps that a model failed its test, for the operator and for whoever judges the snapshot.
+    async fn test_failed(&self, model: &Model, cause: String) -> Unhealthy {
+        let reference = model.reference();
+        let reason = format!("its test inference failed: {cause}");
+        self.node.set_untested(Some((reference.clone(), reason.clone())));
+        match time::now(&self.node.store) {
+            Ok(now) => {
+                let failed = ModelState::Failed;
+                let kept = self.node.store.models();
+                let kept =
+                    kept.set_state(&reference, models::files_of(model), failed, Some(reason), now).await;
+                if let Err(error) = self.node.written(kept) {
+                    let what = "cannot keep that a model failed its test";
+                    self.node.journal.failed(Level::Error, Kind::Model, what, &error);
+                }
+            }
+            Err(error) => self.node.journal.failed(Level::Error, Kind::Agent, "no time", &error),
+        }
+        Unhealthy::TestFailed { model: reference.to_string(), cause }
+    }
+
+    /// Whether the keeper has every model of the snapshot.
+    fn models_are_here(&self, snapshot: &Verified<NodeConfig>) -> Result<(), Unhealthy> {
+        let config = snapshot.document();
+        if !models::brings_files(config) {
+            return Ok(());
+        }
+        let shelf = self.node.shelf.borrow().clone();
+        if shelf.config != Some(snapshot.digest()) {
+            self.node.install.notify_one();
+            return Err(Unhealthy::Installing);
+        }
+        if let Some((model, cause)) = shelf.failed.first_key_value() {
+            return Err(Unhealthy::Model { model: model.to_string(), cause: cause.clone() });
+        }
+        if let Some(cause) = shelf.runtime {
+            return Err(Unhealthy::NotReady(cause));
+        }
+        let all = config.models.iter().all(|model| shelf.ready.contains(&model.reference()));
+        if all { Ok(()) } else { Err(Unhealthy::Installing) }
+    }
+
+    fn key(&self, config: &NodeConfig) -> Result<Key, Unhealthy> {
+        let mut files = Vec::new();
+        if models::brings_files(config) {
+            let held = self.node.store.models().view().files();
+            let held = held.map_err(|error| Unhealthy::Store(causes(&error)))?;
+            let installed: BTreeMap<_, _> = held.into_iter().map(|it| (it.sha256, it.installed_at)).collect();
+            let wanted = config.models.iter().flat_map(|model| &model.files);
+            files.extend(wanted.map(|file| (file.sha256, installed.get(&file.sha256).copied())));
+        }
+        Ok(Key { runtime: config.runtime.clone(), files })
+    }
+
+    /// Whether every file's seal still holds, where it has one.
+    fn unchanged(&self, config: &NodeConfig) -> Result<(), Unhealthy> {
+        if !models::brings_files(config) {
+            return Ok(());
+        }
+        let held = self.node.store.models().view().stand_all();
+        let held: BTreeMap<_, _> =
+            held.map_err(|error| Unhealthy::Store(causes(&error)))?.into_iter().collect();
+        for model in &config.models {
+            let sound = |file: &&ModelFile| {
+                matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted(_)))
+            };
+            if !models::distinct(model).iter().all(sound) {
+                self.node.install.notify_one();
+                return Err(Unhealthy::Changed { model: model.reference().to_string() });
+            }
+        }
         Ok(())
     }
 
@@ -243,7 +413,7 @@ async fn watch_state(
                 was_ready = true;
                 if let Some(config) = approved_now {
                     serving.send_replace(Some(Served { config, endpoint }));
-                    node.set_readiness(node_types::protocol::Readiness::Active);
+                    node.set_readiness(Readiness::Active);
                 }
             }
             State::Starting => {
@@ -252,7 +422,7 @@ async fn watch_state(
             State::Down { cause, retry_in_ms } => {
                 serving.send_replace(None);
                 if was_ready {
-                    node.set_readiness(node_types::protocol::Readiness::RuntimeDown);
+                    node.set_readiness(Readiness::RuntimeDown);
                 }
                 let fields = [("retry_in_ms", json!(retry_in_ms))];
                 let text = format!("the runtime is down: {cause}");
@@ -267,7 +437,8 @@ async fn watch_state(
 }
 
 /// How the runtime of a snapshot is started here.
-fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
+fn plan(node: &Node, snapshot: &Verified<NodeConfig>) -> Result<Plan, Unhealthy> {
+    let config = snapshot.document();
     let settings = &node.settings.runtime;
     match &config.runtime {
         Runtime::External { .. } => {
@@ -285,24 +456,18 @@ fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
                     "the snapshot wants a runtime that the Agent starts: set runtime.folder to where it stands".to_owned(),
                 )
             })?;
-            let file = config.models.first().and_then(|model| model.files.first());
-            let models = settings.models.clone().unwrap_or_else(|| folder.join("models"));
-            let model = file.map(|file| (models.join(file.sha256.hex()), file));
-            if let Some((path, file)) = &model
-                && !path.is_file()
-            {
-                let (path, bytes, sha256) = (path.clone(), file.bytes, file.sha256);
-                return Err(Unhealthy::ModelMissing { path, bytes, sha256 });
-            }
             let timings = &config.timings;
             let mut readable = settings.readable.clone();
             readable.push(folder.clone());
-            readable.push(models);
             Ok(Plan::Process(ProcessPlan {
                 program: folder.join(command),
                 digest: *digest,
                 args: args.clone(),
-                model: model.map(|(path, _)| path),
+                models: Some(mount(node, config)),
+                // The volumes are nobody else's.
+                hidden: node_types::Network::ALL
+                    .map(|network| node.settings.home.join(network.name()))
+                    .into(),
                 work_folder: folder.join("work").join(config.network.name()),
                 readable,
                 user: settings.user.clone(),
@@ -310,7 +475,40 @@ fn plan(node: &Node, config: &NodeConfig) -> Result<Plan, Unhealthy> {
                 retry_ms_max: timings.retry_ms_max,
             }))
         }
-        Runtime::Container { .. } => Err(Unhealthy::Container),
+        Runtime::Container { image, digest, config_digest, platform, gpus, args, .. } => {
+            let (timings, stamp) = (&config.timings, node.store.volume().stamp());
+            let needed: u64 = config.models.iter().map(|model| model.memory_bytes).sum();
+            Ok(Plan::Container(ContainerPlan {
+                socket: settings.socket.clone().unwrap_or_else(|| container::SOCKET.into()),
+                owner: container::Owner {
+                    network: stamp.network,
+                    node: stamp.node,
+                    volume: stamp.volume,
+                    snapshot: snapshot.digest(),
+                },
+                image: image.clone(),
+                digest: *digest,
+                config_digest: *config_digest,
+                platform: platform.clone(),
+                images: settings.images.clone(),
+                args: args.clone(),
+                models: Some(mount(node, config)),
+                memory_bytes: (needed > 0).then(|| container::memory_limit(needed)),
+                pids_max: container::PIDS_MAX,
+                gpus: *gpus,
+                retry_ms_min: timings.retry_ms_min,
+                retry_ms_max: timings.retry_ms_max,
+            }))
+        }
+    }
+}
+
+/// The folder of models, and the file that a runtime of one model loads: the first one's first.
+fn mount(node: &Node, config: &NodeConfig) -> ModelsMount {
+    let first = config.models.first().and_then(|model| model.files.first());
+    ModelsMount {
+        folder: node.store.models().folder().to_owned(),
+        first: first.map(|file| file.sha256.hex()),
     }
 }
 

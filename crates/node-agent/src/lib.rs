@@ -4,12 +4,18 @@
 //! It knows no SQL and no layout of files: those are the store's.
 
 pub mod agent;
+pub mod artifacts;
 pub mod author;
 pub mod backoff;
 pub mod dispatch;
+pub mod drift;
 pub mod engine;
 pub mod enroll;
+pub mod fetch;
+pub mod header;
+pub mod hardware;
 pub mod journal;
+pub mod models;
 pub mod network;
 pub mod node;
 pub mod report;

@@ -1,16 +1,22 @@
 //! The node: what the parts of the Agent share.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use node_store::{store::Store, writer::WriteError};
+use node_store::{
+    rotation::{Step, Trigger},
+    store::Store,
+    writer::WriteError,
+};
 use node_types::{
     Digest, JobId, Timestamp,
+    inventory::ArtifactId,
+    job::ModelRef,
     log::{Kind, Level},
     protocol::{Chunk, ErrorCode, Readiness},
 };
@@ -18,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     author::{Author, AuthorError},
-    journal::Journal,
+    journal::{Journal, causes},
     network::NetworkError,
     settings::Settings,
     time,
@@ -34,6 +40,19 @@ pub enum Halt {
     Cancelled,
     /// The Agent stops: the job goes back to the queue.
     Shutdown,
+}
+
+/// Which models may be used now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shelf {
+    /// The snapshot that it is about.
+    pub config: Option<Digest>,
+    /// Those whose files are all here.
+    pub ready: BTreeSet<ModelRef>,
+    /// Those that cannot be had, and why.
+    pub failed: BTreeMap<ModelRef, String>,
+    /// Why the runtime on the disk is not the one that the snapshot approves.
+    pub runtime: Option<String>,
 }
 
 /// What the parts of the Agent share.
@@ -55,6 +74,18 @@ pub struct Node {
     pub fetch: Notify,
     /// Logs and traces should go soon.
     pub flush: Notify,
+    /// Models may have to be installed.
+    pub install: Notify,
+    /// The runtime may have to follow: models are here, or are others.
+    pub follow: Notify,
+    /// Which models may be used now.
+    pub shelf: watch::Sender<Shelf>,
+    /// The snapshot that passed its health check.
+    pub approved: watch::Sender<Option<Digest>>,
+    /// The model whose test inference failed under the snapshot in force, and why.
+    untested: Mutex<Option<(ModelRef, String)>>,
+    /// Artifacts that are to be measured again.
+    pub due: Mutex<BTreeSet<ArtifactId>>,
     /// Whether the node takes jobs.
     pub readiness: watch::Sender<Readiness>,
     /// The session is open.
@@ -83,6 +114,12 @@ impl Node {
             queued: Notify::new(),
             fetch: Notify::new(),
             flush: Notify::new(),
+            install: Notify::new(),
+            follow: Notify::new(),
+            shelf: watch::Sender::new(Shelf::default()),
+            approved: watch::Sender::new(None),
+            untested: Mutex::default(),
+            due: Mutex::default(),
             readiness: watch::Sender::new(Readiness::Starting),
             connected: AtomicBool::new(false),
             registered: AtomicBool::new(false),
@@ -135,6 +172,17 @@ impl Node {
         self.registered.store(known, Ordering::Relaxed);
     }
 
+    /// Notes the model whose test inference failed.
+    pub fn set_untested(&self, model: Option<(ModelRef, String)>) {
+        *self.untested.lock().unwrap_or_else(PoisonError::into_inner) = model;
+    }
+
+    /// The model whose test inference failed, and why.
+    #[must_use]
+    pub fn untested(&self) -> Option<(ModelRef, String)> {
+        self.untested.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A part of a streamed answer. Nobody may watch, and then it is dropped.
     pub fn give(&self, chunk: Chunk) {
         if self.connected.load(Ordering::Relaxed) {
@@ -147,6 +195,12 @@ impl Node {
         let (halt, halted) = oneshot::channel();
         self.runs().insert(job, halt);
         halted
+    }
+
+    /// Whether a run goes on.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.runs().is_empty()
     }
 
     /// The run has ended.
@@ -183,6 +237,17 @@ impl Node {
             self.failed.send_replace(Some(cause.into()));
         }
         answer
+    }
+
+    /// Plans what is due and does the store's part of it; what is left for the Agent is in the plan. Blocks.
+    ///
+    /// # Errors
+    /// Why it was not done, in words.
+    pub fn rotate(&self, since: &[Trigger]) -> Result<Vec<Step>, String> {
+        let reading = time::reading().map_err(|error| causes(&error))?;
+        let steps = self.store.plan_rotation(since, &reading).map_err(|error| causes(&error))?;
+        self.written(self.store.rotate(&steps, &reading)).map_err(|error| causes(&error))?;
+        Ok(steps)
     }
 
     /// Waits until a database has stopped, and says why.

@@ -12,8 +12,11 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use node_store::{binding::Account as AccountName, logs::Batch, reader::ReadError, writer::WriteError};
 use node_types::{
+    inventory::ArtifactState,
     log::{Kind, Level},
-    protocol::{Account, ConfigReport, ErrorCode, Heartbeat, JobCounts, LogBatch, Readiness, TraceBatch},
+    protocol::{
+        Account, ConfigReport, DRIFTED_MAX, ErrorCode, Heartbeat, JobCounts, LogBatch, Readiness, TraceBatch,
+    },
 };
 use serde_json::json;
 use tokio::{
@@ -30,6 +33,8 @@ use crate::{
 
 /// Between two heartbeats and two flushes where no snapshot says, in milliseconds.
 const BEAT_MS: (u64, u64) = (10_000, 10_000);
+/// Between two looks whether the network knows the node by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Batches that are read at once.
 const BATCHES: u32 = 16;
 /// Reports of snapshots that wait for the network; the oldest goes first.
@@ -103,7 +108,8 @@ pub async fn run<N: Network>(
         }
         let retry = (failures > 0 && !waiting.is_empty())
             .then(|| Instant::now() + backoff::wait(failures, beat_ms.min(1000), beat_ms, backoff::random()));
-        let next = next_beat.min(next_flush);
+        // Nothing is due for a network that does not know the node.
+        let next = if node.is_known() { next_beat.min(next_flush) } else { Instant::now() + LOOK_AGAIN };
         tokio::select! {
             () = sleep_until(retry.map_or(next, |retry| retry.min(next))) => {}
             () = node.flush.notified() => next_flush = Instant::now(),
@@ -173,6 +179,7 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
         logs_lost: view.logs().losses().unwrap_or_default(),
         traces_lost: tally.traces_lost,
         incidents: incidents.iter().map(|it| format!("{}: {}", it.database.file(), it.cause)).collect(),
+        drifted: drifted(node),
     };
     let signed = node.author.sign(&heartbeat).await?;
     let answer = network.post::<Heartbeat>(&signed).await?;
@@ -188,6 +195,14 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
         node.fetch.notify_one();
     }
     Ok(())
+}
+
+/// The artifacts that have drifted, in words.
+fn drifted(node: &Node) -> Vec<String> {
+    // Where they cannot be read now, they are told with a later heartbeat.
+    let artifacts = node.store.inventory().view().list().unwrap_or_default();
+    let drifted = artifacts.into_iter().filter(|artifact| artifact.state == ArtifactState::Drifted);
+    drifted.map(|artifact| artifact.id.to_string()).take(DRIFTED_MAX).collect()
 }
 
 /// Puts the records into batches and sends those that the network does not have.

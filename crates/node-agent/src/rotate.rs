@@ -1,12 +1,15 @@
 //! Rotation: the store's plan is made and done every second; what the plan leaves to the Agent wakes those who do it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use node_store::rotation::{AgentStep, Staleness, Step, Trigger};
 use node_types::log::{Kind, Level};
 use tokio::{sync::watch, time::sleep};
 
-use crate::{journal::causes, node::Node, time};
+use crate::node::Node;
 
 /// Between two plans: 1 second, so that a job ends at most so long after its time.
 pub const EVERY: Duration = Duration::from_secs(1);
@@ -28,7 +31,7 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     while !*stop.borrow() {
         let planning = Arc::clone(&node);
         let triggers = std::mem::take(&mut since);
-        let planned = tokio::task::spawn_blocking(move || once(&planning, &triggers)).await;
+        let planned = tokio::task::spawn_blocking(move || planning.rotate(&triggers)).await;
         match planned {
             Ok(Ok(steps)) => {
                 said.failures = 0;
@@ -47,13 +50,6 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
             _ = stop.changed() => {}
         }
     }
-}
-
-fn once(node: &Node, since: &[Trigger]) -> Result<Vec<Step>, String> {
-    let reading = time::reading().map_err(|error| causes(&error))?;
-    let steps = node.store.plan_rotation(since, &reading).map_err(|error| causes(&error))?;
-    node.written(node.store.rotate(&steps, &reading)).map_err(|error| causes(&error))?;
-    Ok(steps)
 }
 
 fn act(node: &Node, said: &mut Said, steps: &[Step]) {
@@ -89,10 +85,15 @@ fn act(node: &Node, said: &mut Said, steps: &[Step]) {
                         node.journal.note(Level::Error, Kind::Storage, step.to_string());
                     }
                 }
-                // Verified at every opening; files are measured where they are read.
-                AgentStep::VerifySnapshot { .. }
-                | AgentStep::Measure { .. }
-                | AgentStep::CheckSeals { .. } => {}
+                AgentStep::Measure { artifact } => {
+                    let mut due = node.due.lock().unwrap_or_else(PoisonError::into_inner);
+                    if due.insert(artifact.clone()) {
+                        node.install.notify_one();
+                    }
+                }
+                AgentStep::CheckSeals { .. } => node.install.notify_one(),
+                // Verified at every opening.
+                AgentStep::VerifySnapshot { .. } => {}
             },
         }
     }

@@ -22,6 +22,8 @@ pub struct Settings {
     pub keys: KeySettings,
     /// What runs the models.
     pub runtime: RuntimeSettings,
+    /// Where models come from, and how they are watched.
+    pub models: ModelSettings,
     /// How long running jobs may go on after the Agent was asked to stop, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -35,6 +37,25 @@ pub struct KeySettings {
     pub passphrase_file: Option<PathBuf>,
 }
 
+/// Within which time every file of a model is read again, unless set: 7 days in milliseconds.
+pub const SCRUB_MS: u64 = 7 * 86_400_000;
+
+/// What the operator decides of models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSettings {
+    /// Folders from which files may be taken: those that a snapshot's `file:` source names inside one of them, and those that
+    /// stand there under their SHA-256 in hex.
+    pub folders: Vec<PathBuf>,
+    /// Within which time every file is read again in the background, in milliseconds.
+    pub scrub_ms: u64,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self { folders: Vec::new(), scrub_ms: SCRUB_MS }
+    }
+}
+
 /// What the operator decides of the runtime; the rest is the snapshot's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeSettings {
@@ -44,11 +65,13 @@ pub struct RuntimeSettings {
     pub api_key_file: Option<PathBuf>,
     /// For the kind `process`: the folder in which the snapshot's `command` stands.
     pub folder: Option<PathBuf>,
-    /// For the kind `process`: the folder in which the files of models stand, each under its SHA-256 in hex; `models`
-    /// in [`RuntimeSettings::folder`] unless set.
-    pub models: Option<PathBuf>,
     /// For the kind `process`: more that it may read (never write), for example a virtual environment.
     pub readable: Vec<PathBuf>,
+    /// For the kind `container`: the socket of the container engine, Docker's or Podman's; `/var/run/docker.sock` unless set.
+    pub socket: Option<PathBuf>,
+    /// For the kind `container`: a folder with archives of images, each an OCI image layout named
+    /// `<hex of the manifest's digest>.tar`; what is not there is pulled.
+    pub images: Option<PathBuf>,
     /// For the kind `process`: the user it runs as where the Agent runs as root; `nobody` unless set.
     pub user: Option<String>,
 }

@@ -81,6 +81,7 @@ pub async fn run<N: Network>(
         tokio::select! {
             () = sleep_until(next_look.min(next_try)) => {}
             () = syncing.node.fetch.notified() => next_look = Instant::now(),
+            () = syncing.node.follow.notified() => next_try = Instant::now(),
             _ = stop.changed() => {}
         }
     }
@@ -135,13 +136,18 @@ impl<N: Network> Syncing<N> {
             return;
         };
         let digest = current.config.digest();
-        if self.followed == Some(digest) && self.unhealthy == 0 {
+        if self.followed == Some(digest) && self.unhealthy == 0 && engine.fits(&current.config) {
+            engine.say_ready();
             return;
         }
         self.followed = None;
         self.node.set_readiness(Readiness::Starting);
         match engine.follow(&current.config).await {
             Ok(()) => self.healthy(&current).await,
+            // It is followed when they are here.
+            Err(Unhealthy::Installing | Unhealthy::Changed { .. }) => {
+                self.node.set_readiness(Readiness::Installing)
+            }
             Err(why) => self.failed(&current, why).await,
         }
     }
@@ -191,6 +197,7 @@ impl<N: Network> Syncing<N> {
         match blocking(move || store.roll_back_snapshot(now)).await {
             Ok(()) => {
                 self.unhealthy = 1;
+                self.node.install.notify_one();
                 let text = format!("snapshot {version} failed; the last good one is in force again");
                 self.node.journal.note(Level::Warn, Kind::Configuration, text);
                 self.report(Some(digest), ConfigOutcome::RolledBack, Some(why.to_string())).await;
@@ -270,7 +277,10 @@ impl<N: Network> Syncing<N> {
             applied = self.apply(&envelope).await;
         }
         match applied {
-            Ok(Applied::New) => Ok(true),
+            Ok(Applied::New) => {
+                self.node.install.notify_one();
+                Ok(true)
+            }
             Ok(Applied::Already) => Ok(false),
             Ok(Applied::FailedBefore) => {
                 self.set_unwanted(&envelope);

@@ -6,7 +6,7 @@ mod runtime;
 
 use std::process;
 
-use node_agent::runtime::{ProcessPlan, State, Supervisor, test_inference};
+use node_agent::runtime::{ModelsMount, ProcessPlan, State, Supervisor, test_inference};
 use node_types::{
     Digest,
     job::{Mode, ModelRef},
@@ -22,7 +22,7 @@ fn llama(folder: &TempDir) -> ProcessPlan {
     let tools = tools();
     let args = ["--host", "{host}", "--port", "{port}", "--model", "{model}"];
     let mut plan = plan(tools.join("runtime/llama/serve.py"), &args, folder.path());
-    plan.model = Some(tools.join("models").join(MODEL));
+    plan.models = Some(ModelsMount { folder: tools.join("models"), first: Some(MODEL.to_owned()) });
     plan
 }
 

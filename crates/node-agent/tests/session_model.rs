@@ -304,7 +304,7 @@ async fn work(node: Arc<Node>, ran: Arc<Mutex<BTreeMap<JobId, u32>>>, mut stop: 
     let jobs = node.store.jobs();
     while !*stop.borrow_and_update() {
         let now = time::now(&node.store).unwrap();
-        if let Lease::Job(leased) = jobs.lease(None, None, now).await.unwrap() {
+        if let Lease::Job(leased) = jobs.lease(None, None, &[].into(), now).await.unwrap() {
             let (id, number) = (leased.job.id, leased.job.id.as_bytes()[15]);
             sleep(Duration::from_millis(2)).await;
             let now = time::now(&node.store).unwrap();

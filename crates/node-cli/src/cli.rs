@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    commands::{account, config, demo, devnet, init, jobs, key, logs, rotate, run, status},
+    commands::{account, config, demo, devnet, drift, init, jobs, key, logs, models, rotate, run, status},
     failure::Failure,
     out::Out,
     settings::Layer,
@@ -17,11 +17,12 @@ use crate::{
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  it failed, or a snapshot was refused; the message says what happened and what to do
+  1  it failed, a snapshot was refused, or a model was not installed; the message says what happened and what to do
   2  the command line or the settings are wrong
-  3  reserved: what is on the disk drifted from what the network approved
+  3  `drift check`: something was changed or is gone since it was installed
   4  an Agent is running on this volume
-  5  there is no such thing: no volume, no such job, no snapshot
+  5  there is no such thing: no volume, no such job or model, no snapshot
+  130  `models install` was broken off with Ctrl-C; what was fetched stays
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
 RESULTITY_KEYS_PASSPHRASE_FILE, ...), then from a TOML file: --config, else $RESULTITY_CONFIG, else node.toml in the \
@@ -106,13 +107,28 @@ impl Keys {
     }
 }
 
+/// Where files of models may come from beside the network.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ModelFolders {
+    /// A folder from which files of models may be taken, by their names there or by their SHA-256 in hex; may be given
+    /// several times
+    #[arg(long, alias = "models-folder", value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) models_folders: Vec<PathBuf>,
+}
+
+impl ModelFolders {
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        layer.flags("models.folders", self.models_folders.iter().map(Into::into).collect());
+    }
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a node: its volume and its key
     Init(init::Init),
     /// Run the node
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Show how the node stands and what to do next
     Status(status::Status),
     /// Show the jobs that the node holds
@@ -121,6 +137,12 @@ pub(crate) enum Command {
     /// Show and judge the configuration that the network gives
     #[command(subcommand)]
     Config(config::Config),
+    /// Show, fetch and remove the models that the node keeps
+    #[command(subcommand)]
+    Models(models::Models),
+    /// Compare what is here with what was installed and approved
+    #[command(subcommand)]
+    Drift(drift::Drift),
     /// Show and change the account that the node works for
     #[command(subcommand)]
     Account(account::Account),

@@ -46,6 +46,11 @@ impl Context {
         self.folder().join("keys")
     }
 
+    /// The folder of its models.
+    pub(crate) fn models_folder(&self) -> PathBuf {
+        self.folder().join("models")
+    }
+
     /// How the store is opened. A sealed key whose passphrase is in no file is asked for at the terminal.
     pub(crate) fn options(&self) -> Options {
         node_agent::agent::options(&self.settings)

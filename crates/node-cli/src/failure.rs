@@ -2,17 +2,20 @@
 
 use std::{error::Error as _, io, path::PathBuf};
 
-use node_agent::agent::AgentError;
+use node_agent::{
+    agent::AgentError, drift::DriftError, fetch::FetchError, models::InstallError, time::NoClock,
+};
 use node_store::{
     binding::BadLink,
     keys::{KeyError, KeystoreError},
+    models::ModelsError,
     reader::ReadError,
     snapshot::SnapshotError,
     store::StoreError,
     volume::VolumeError,
     writer::WriteError,
 };
-use node_types::JobId;
+use node_types::{JobId, job::ModelRef};
 
 use crate::{http::HttpError, settings::SettingsError};
 
@@ -73,6 +76,61 @@ pub(crate) enum Failure {
         "nothing is known of job {0}: it was never taken here, or it ended long ago; `resultity-node jobs list` lists what is held"
     )]
     NoSuchJob(JobId),
+    /// No such model.
+    #[error("there is no model {0:?} here: `resultity-node models list` lists those that are")]
+    NoSuchModel(String),
+    /// The snapshot wants it.
+    #[error(
+        "the snapshot in force lists {0}: the Agent would fetch it again; models go by themselves some time after the \
+         network lists them no longer (--force removes it all the same)"
+    )]
+    Listed(ModelRef),
+    /// An Agent has the volume, and looks after its models.
+    #[error(
+        "process {pid} has {folder}: that Agent removes models by itself {ttl} after the network lists them no longer, \
+         and unfinished downloads in time; stop it first to do it now"
+    )]
+    HeldModels {
+        /// What the lock says.
+        pid: String,
+        /// The folder.
+        folder: PathBuf,
+        /// What the snapshot says, in words.
+        ttl: String,
+    },
+    /// Nothing is to be kept here.
+    #[error("{engine} is run by the operator, who brings its models: the node keeps none")]
+    KeepsNoModels {
+        /// The engine.
+        engine: String,
+    },
+    /// It was said no.
+    #[error("nothing was removed")]
+    NotConfirmed,
+    /// Ctrl-C.
+    #[error("it was broken off; {0}")]
+    Interrupted(&'static str),
+    /// The Agent that was followed is gone.
+    #[error("process {pid} has ended: `resultity-node models install` goes on without it")]
+    AgentEnded {
+        /// The Agent.
+        pid: String,
+    },
+    /// Models.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// An installation cannot begin.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A model.
+    #[error(transparent)]
+    Install(Box<InstallError>),
+    /// What is here cannot be compared.
+    #[error(transparent)]
+    Drift(#[from] DriftError),
+    /// The store's time.
+    #[error(transparent)]
+    NoClock(#[from] NoClock),
     /// No snapshot.
     #[error(
         "there is no {0} snapshot in this volume: it comes from the network when the Agent runs (`resultity-node run`)"
@@ -156,6 +214,12 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
 }
 
+impl From<InstallError> for Failure {
+    fn from(error: InstallError) -> Self {
+        Self::Install(Box::new(error))
+    }
+}
+
 impl From<AgentError> for Failure {
     fn from(error: AgentError) -> Self {
         match error {
@@ -164,6 +228,7 @@ impl From<AgentError> for Failure {
             other @ (AgentError::Network(_)
             | AgentError::Clock(_)
             | AgentError::Author(_)
+            | AgentError::Fetch(_)
             | AgentError::Storage { .. }) => Self::Agent(other),
         }
     }
@@ -174,11 +239,15 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Usage(_) | Self::Link(_) => 2,
-            Self::Held { .. } | Self::Store(StoreError::Volume(VolumeError::InUse { .. })) => 4,
+            Self::Held { .. }
+            | Self::HeldModels { .. }
+            | Self::Store(StoreError::Volume(VolumeError::InUse { .. })) => 4,
             Self::NoVolume { .. }
             | Self::NoSuchJob(_)
+            | Self::NoSuchModel(_)
             | Self::NoSnapshot(_)
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
+            Self::Interrupted(_) => 130,
             Self::Output(_) if self.is_broken_pipe() => 0,
             Self::Exists { .. }
             | Self::KeyStands { .. }
@@ -193,6 +262,15 @@ impl Failure {
             | Self::Clock(_)
             | Self::File { .. }
             | Self::Passphrase { .. }
+            | Self::Listed(_)
+            | Self::KeepsNoModels { .. }
+            | Self::NotConfirmed
+            | Self::AgentEnded { .. }
+            | Self::Models(_)
+            | Self::Fetch(_)
+            | Self::Install(_)
+            | Self::Drift(_)
+            | Self::NoClock(_)
             | Self::Agent(_)
             | Self::Http(_)
             | Self::Start(_)

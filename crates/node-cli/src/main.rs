@@ -20,6 +20,7 @@ mod measure;
 mod out;
 mod page;
 mod passphrase;
+mod progress;
 mod settings;
 mod surroundings;
 mod when;

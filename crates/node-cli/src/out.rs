@@ -20,11 +20,12 @@ pub(crate) trait Report: Serialize {
 pub(crate) struct Out {
     json: bool,
     colours: bool,
+    bars: bool,
 }
 
 impl Out {
     pub(crate) fn new(json: bool, surroundings: &Surroundings) -> Self {
-        Self { json, colours: surroundings.colours() }
+        Self { json, colours: surroundings.colours(), bars: surroundings.bars() }
     }
 
     /// Whether a program reads it.
@@ -35,6 +36,11 @@ impl Out {
     /// Whether colours may be used.
     pub(crate) const fn is_coloured(self) -> bool {
         self.colours
+    }
+
+    /// Whether the standard error can show a bar that moves.
+    pub(crate) const fn draws_bars(self) -> bool {
+        self.bars
     }
 
     /// Shows a report.

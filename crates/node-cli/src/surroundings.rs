@@ -11,6 +11,8 @@ pub(crate) struct Surroundings {
     pub(crate) root: bool,
     /// The standard output is a terminal.
     pub(crate) terminal: bool,
+    /// The standard error is a terminal.
+    pub(crate) error_terminal: bool,
 }
 
 impl Surroundings {
@@ -21,6 +23,7 @@ impl Surroundings {
             variables: std::env::vars_os().filter_map(named).collect(),
             root: rustix::process::geteuid().is_root(),
             terminal: std::io::stdout().is_terminal(),
+            error_terminal: std::io::stderr().is_terminal(),
         }
     }
 
@@ -34,11 +37,27 @@ impl Surroundings {
         let dumb = self.variable("TERM").is_some_and(|term| term == "dumb");
         self.terminal && !dumb && self.variable("NO_COLOR").is_none()
     }
+
+    /// Whether the standard error can show a bar that moves: a terminal that says what it is and is not dumb.
+    pub(crate) fn bars(&self) -> bool {
+        self.error_terminal && self.variable("TERM").is_some_and(|term| term != "dumb")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bars_are_for_terminals_that_can_draw_them() {
+        let mut around = Surroundings { error_terminal: true, ..Surroundings::default() };
+        assert!(!around.bars(), "it does not say what it is");
+        around.variables.insert("TERM".into(), "xterm".into());
+        assert!(around.bars());
+        assert!(!Surroundings { error_terminal: false, ..around.clone() }.bars());
+        around.variables.insert("TERM".into(), "dumb".into());
+        assert!(!around.bars());
+    }
 
     #[test]
     fn colours_are_for_terminals_whose_owner_wants_them() {

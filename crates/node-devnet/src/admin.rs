@@ -160,6 +160,8 @@ async fn cancel(State(shared): Devnet, Path(id): Path<String>) -> Shown {
 
 async fn publish(State(shared): Devnet, patch: Result<Json<Value>, JsonRejection>) -> Shown {
     let Json(patch) = patch?;
+    let template = shared.look(|core| core.next_template(Some(&patch)))?;
+    shared.learn(template).await?;
     let published = shared.with(|core, now| core.publish(Some(&patch), now))?;
     Ok(Json(json!({ "snapshot": published })))
 }

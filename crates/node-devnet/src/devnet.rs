@@ -14,6 +14,7 @@ use crate::{
     DevnetError, Fault, Settings, clock,
     core::{Core, Shared},
     server,
+    shelf::Shelf,
 };
 
 /// The longest time between two looks at what is due.
@@ -44,11 +45,13 @@ impl Devnet {
     /// # Errors
     /// [`DevnetError`]: the settings make no sense, the folder is another network's or in use, the address is taken.
     pub async fn start(settings: Settings) -> Result<Self, DevnetError> {
-        let core = Core::open(&settings, clock::now())?;
+        settings.check()?;
         let listen = settings.listen;
         let failed = |source| DevnetError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let shelf = Arc::new(Shelf::new(settings.models.clone(), format!("http://{address}")));
+        let core = Core::open(&settings, shelf, clock::now())?;
         let tick = Duration::from_millis(settings.offer_retry_ms / 2).clamp(TICK_MIN, TICK_MAX);
         let (sender, control) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(settings, core, sender));

@@ -33,6 +33,18 @@ pub enum DevnetError {
         #[source]
         source: io::Error,
     },
+    /// The template does not describe the file that would be served.
+    #[error("the template says that {name} has {said} bytes, {path} has {found}: correct one of the two")]
+    ModelBytes {
+        /// The model and the file in it.
+        name: String,
+        /// What the template says.
+        said: u64,
+        /// The file that would be served.
+        path: PathBuf,
+        /// What it has.
+        found: u64,
+    },
     /// The database cannot be used.
     #[error("cannot use the database {path}: is another devnet running in this folder?")]
     Database {

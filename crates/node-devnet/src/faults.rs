@@ -79,34 +79,114 @@ pub enum Fault {
     Malformed,
     /// Offer a job of the other network on every session.
     OtherNetworkJob,
+    /// Serve a model file as if it were one byte longer: so many times, or for so long.
+    WrongSize {
+        /// The next so many.
+        #[serde(default)]
+        count: u64,
+        /// All in so many milliseconds.
+        #[serde(default)]
+        ms: u64,
+    },
+    /// Serve a model file without an end: zeros follow it.
+    Endless {
+        /// The next so many.
+        #[serde(default)]
+        count: u64,
+        /// All in so many milliseconds.
+        #[serde(default)]
+        ms: u64,
+    },
+    /// Serve a model file at a few bytes a second.
+    SlowDrip {
+        /// The next so many.
+        #[serde(default)]
+        count: u64,
+        /// All in so many milliseconds.
+        #[serde(default)]
+        ms: u64,
+    },
+    /// Serve a model file with a wrong byte in the middle of one of its pieces. Requests that do not reach that byte do
+    /// not count.
+    CorruptPiece {
+        /// Which piece, from 0.
+        piece: u64,
+        /// The next so many.
+        #[serde(default)]
+        count: u64,
+        /// All in so many milliseconds.
+        #[serde(default)]
+        ms: u64,
+    },
+    /// Let the connection die in the middle of a model file.
+    CutShort {
+        /// After so many bytes of the answer.
+        bytes: u64,
+        /// The next so many.
+        #[serde(default)]
+        count: u64,
+        /// All in so many milliseconds.
+        #[serde(default)]
+        ms: u64,
+    },
+    /// Serve all of a model file whatever part of it is asked for.
+    NoRanges {
+        /// The next so many.
+        #[serde(default)]
+        count: u64,
+        /// All in so many milliseconds.
+        #[serde(default)]
+        ms: u64,
+    },
 }
 
-/// Something that is lost on its way: so many times, or until a moment.
+/// How long a fault lasts: so many times, or until a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Loss {
-    /// Still to be lost.
+pub struct Spell {
+    /// Still so many times.
     pub count: u64,
-    /// All are lost until then.
+    /// Every time until then.
     pub until: Option<Timestamp>,
 }
 
-impl Loss {
-    /// So many, or all for `ms` milliseconds.
+impl Spell {
+    /// So many times, or every time for `ms` milliseconds.
     #[must_use]
     pub fn new(count: u64, ms: u64, now: Timestamp) -> Self {
         Self { count, until: (ms > 0).then(|| now.plus_ms(ms)) }
     }
 
-    /// Whether this one is lost.
+    /// Whether it is on this time.
     pub fn takes(&mut self, now: Timestamp) -> bool {
         if self.until.is_some_and(|until| now < until) {
             return true;
         }
         self.until = None;
-        let lost = self.count > 0;
+        let on = self.count > 0;
         self.count = self.count.saturating_sub(1);
-        lost
+        on
     }
+}
+
+/// What is on where model files are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FileFaults {
+    /// One byte too many.
+    pub wrong_size: Spell,
+    /// No end.
+    pub endless: Spell,
+    /// A few bytes a second.
+    pub slow_drip: Spell,
+    /// A wrong byte,
+    pub corrupt_piece: Spell,
+    /// in this piece.
+    pub piece: u64,
+    /// The connection dies,
+    pub cut_short: Spell,
+    /// after so many bytes.
+    pub cut_after: u64,
+    /// Everything, whatever is asked for.
+    pub no_ranges: Spell,
 }
 
 /// What is on.
@@ -119,15 +199,17 @@ pub struct Faults {
     /// Whether frames overtake one another.
     pub reorder: bool,
     /// Acknowledgements that get lost.
-    pub lose_acks: Loss,
+    pub lose_acks: Spell,
     /// Answers to offers that get lost.
-    pub lose_answers: Loss,
+    pub lose_answers: Spell,
     /// Requests still to be refused.
     pub refuse: u64,
     /// Nobody can connect until then.
     pub away_until: Option<Timestamp>,
     /// The bad snapshot that is offered.
     pub bad_snapshot: Option<BadSnapshot>,
+    /// Where model files are served.
+    pub files: FileFaults,
 }
 
 #[cfg(test)]
@@ -137,12 +219,12 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_ms(1_000);
 
     #[test]
-    fn a_loss_ends_by_its_count_or_by_its_time() {
-        let mut loss = Loss::new(2, 0, NOW);
-        assert_eq!([loss.takes(NOW), loss.takes(NOW), loss.takes(NOW)], [true, true, false]);
-        let mut loss = Loss::new(0, 10, NOW);
-        assert!(loss.takes(NOW) && loss.takes(NOW.plus_ms(9)));
-        assert!(!loss.takes(NOW.plus_ms(10)));
+    fn a_spell_ends_by_its_count_or_by_its_time() {
+        let mut spell = Spell::new(2, 0, NOW);
+        assert_eq!([spell.takes(NOW), spell.takes(NOW), spell.takes(NOW)], [true, true, false]);
+        let mut spell = Spell::new(0, 10, NOW);
+        assert!(spell.takes(NOW) && spell.takes(NOW.plus_ms(9)));
+        assert!(!spell.takes(NOW.plus_ms(10)));
     }
 
     #[test]
@@ -152,6 +234,9 @@ mod tests {
         assert_eq!(read(r#"{"fault":"lose_acks","count":2}"#).unwrap(), Fault::LoseAcks { count: 2, ms: 0 });
         let bad = Fault::BadSnapshot { kind: BadSnapshot::WrongKey };
         assert_eq!(read(r#"{"fault":"bad_snapshot","kind":"wrong_key"}"#).unwrap(), bad);
+        let corrupt = Fault::CorruptPiece { piece: 2, count: 1, ms: 0 };
+        assert_eq!(read(r#"{"fault":"corrupt_piece","piece":2,"count":1}"#).unwrap(), corrupt);
+        assert!(read(r#"{"fault":"corrupt_piece","count":1}"#).is_err());
         assert!(read(r#"{"fault":"explode"}"#).is_err());
         assert!(read(r#"{"fault":"delay","ms":1,"s":2}"#).is_err());
     }

@@ -1,7 +1,8 @@
-//! The devnet's own files: its folder and its keys. A key's file is written once and never changed.
+//! The devnet's own files: its folder and its keys, and the files of models that it serves. A key's file is written once
+//! and never changed; a model's is only read.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
@@ -32,4 +33,20 @@ pub(crate) fn create(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()?;
     let folder = path.parent().unwrap_or(Path::new("."));
     OpenOptions::new().read(true).open(folder)?.sync_all()
+}
+
+/// How long a regular file is, or nothing where there is none.
+pub(crate) fn length(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(found.len())),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A model's file, to be read.
+#[expect(clippy::disallowed_methods, reason = "the files of models are opened here and nowhere else")]
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
 }

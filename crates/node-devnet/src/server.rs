@@ -20,8 +20,9 @@ use tokio::{
 use crate::{
     admin,
     core::{Control, Shared},
-    node_api,
+    models, node_api,
     openai::{self, ApiError},
+    registry,
 };
 
 /// How long requests that are being served may take once the devnet stops: 3 seconds.
@@ -33,6 +34,8 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(50);
 fn router(shared: &Arc<Shared>) -> Router {
     Router::new()
         .merge(node_api::routes(shared))
+        .merge(models::routes())
+        .merge(registry::routes())
         .merge(openai::routes())
         .merge(admin::routes())
         .fallback(async || ApiError::not_found("there is nothing here: see /v1/models and /v1/devnet/state"))

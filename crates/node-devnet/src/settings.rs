@@ -24,8 +24,13 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The chain ID that nodes sign for, at least 1.
     pub chain_id: u64,
-    /// What its snapshots say.
+    /// What its snapshots say. The sources of a model that has none, and the hashes of pieces of a file that has none,
+    /// are filled in where the files stand in `models`.
     pub config: ConfigTemplate,
+    /// A folder with files of models, each named by its SHA-256 in hex; these are served.
+    pub models: Option<PathBuf>,
+    /// An OCI image layout, unpacked; its blobs are served to container engines that pull by digest.
+    pub images: Option<PathBuf>,
     /// How long a job is worth something where its sender does not say, in milliseconds.
     pub job_ttl_ms: u64,
     /// After how long an offer without an answer comes again, in milliseconds.

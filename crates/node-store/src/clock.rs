@@ -138,6 +138,13 @@ pub fn read() -> std::io::Result<Reading> {
     })
 }
 
+/// The clock by which file systems stamp files: seconds and nanoseconds since 1970, as it stood at the kernel's last
+/// tick. No file that is written from now on is stamped with an earlier moment, unless the clock is set back.
+pub(crate) fn stamps() -> (i64, u32) {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    (time.tv_sec, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use node_types::{
     Digest, Timestamp,
-    config::NodeConfig,
+    config::{NodeConfig, Runtime},
     inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured, judge},
     verify::Verified,
 };
@@ -33,7 +33,8 @@ const CONFIGURATION: &str = "node_config";
 /// What a snapshot expects.
 pub(crate) type Expected = BTreeMap<ArtifactId, Digest>;
 
-/// The artifacts that a snapshot names: its model files, its runtime, the Agents that it approves, and itself.
+/// The artifacts that a snapshot names: its model files, its runtime and the folder beside it, the Agents that it
+/// approves, and itself.
 pub(crate) fn expected_by(config: &Verified<NodeConfig>) -> Expected {
     let document = config.document();
     let mut expected = Expected::new();
@@ -45,12 +46,14 @@ pub(crate) fn expected_by(config: &Verified<NodeConfig>) -> Expected {
     }
     if let Some(digest) = document.runtime.digest() {
         let kind = match &document.runtime {
-            node_types::config::Runtime::Container { .. } => ArtifactKind::RuntimeImage,
-            node_types::config::Runtime::External { .. } | node_types::config::Runtime::Process { .. } => {
-                ArtifactKind::RuntimeBinary
-            }
+            Runtime::Container { .. } => ArtifactKind::RuntimeImage,
+            Runtime::External { .. } | Runtime::Process { .. } => ArtifactKind::RuntimeBinary,
         };
         expected.insert(ArtifactId { kind, name: document.runtime.engine().to_owned() }, digest);
+    }
+    if let Runtime::Process { engine, environment: Some(environment), .. } = &document.runtime {
+        let id = ArtifactId { kind: ArtifactKind::RuntimeEnvironment, name: engine.clone() };
+        expected.insert(id, environment.digest);
     }
     for agent in &document.updates.agents {
         expected.insert(agent.artifact(), agent.digest);

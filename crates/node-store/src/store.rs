@@ -27,6 +27,7 @@ use crate::{
     jobs::{JobRules, Jobs},
     keys::{self, Kek, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::{self, Logs, LogsView},
+    models::Models,
     reader::ReadError,
     rotation::{
         self, Class, Rules, Step, StoreStep, Trigger,
@@ -152,6 +153,7 @@ pub struct Store {
     inventory: Inventory,
     binding: Binding,
     logs: Logs,
+    models: Models,
     time: Mutex<Mark>,
     /// Held while what is in force changes: both copies of the floor, the snapshot and the rules that follow it.
     turn: Mutex<()>,
@@ -271,6 +273,7 @@ impl Store {
             inventory: volume.inventory(),
             binding: volume.binding(),
             logs: volume.logs(logs::BYTES_MAX),
+            models: volume.models(),
             time: Mutex::new(known_time(volume.view(), reading)?),
             turn: Mutex::new(()),
             volume,
@@ -551,6 +554,12 @@ impl Store {
     #[must_use]
     pub const fn logs(&self) -> &Logs {
         &self.logs
+    }
+
+    /// The model files, and how each model stands.
+    #[must_use]
+    pub const fn models(&self) -> &Models {
+        &self.models
     }
 
     /// The binding.

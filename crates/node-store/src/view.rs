@@ -12,6 +12,7 @@ use crate::{
     inventory::InventoryView,
     jobs::JobsView,
     logs::LogsView,
+    models::ModelsView,
     reader::{ReadError, Reader},
     rotation::{self, Rules, Step, Trigger, apply::Views},
     salvage::{self, Incident},
@@ -27,6 +28,7 @@ pub struct View {
     logs: LogsView,
     inventory: InventoryView,
     binding: BindingView,
+    models: ModelsView,
     snapshots: Arc<Reader>,
 }
 
@@ -42,6 +44,7 @@ impl View {
             logs: LogsView::new(logs),
             inventory: InventoryView::new(Arc::clone(&state)),
             binding: BindingView::new(Arc::clone(&state)),
+            models: ModelsView::new(Arc::clone(&state), folder),
             snapshots: state,
             readers,
         }
@@ -69,6 +72,12 @@ impl View {
     #[must_use]
     pub const fn binding(&self) -> &BindingView {
         &self.binding
+    }
+
+    /// The model files, and how each model stands.
+    #[must_use]
+    pub const fn models(&self) -> &ModelsView {
+        &self.models
     }
 
     /// What was found damaged or missing and has not been reported to the network.

@@ -368,6 +368,13 @@ impl Volume {
         crate::inventory::Inventory::new(Arc::clone(&self.state), self.view.inventory().clone())
     }
 
+    /// The model files kept here, and how each model stands. All that is opened through one of these knows of each
+    /// other: make one, and clone it.
+    #[must_use]
+    pub fn models(&self) -> crate::models::Models {
+        crate::models::Models::new(Arc::clone(&self.state), self.view.models().clone())
+    }
+
     /// The account link, the message sequence and the clock's mark kept here.
     #[must_use]
     pub fn binding(&self) -> crate::binding::Binding {

@@ -41,7 +41,7 @@ fn the_child_that_works_until_it_is_killed() {
         if number % 4 == 0 {
             continue;
         }
-        let Lease::Job(leased) = jobs.lease(None, None, NOW).wait().unwrap() else { continue };
+        let Lease::Job(leased) = jobs.lease(None, None, &[].into(), NOW).wait().unwrap() else { continue };
         let leased = u64::from_be_bytes(leased.job.id.as_bytes()[8..].try_into().unwrap());
         if number % 4 == 1 {
             continue;
@@ -124,7 +124,7 @@ fn what_was_answered_before_kill_9_is_there_after_it() {
         }
         // The next round starts with an empty queue, so that it works on jobs of its own.
         // By ending what waits, not by its deadline: time that has passed for one job has for all.
-        while let Lease::Job(leased) = jobs.lease(None, None, NOW).wait().unwrap() {
+        while let Lease::Job(leased) = jobs.lease(None, None, &[].into(), NOW).wait().unwrap() {
             assert_eq!(jobs.cancel(leased.job.id, NOW).wait().unwrap(), Moved::Done);
         }
         loop {
@@ -152,7 +152,7 @@ fn the_key_of_an_acknowledged_job_goes_after_a_crash_too() {
     let raw = rusqlite::Connection::open(folder.join("jobs.db")).unwrap();
     let key: Vec<u8> = raw.query_row("SELECT wrapped_key FROM jobs", (), |row| row.get(0)).unwrap();
     drop(raw);
-    assert!(matches!(jobs.lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+    assert!(matches!(jobs.lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
     jobs.finish(id(1), output("x"), NOW).wait().unwrap();
     jobs.acknowledge(id(1), NOW).wait().unwrap();
 

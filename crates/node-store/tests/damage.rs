@@ -30,9 +30,10 @@ use node_store::{
     writer::WriteError,
 };
 use node_types::{
-    Network,
+    Digest, Network,
     job::{Job, ModelRef},
     log::{Kind, Level, Record},
+    models::ModelState,
 };
 use rusqlite::Connection;
 use sim_disk::{Call, Fault, Lasts, Loss, SimDisk};
@@ -78,6 +79,18 @@ fn offered(number: u64) -> Job {
     Job { model, ..job_saying(number, &"why? ".repeat(160)) }
 }
 
+/// Twenty models, each with a file.
+fn set_models(store: &Store, reason: &str) {
+    let tickets: Vec<_> = (0..20)
+        .map(|number| {
+            let model = ModelRef { name: "gemma-3-270m".into(), version: format!("1.0.{number}") };
+            let files = vec![("model.gguf".to_owned(), Digest::of(b"weights"), 1 << 30)];
+            store.models().set_state(&model, files, ModelState::Inactive, Some(reason.into()), NOW)
+        })
+        .collect();
+    tickets.into_iter().for_each(|ticket| ticket.wait().unwrap());
+}
+
 fn fill(store: &Store, jobs: u64) {
     store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
     for version in [1, 2] {
@@ -97,12 +110,13 @@ fn fill(store: &Store, jobs: u64) {
         assert_eq!(ticket.wait().unwrap(), Accepted::New);
     }
     for _ in 0..2 {
-        assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+        assert!(matches!(store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
     }
     for number in [1, 2] {
         assert_eq!(store.jobs().finish(id(number), output("blue"), NOW).wait().unwrap(), Moved::Done);
     }
     assert_eq!(store.jobs().acknowledge(id(1), NOW).wait().unwrap(), Moved::Done);
+    set_models(store, "installed");
     for number in 0..200 {
         store.logs().append(Record::new(NOW, Level::Info, Kind::Agent, format!("record {number}")));
     }
@@ -145,7 +159,7 @@ fn still_works(home: &Home, node: node_types::NodeId, damaged: Database) -> Vec<
     assert_eq!(store.jobs().accept(&offered(1000), NOW).wait().unwrap(), Accepted::New);
     let mut leased = 0;
     loop {
-        match store.jobs().lease(None, None, NOW).wait().unwrap() {
+        match store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap() {
             Lease::Job(job) => {
                 assert_ne!(job.job.id, id(2), "a result is never computed again");
                 assert_eq!(job.job.request, offered(1).request);
@@ -155,6 +169,12 @@ fn still_works(home: &Home, node: node_types::NodeId, damaged: Database) -> Vec<
             Lease::Empty | Lease::Full => break,
         }
     }
+    let models = store.view().models();
+    assert!(models.models().unwrap().len() == 20 || damaged == Database::State);
+    assert!(models.models().unwrap().iter().all(|row| row.reason.as_deref() == Some("installed")));
+    set_models(&store, "again");
+    assert!(models.models().unwrap().iter().all(|row| row.reason.as_deref() == Some("again")));
+    assert_eq!(models.models().unwrap().len(), 20);
     let tally = store.view().jobs().tally().unwrap();
     assert!(tally.jobs == leased || tally.jobs == leased + 1, "{tally:?}, leased {leased}");
     store.logs().append(Record::new(NOW, Level::Info, Kind::Agent, "after"));
@@ -290,9 +310,9 @@ fn damage_found_while_the_node_works_stops_that_writer_and_the_next_opening_save
     spoil_prompts(&home, 8);
     // Ended in good order: nothing is checked at this opening.
     let store = home.open();
-    let stopped = (0..60).find_map(|_| store.jobs().lease(None, None, NOW).wait().err());
+    let stopped = (0..60).find_map(|_| store.jobs().lease(None, None, &[].into(), NOW).wait().err());
     assert!(matches!(stopped, Some(WriteError::Unknown { .. })), "{stopped:?}");
-    let later = store.jobs().lease(None, None, NOW).wait();
+    let later = store.jobs().lease(None, None, &[].into(), NOW).wait();
     assert!(matches!(later, Err(WriteError::Closed { .. })));
     assert!(store.volume().stopped(Database::Jobs).is_some());
     store.logs().append(Record::new(NOW, Level::Info, Kind::Agent, "goes on"));
@@ -581,7 +601,7 @@ fn damaged_logs_on_a_full_disk_stop_no_job() {
     assert!(incident.cause.contains("nothing could be saved"), "{incident:?}");
     let aside = Path::new(ON_SIM).join(incident.moved_to.unwrap());
     assert!(disk.contents(&aside).unwrap() == before, "nothing is thrown away");
-    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+    assert!(matches!(store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
     store.logs().append(Record::new(NOW, Level::Info, Kind::Agent, "goes on"));
     store.logs().flush().wait().unwrap();
 }

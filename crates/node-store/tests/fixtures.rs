@@ -24,9 +24,9 @@ use node_store::{format::Database, store::Store};
 type Fixture = (u32, fn(&Store));
 
 /// One for each format.
-const FIXTURES: &[Fixture] = &[(1, contents::check)];
+const FIXTURES: &[Fixture] = &[(1, contents::check), (2, contents::check_models)];
 /// All fixtures together; they are cloned with every copy of the project.
-const FIXTURE_BYTES_MAX: u64 = 256 << 10;
+const FIXTURE_BYTES_MAX: u64 = 512 << 10;
 
 fn fixture(format: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/format-{format}"))

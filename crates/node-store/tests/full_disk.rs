@@ -102,7 +102,9 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
     assert_eq!(offered(0), Accepted::Duplicate, "what is held is not refused");
     assert_eq!(held.accept(&job(0), NOW).wait().unwrap(), Accepted::Conflict);
     for number in 0..5 {
-        let Lease::Job(leased) = held.lease(None, None, NOW).wait().unwrap() else { unreachable!() };
+        let Lease::Job(leased) = held.lease(None, None, &[].into(), NOW).wait().unwrap() else {
+            unreachable!()
+        };
         assert_eq!(leased.job.id, id(number));
         assert_eq!(held.cancel(id(number), NOW).wait().unwrap(), Moved::Done);
         assert_eq!(held.acknowledge(id(number), NOW).wait().unwrap(), Moved::Done);
@@ -129,7 +131,7 @@ fn on_a_full_disk_jobs_end_and_nothing_accepted_is_lost() {
 }
 
 fn lease(jobs: &Jobs) -> u64 {
-    let Lease::Job(leased) = jobs.lease(None, None, NOW).wait().unwrap() else { unreachable!() };
+    let Lease::Job(leased) = jobs.lease(None, None, &[].into(), NOW).wait().unwrap() else { unreachable!() };
     leased.job.id.as_bytes()[15].into()
 }
 

@@ -15,7 +15,7 @@ use node_store::{
 };
 use node_types::{
     Timestamp,
-    job::{Failure, FailureKind, Job, Mode, OUTPUT_BYTES_MAX},
+    job::{Failure, FailureKind, Job, Mode, ModelRef, OUTPUT_BYTES_MAX},
     trace::{Outcome, ReleaseReason, Standing, Step},
 };
 
@@ -31,7 +31,7 @@ fn accept(jobs: &Jobs, number: u64) -> Accepted {
 }
 
 fn lease_at(jobs: &Jobs, now: Timestamp) -> Option<Leased> {
-    match jobs.lease(None, None, now).wait().unwrap() {
+    match jobs.lease(None, None, &[].into(), now).wait().unwrap() {
         Lease::Job(leased) => Some(*leased),
         Lease::Empty | Lease::Full => None,
         Lease::Unreadable(tampered) => panic!("{tampered}"),
@@ -202,7 +202,7 @@ fn answers_that_reach_the_limit_stop_leasing_until_one_is_acknowledged_and_none_
     let bytes = || jobs.view().tally().unwrap().bytes;
     let (mut unsent, mut answered, mut stopped) = (VecDeque::new(), 0, 0);
     while answered < count {
-        match jobs.lease(None, None, NOW).wait().unwrap() {
+        match jobs.lease(None, None, &[].into(), NOW).wait().unwrap() {
             Lease::Job(leased) => {
                 assert!(bytes() < bytes_max, "{}", bytes());
                 let id = leased.job.id;
@@ -233,9 +233,37 @@ fn a_limit_below_what_waits_does_not_keep_it_from_running() {
     jobs.set_rules(Some(JobRules { bytes_max: 1, ..rules() }));
     assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(1));
     jobs.finish(id(1), output("x"), NOW).wait().unwrap();
-    assert!(matches!(jobs.lease(None, None, NOW).wait().unwrap(), Lease::Full));
+    assert!(matches!(jobs.lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Full));
     jobs.acknowledge(id(1), NOW).wait().unwrap();
     assert_eq!(lease_at(&jobs, NOW).unwrap().job.id, id(2));
+}
+
+/// A model that drifted is repaired while its jobs wait; those of the others go on.
+#[test]
+fn jobs_of_excepted_models_stay_queued_and_stand_in_nobodys_way() {
+    let (_home, _volume, jobs) = fresh();
+    let version = |version: &str| ModelRef { version: version.into(), ..model() };
+    let named = ModelRef { name: "gemma\"2".into(), ..model() };
+    let known = [model(), version("2"), named.clone()];
+    let models = known.iter().map(|known| (known.clone(), vec![Mode::Chat])).collect();
+    jobs.set_rules(Some(JobRules { models, ..rules() }));
+    for (number, model, priority) in [(1, model(), 9), (2, version("2"), 5), (3, named.clone(), 0)] {
+        assert_eq!(jobs.accept(&Job { model, priority, ..job(number) }, NOW).wait().unwrap(), Accepted::New);
+    }
+    let lease = |except: &[ModelRef]| {
+        let except = except.iter().cloned().collect();
+        match jobs.lease(None, None, &except, NOW).wait().unwrap() {
+            Lease::Job(leased) => Some(leased.job.id),
+            Lease::Empty => None,
+            other @ (Lease::Full | Lease::Unreadable(_)) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lease(&known), None);
+    assert_eq!(lease(&[model(), named]), Some(id(2)), "another version of the same name is another model");
+    assert_eq!(lease(&[model()]), Some(id(3)));
+    assert_eq!(lease(&[model()]), None);
+    assert_eq!(jobs.view().tally().unwrap().jobs, 3);
+    assert_eq!(lease(&[]), Some(id(1)));
 }
 
 #[test]
@@ -421,7 +449,9 @@ fn a_key_changed_on_disk_opens_neither_a_prompt_nor_an_answer() {
     let (_home, _volume, jobs) = tampered_with(&format!("{changed} 1"));
     unreadable_once(&jobs, 2);
     let (_home, _volume, jobs) = tampered_with(&format!("{changed} 4"));
-    let Lease::Unreadable(tampered) = jobs.lease(None, None, NOW).wait().unwrap() else { panic!() };
+    let Lease::Unreadable(tampered) = jobs.lease(None, None, &[].into(), NOW).wait().unwrap() else {
+        panic!()
+    };
     assert_eq!(tampered, Tampered { job: id(1), field: Field::Request });
     // Its answer could not be sealed either.
     let (home, volume, first) = fresh();
@@ -444,7 +474,9 @@ fn a_prompt_changed_on_disk_is_an_error_naming_the_job_and_the_next_job_runs() {
 
     let volume = open(&volume_folder(&home));
     let jobs = jobs(&volume);
-    let Lease::Unreadable(tampered) = jobs.lease(None, None, NOW).wait().unwrap() else { panic!() };
+    let Lease::Unreadable(tampered) = jobs.lease(None, None, &[].into(), NOW).wait().unwrap() else {
+        panic!()
+    };
     assert_eq!(tampered.job, id(1));
     assert_eq!(lease_at(&jobs, NOW).unwrap().job, job(2));
     let sent = jobs.outbox(0, NOW).wait().unwrap();

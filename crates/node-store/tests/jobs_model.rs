@@ -776,7 +776,7 @@ impl World {
     }
 
     fn lease(&mut self) {
-        let leased = match self.jobs().lease(None, None, self.now).wait().unwrap() {
+        let leased = match self.jobs().lease(None, None, &[].into(), self.now).wait().unwrap() {
             Lease::Job(leased) => Leased::Job(leased.job, leased.attempt),
             Lease::Empty => Leased::Nothing,
             Lease::Full => Leased::Full,

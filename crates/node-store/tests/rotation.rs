@@ -86,7 +86,7 @@ impl Node {
     }
 
     fn lease(&self, now: Timestamp) -> Option<node_types::JobId> {
-        match self.store().jobs().lease(None, None, now).wait().unwrap() {
+        match self.store().jobs().lease(None, None, &[].into(), now).wait().unwrap() {
             Lease::Job(leased) => Some(leased.job.id),
             Lease::Empty | Lease::Full => None,
             Lease::Unreadable(tampered) => panic!("{tampered}"),
@@ -569,7 +569,7 @@ proptest! {
                     offered.expires_at = now.plus_ms(HOUR_MS);
                     jobs.accept(&offered, now).wait().unwrap();
                 }
-                Op::Lease => { jobs.lease(None, None, now).wait().unwrap(); }
+                Op::Lease => { jobs.lease(None, None, &[].into(), now).wait().unwrap(); }
                 Op::Finish(number) => { jobs.finish(id(number), output("xx"), now).wait().unwrap(); }
                 Op::Fail(number) => { jobs.cancel(id(number), now).wait().unwrap(); }
                 Op::Acknowledge(number) => { jobs.acknowledge(id(number), now).wait().unwrap(); }

@@ -89,7 +89,7 @@ fn a_job_that_carries_balances_leaves_nothing_of_them_on_disk() {
     no_canary(home.path(), "after the jobs were accepted");
     assert!(matches!(jobs.accept(&offered(4, "CANARY-BALANCE"), NOW).wait().unwrap(), Accepted::Rejected(_)));
     no_canary(home.path(), "after a job was rejected");
-    let Lease::Job(leased) = jobs.lease(None, None, NOW).wait().unwrap() else { panic!() };
+    let Lease::Job(leased) = jobs.lease(None, None, &[].into(), NOW).wait().unwrap() else { panic!() };
     assert!(!leased.job.request.as_json().contains("CANARY"));
     let answer = carrying(serde_json::to_value(output("because")).unwrap());
     let answer: Output = serde_json::from_value(answer).unwrap();

@@ -313,6 +313,25 @@ fn a_snapshot_changed_on_disk_is_put_in_force_again_when_it_is_offered_again() {
 }
 
 #[test]
+fn the_folder_beside_a_runtime_is_an_artifact() {
+    let node = Node::new();
+    let (program, tree) = (Digest::of(b"program"), Digest::of(b"tree"));
+    let mut document = config(1);
+    document["runtime"] = serde_json::json!({
+        "kind": "process", "engine": "vllm", "command": "vllm/bin/vllm", "digest": program,
+        "environment": { "path": "vllm", "digest": tree },
+    });
+    node.offer(&document).unwrap();
+    let expected = |kind| {
+        let id = ArtifactId { kind, name: "vllm".into() };
+        let list = node.inventory().view().list().unwrap();
+        list.into_iter().find(|artifact| artifact.id == id).and_then(|artifact| artifact.facts.expected)
+    };
+    assert_eq!(expected(ArtifactKind::RuntimeBinary), Some(program));
+    assert_eq!(expected(ArtifactKind::RuntimeEnvironment), Some(tree));
+}
+
+#[test]
 fn the_inventory_follows_the_snapshot_and_keeps_every_change_of_state() {
     let node = Node::new();
     node.offer(&config(1)).unwrap();

@@ -106,7 +106,7 @@ fn a_store_keeps_its_identity_its_snapshot_and_its_jobs_over_a_restart() {
         assert_eq!(store.jobs().accept(&offered(number), NOW).wait().unwrap(), Accepted::New);
     }
     for _ in 0..2 {
-        assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+        assert!(matches!(store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
     }
     assert_eq!(store.jobs().finish(id(1), output("x"), NOW).wait().unwrap(), Moved::Done);
     drop(store);
@@ -114,7 +114,7 @@ fn a_store_keeps_its_identity_its_snapshot_and_its_jobs_over_a_restart() {
     assert_eq!(store.node(), node);
     assert_eq!(store.jobs().accept(&offered(1), NOW).wait().unwrap(), Accepted::Duplicate);
     assert_eq!(store.jobs().outbox(0, NOW).wait().unwrap().len(), 1);
-    let Lease::Job(again) = store.jobs().lease(None, None, NOW).wait().unwrap() else { panic!() };
+    let Lease::Job(again) = store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap() else { panic!() };
     assert_eq!((again.job.id, again.attempt), (id(2), 2));
 }
 
@@ -126,7 +126,7 @@ fn a_new_snapshot_fails_the_queued_jobs_that_it_forbids_and_a_restart_too() {
     apply(&store, 2, "another-model");
     let sent = store.jobs().outbox(0, NOW).wait().unwrap();
     assert!(matches!(&sent[0].as_ref().unwrap().result, Err(why) if why.kind == FailureKind::Forbidden));
-    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Empty));
+    assert!(matches!(store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Empty));
 
     // A crash between applying and failing: the volume alone applies, opening the store repairs.
     apply(&store, 3, "gemma-3-270m");
@@ -292,12 +292,12 @@ fn a_job_that_ran_when_a_snapshot_forbade_it_is_failed_and_not_queued_by_a_resta
     let home = Home::new();
     let store = home.create();
     store.jobs().accept(&offered(1), NOW).wait().unwrap();
-    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Job(_)));
+    assert!(matches!(store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
     apply(&store, 2, "another-model");
     assert!(store.jobs().outbox(0, NOW).wait().unwrap().is_empty(), "what runs already may end");
     drop(store);
     let store = home.open();
-    assert!(matches!(store.jobs().lease(None, None, NOW).wait().unwrap(), Lease::Empty));
+    assert!(matches!(store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Empty));
     let sent = store.jobs().outbox(0, NOW).wait().unwrap();
     assert!(matches!(&sent[0].as_ref().unwrap().result, Err(why) if why.kind == FailureKind::Forbidden));
 }

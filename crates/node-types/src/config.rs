@@ -34,6 +34,8 @@ pub const TEXT_BYTES_MAX: usize = 2048;
 pub const ARGUMENT_BYTES_MAX: usize = 8192;
 /// The shortest interval between two rounds of anything, in milliseconds: below it a node would spin.
 pub const INTERVAL_MS_MIN: u64 = 10;
+/// How long a model that is not listed any more is kept where the snapshot does not say, in milliseconds: 7 days.
+pub const UNLISTED_MODEL_TTL_MS: u64 = 7 * 86_400_000;
 /// The longest duration of anything, in milliseconds: ten years.
 pub const DURATION_MS_MAX: u64 = 10 * 366 * 86_400_000;
 /// The most jobs that may run at once.
@@ -109,8 +111,9 @@ pub struct Model {
     pub memory_bytes: u64,
     /// Its files, at least one.
     pub files: Vec<ModelFile>,
-    /// Addresses (`https://` or `http://`) under which the files stand; none where the operator
-    /// brings them. What arrives is judged by its hash, so a source need not be trusted.
+    /// Addresses (`https://`, `http://` or `file:///`) under which the files stand; none where the operator
+    /// brings them. What arrives is judged by its hash, so a source need not be trusted; which of them a node
+    /// may read is its own affair.
     pub sources: Vec<String>,
 }
 
@@ -211,6 +214,9 @@ pub enum Runtime {
         /// Its arguments, in order.
         #[serde(default)]
         args: Vec<String>,
+        /// The folder that it needs beside it, for example a virtual environment.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        environment: Option<Environment>,
     },
     /// A container that the Agent starts by digest.
     Container {
@@ -226,10 +232,23 @@ pub enum Runtime {
         /// The platform, for example `linux/amd64`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform: Option<String>,
+        /// Whether it gets the machine's graphics cards.
+        #[serde(default, skip_serializing_if = "is_false")]
+        gpus: bool,
         /// Its arguments, in order.
         #[serde(default)]
         args: Vec<String>,
     },
+}
+
+/// A folder that a runtime's program needs beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// The folder, a relative path in the Agent's folder of runtimes.
+    pub path: String,
+    /// The digest of its tree: of every path in it and of what stands there.
+    pub digest: Digest,
 }
 
 impl Runtime {
@@ -317,6 +336,14 @@ pub struct Timings {
     pub offline_grace_ms: u64,
     /// How long an unfinished download is kept.
     pub partial_file_ttl_ms: u64,
+    /// How long a model that is not listed any more is kept; 0 where it goes at once. 7 days
+    /// ([`UNLISTED_MODEL_TTL_MS`]) where it is not said.
+    #[serde(default = "unlisted_model_ttl_ms")]
+    pub unlisted_model_ttl_ms: u64,
+}
+
+const fn unlisted_model_ttl_ms() -> u64 {
+    UNLISTED_MODEL_TTL_MS
 }
 
 /// Which releases the network approves.
@@ -472,7 +499,12 @@ impl Runtime {
         name("runtime.engine", self.engine())?;
         match self {
             Self::External { .. } => {}
-            Self::Process { command, .. } => relative_path("runtime.command", command)?,
+            Self::Process { command, environment, .. } => {
+                relative_path("runtime.command", command)?;
+                if let Some(environment) = environment {
+                    relative_path("runtime.environment.path", &environment.path)?;
+                }
+            }
             Self::Container { image, platform, .. } => {
                 plain("runtime.image", image, TEXT_BYTES_MAX)?;
                 let by_digest_alone = !image.contains(['@', ' ']) && !image.starts_with(['-', '/', '.']);
@@ -535,7 +567,8 @@ impl Timings {
         duration("timings.trace_ttl_ms", self.trace_ttl_ms, 1)?;
         duration("timings.log_ttl_ms", self.log_ttl_ms, 1)?;
         duration("timings.offline_grace_ms", self.offline_grace_ms, 0)?;
-        duration("timings.partial_file_ttl_ms", self.partial_file_ttl_ms, 1)
+        duration("timings.partial_file_ttl_ms", self.partial_file_ttl_ms, 1)?;
+        duration("timings.unlisted_model_ttl_ms", self.unlisted_model_ttl_ms, 0)
     }
 }
 
@@ -567,6 +600,11 @@ impl Updates {
         }
         Ok(())
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// `Err` with this field and problem unless `condition` holds.
@@ -616,12 +654,19 @@ fn relative_path(field: &str, path: &str) -> Result<(), InvalidDocument> {
     holds(short, field, "has a part longer than 255 bytes")
 }
 
-/// An address to fetch from: HTTP alone (a `file:` source would read the node's own disk), and
-/// without a password, which would be stored with the snapshot.
+/// An address to fetch from, without a password, which would be stored with the snapshot. Whether a file's may be
+/// read is for the node to say: it may name a disk of the node's own.
 fn source(field: &str, url: &str) -> Result<(), InvalidDocument> {
     plain(field, url, TEXT_BYTES_MAX)?;
+    holds(!url.contains(' '), field, "contains a space")?;
+    if let Some(path) = url.strip_prefix("file://") {
+        let inside = path
+            .strip_prefix('/')
+            .is_some_and(|path| !path.is_empty() && !path.split('/').any(|part| matches!(part, "." | "..")));
+        return holds(inside, field, "is not file:/// and an absolute path without \".\" and \"..\"");
+    }
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
-    holds(!host.is_empty() && !url.contains(' '), field, "is not an https:// or http:// address")?;
+    holds(!host.is_empty(), field, "is not an https://, http:// or file:/// address")?;
     holds(!host.contains(['@', '\\']), field, "carries a user name or a password")
 }

@@ -21,6 +21,8 @@ pub enum ArtifactKind {
     RuntimeImage,
     /// The program of a runtime.
     RuntimeBinary,
+    /// The folder that a runtime's program needs beside it, by the digest of its tree.
+    RuntimeEnvironment,
     /// The program of the Agent.
     Agent,
     /// The configuration snapshot.
@@ -29,8 +31,14 @@ pub enum ArtifactKind {
 
 impl ArtifactKind {
     /// All kinds.
-    pub const ALL: [Self; 5] =
-        [Self::ModelFile, Self::RuntimeImage, Self::RuntimeBinary, Self::Agent, Self::Configuration];
+    pub const ALL: [Self; 6] = [
+        Self::ModelFile,
+        Self::RuntimeImage,
+        Self::RuntimeBinary,
+        Self::RuntimeEnvironment,
+        Self::Agent,
+        Self::Configuration,
+    ];
 
     /// As it is stored and printed: `model_file`.
     #[must_use]
@@ -39,6 +47,7 @@ impl ArtifactKind {
             Self::ModelFile => "model_file",
             Self::RuntimeImage => "runtime_image",
             Self::RuntimeBinary => "runtime_binary",
+            Self::RuntimeEnvironment => "runtime_environment",
             Self::Agent => "agent",
             Self::Configuration => "configuration",
         }
@@ -68,7 +77,7 @@ impl FromStr for ArtifactKind {
 pub struct ArtifactId {
     /// What it is.
     pub kind: ArtifactKind,
-    /// For a model's file `<name>@<version>/<path>`, for an image its name, for an Agent `<version>` or
+    /// For a model's file `<name>@<version>/<path>`, for an image its name, for a runtime and its environment the engine's, for an Agent `<version>` or
     /// `<version>/<platform>`, else the file's name.
     pub name: String,
 }

@@ -15,6 +15,7 @@ pub mod json;
 pub mod keyset;
 pub mod log;
 pub mod message;
+pub mod models;
 pub mod protocol;
 pub mod signature;
 pub mod time;

@@ -40,7 +40,7 @@ impl Bench {
 
     fn leased(&self) -> JobId {
         self.accepted();
-        let Lease::Job(leased) = self.store.jobs().lease(None, None, NOW).wait().unwrap() else {
+        let Lease::Job(leased) = self.store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap() else {
             unreachable!("one was accepted just now")
         };
         leased.job.id
@@ -79,7 +79,7 @@ fn lease(bencher: Bencher<'_, '_>) {
     let bench = Bench::new("lease-call");
     bencher
         .with_inputs(|| bench.accepted())
-        .bench_local_values(|()| bench.store.jobs().lease(None, None, NOW).wait());
+        .bench_local_values(|()| bench.store.jobs().lease(None, None, &[].into(), NOW).wait());
 }
 
 #[divan::bench]

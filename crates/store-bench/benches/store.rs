@@ -265,7 +265,7 @@ fn child_main(verb: &str, folder: &Path, number: u64) {
         "open" => {
             let started = Instant::now();
             let store = home::open(folder);
-            let lease = store.jobs().lease(None, None, NOW).wait().unwrap();
+            let lease = store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap();
             println!("{}", started.elapsed().as_secs_f64() * 1e3);
             let Lease::Job(leased) = lease else { unreachable!("nothing waits") };
             assert_eq!(leased.job.request.bytes(), JOB_BYTES);
@@ -281,12 +281,13 @@ fn child_main(verb: &str, folder: &Path, number: u64) {
             let mebibytes = || resident_bytes() as f64 / f64::from(1 << 20);
             let before = mebibytes();
             let store = home::open(folder);
-            let _ = store.jobs().lease(None, None, NOW).wait().unwrap();
+            let _ = store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap();
             let opened = mebibytes();
             for first in (number..number + 10_000).step_by(100) {
                 home::fill(&store, first, 100);
                 for _ in 0..100 {
-                    let Lease::Job(leased) = store.jobs().lease(None, None, NOW).wait().unwrap() else {
+                    let Lease::Job(leased) = store.jobs().lease(None, None, &[].into(), NOW).wait().unwrap()
+                    else {
                         continue;
                     };
                     let output = node_types::job::Output {

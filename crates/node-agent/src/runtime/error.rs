@@ -7,6 +7,8 @@ use node_types::{
     job::{FAILURE_MESSAGE_BYTES_MAX, OUTPUT_BYTES_MAX},
 };
 
+use super::container::ContainerError;
+
 /// Why a runtime cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -86,6 +88,9 @@ pub enum RuntimeError {
         #[source]
         source: io::Error,
     },
+    /// The container.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// No free port, no random key, or no thread or process.
     #[error("cannot start the runtime: no {what}")]
     Start {

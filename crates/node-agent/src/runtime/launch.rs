@@ -3,7 +3,8 @@
 //! What it gets in its environment: `PATH`, `HOME` and `TMPDIR` (its work folder), `LANG`, and `RUNTIME_API_KEY`, a key that is
 //! made for this start and that it must ask for. Nothing of the Agent's environment.
 //!
-//! The work folder is the program's alone (0700) and stays between starts; the Agent keeps nothing there.
+//! The work folder is the program's alone (0700) and stays between starts; the Agent keeps nothing there. Where the
+//! program runs as another user, the models are shown in it, in its `models`.
 
 use std::{
     fs::{DirBuilder, File, Permissions},
@@ -46,10 +47,14 @@ pub struct ProcessPlan {
     pub program: PathBuf,
     /// What it must hash to, checked before each start.
     pub digest: Digest,
-    /// Its arguments. `{host}` and `{port}` become the address to listen on, `{model}` the model's path.
+    /// Its arguments. `{host}` and `{port}` become the address to listen on, `{models}` the folder of models as it sees
+    /// it, and `{model}` the first model's file there.
     pub args: Vec<String>,
-    /// The model's file, readable for it.
-    pub model: Option<PathBuf>,
+    /// The models, readable for it.
+    pub models: Option<ModelsMount>,
+    /// Folders that it must not even see, where it runs as another user: the volumes. They may hold the models; its program
+    /// and its work folder they may not.
+    pub hidden: Vec<PathBuf>,
     /// Its own folder: its home, its folder for temporary files, and all that it may write.
     pub work_folder: PathBuf,
     /// Files and folders that it may read and run besides the system's, its own file and the model.
@@ -61,6 +66,21 @@ pub struct ProcessPlan {
     /// The longest wait, in milliseconds.
     pub retry_ms_max: u64,
 }
+
+/// The models of a program.
+///
+/// A program of another user could not reach them in the volume, so they are shown to it elsewhere; one of the Agent's own
+/// user reads them where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelsMount {
+    /// Their folder.
+    pub folder: PathBuf,
+    /// The name of the file in it that `{model}` stands for.
+    pub first: Option<String>,
+}
+
+/// Where in its work folder a program of another user finds the models.
+const MODELS: &str = "models";
 
 /// A program that runs.
 pub(super) struct Running {
@@ -84,19 +104,30 @@ impl Running {
     ) -> Result<Self, RuntimeError> {
         check(&plan.program, plan.digest).await?;
         let user = identity::choose_here(plan.user.as_deref())?;
-        let readable = readable(plan)?;
+        let mut read = readable(plan)?;
+        let models = plan.models.as_ref().map(|models| find(&models.folder)).transpose()?;
+        let shown = user
+            .is_some()
+            .then_some(models.as_ref())
+            .flatten()
+            .map(|folder| sandbox::Shown { folder: folder.clone(), at: plan.work_folder.join(MODELS) });
+        let visible = shown.as_ref().map(|shown| shown.at.clone()).or(models);
+        read.extend(visible.clone());
+        let first = plan.models.as_ref().and_then(|models| models.first.as_deref());
         prepare_folder(&plan.work_folder, user.as_ref())
             .map_err(|source| RuntimeError::WorkFolder { path: plan.work_folder.clone(), source })?;
         let port = free_port().map_err(|source| RuntimeError::Start { what: "free port", source })?;
         let key = random_key().map_err(|source| RuntimeError::Start { what: "random key", source })?;
         let policy = sandbox::Policy {
             parent: rustix::process::getpid(),
+            hidden: if user.is_some() { plan.hidden.clone() } else { Vec::new() },
             user: user.map(|user| (user.uid, user.gid, user.groups)),
-            read: readable,
+            shown,
+            read,
             write: vec![plan.work_folder.clone()],
             port,
             program: plan.program.clone(),
-            args: plan.args.iter().map(|arg| fill(arg, port, plan.model.as_deref()).into()).collect(),
+            args: plan.args.iter().map(|arg| fill(arg, port, visible.as_deref(), first).into()).collect(),
         };
         let mut command = Command::new(helper);
         command
@@ -203,10 +234,24 @@ fn wait(mut child: Child) -> io::Result<ExitStatus> {
     child.wait()
 }
 
-fn fill(arg: &str, port: u16, model: Option<&Path>) -> String {
-    let model = model.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    // The path comes last: it may hold anything.
-    arg.replace("{host}", "127.0.0.1").replace("{port}", &port.to_string()).replace("{model}", &model)
+/// Puts the values in, from left to right: what stands in a value stays as it is.
+fn fill(arg: &str, port: u16, models: Option<&Path>, first: Option<&str>) -> String {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let model = models.zip(first).map(|(folder, first)| text(folder.join(first))).unwrap_or_default();
+    let values = [
+        ("{host}", Ipv4Addr::LOCALHOST.to_string()),
+        ("{port}", port.to_string()),
+        ("{models}", models.map(|folder| text(folder.to_owned())).unwrap_or_default()),
+        ("{model}", model),
+    ];
+    let (mut filled, mut rest) = (String::new(), arg);
+    while let Some((before, from)) = rest.find('{').map(|at| rest.split_at(at)) {
+        let known = values.iter().find_map(|(name, value)| Some((value.as_str(), from.strip_prefix(name)?)));
+        let (value, after) = known.unwrap_or_else(|| from.split_at(1));
+        filled.extend([before, value]);
+        rest = after;
+    }
+    filled + rest
 }
 
 /// A port that nobody listens on now. Until the program does, somebody else on this machine could; then the program fails and
@@ -215,19 +260,21 @@ fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn random_key() -> io::Result<Zeroizing<String>> {
+/// A key that only this start of a runtime has: 64 hex digits.
+pub(super) fn random_key() -> io::Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(&mut bytes[..]).map_err(io::Error::other)?;
     Ok(Zeroizing::new(Digest::of(&bytes[..]).hex()))
 }
 
-/// What it may read. A link is followed here, because the kernel judges where it leads.
+/// What it may read besides the models.
 fn readable(plan: &ProcessPlan) -> Result<Vec<PathBuf>, RuntimeError> {
-    let paths = plan.readable.iter().chain([&plan.program]).chain(&plan.model);
-    let found = paths.map(|path| {
-        std::fs::canonicalize(path).map_err(|source| RuntimeError::Readable { path: path.clone(), source })
-    });
-    found.collect()
+    plan.readable.iter().chain([&plan.program]).map(|path| find(path)).collect()
+}
+
+/// Where a path leads: a link is followed here, because the kernel judges where it leads.
+fn find(path: &Path) -> Result<PathBuf, RuntimeError> {
+    std::fs::canonicalize(path).map_err(|source| RuntimeError::Readable { path: path.to_owned(), source })
 }
 
 fn prepare_folder(path: &Path, user: Option<&Identity>) -> io::Result<()> {
@@ -281,10 +328,14 @@ mod tests {
 
     #[test]
     fn arguments_are_filled_and_a_model_is_not_filled_again() {
-        let model = Path::new("/m/{port}");
-        assert_eq!(fill("--at={host}:{port}", 80, None), "--at=127.0.0.1:80");
-        assert_eq!(fill("{model}", 80, Some(model)), "/m/{port}");
-        assert_eq!(fill("{else}", 80, None), "{else}");
+        let models = Some(Path::new("/m/{port}"));
+        let filled = |arg, models| fill(arg, 80, models, Some("{host}"));
+        assert_eq!(filled("--at={host}:{port}", None), "--at=127.0.0.1:80");
+        assert_eq!(filled("{model}", models), "/m/{port}/{host}");
+        assert_eq!(filled("a{models}b{model}", models), "a/m/{port}b/m/{port}/{host}");
+        assert_eq!(filled("{else}{{port}", None), "{else}{80");
+        assert_eq!(filled("[{model}{models}]", None), "[]");
+        assert_eq!(fill("[{model}]", 80, models, None), "[]");
     }
 
     #[test]

@@ -22,8 +22,10 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
+    container::{self, ContainerPlan, ImageFacts},
     endpoint::Endpoint,
-    launch::{ProcessPlan, Running},
+    error::RuntimeError,
+    launch::{self, ProcessPlan},
 };
 use crate::{backoff, journal::causes};
 
@@ -36,7 +38,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Lines that a slow listener may fall behind.
 const LINES_MAX: usize = 256;
 
-/// Which runtime, and how it is reached. Containers will be another kind.
+/// Which runtime, and how it is reached.
 #[derive(Clone, Debug)]
 pub enum Plan {
     /// A server that the operator runs.
@@ -48,6 +50,8 @@ pub enum Plan {
     },
     /// A program that the Agent starts.
     Process(ProcessPlan),
+    /// A container that the Agent has an engine make.
+    Container(ContainerPlan),
 }
 
 /// What the runtime is doing.
@@ -97,6 +101,7 @@ pub struct Supervisor {
     state: watch::Receiver<State>,
     lines: broadcast::Sender<String>,
     restarts: Arc<AtomicU64>,
+    image: watch::Receiver<Option<ImageFacts>>,
     stop: oneshot::Sender<()>,
     watching: JoinHandle<()>,
 }
@@ -115,7 +120,8 @@ impl Supervisor {
         let (stop, stopped) = oneshot::channel();
         let lines = broadcast::Sender::new(LINES_MAX);
         let restarts = Arc::<AtomicU64>::default();
-        let watcher = Watcher { state, tuning, lines: lines.clone(), restarts: Arc::clone(&restarts) };
+        let (facts, image) = watch::channel(None);
+        let watcher = Watcher { state, tuning, lines: lines.clone(), restarts: Arc::clone(&restarts), facts };
         let watching = tokio::spawn(async move {
             match plan {
                 // Its end takes nothing with it.
@@ -123,10 +129,11 @@ impl Supervisor {
                     () = watcher.external(&url, api_key) => {}
                     _ = stopped => {}
                 },
-                Plan::Process(plan) => watcher.process(&plan, stopped).await,
+                Plan::Process(plan) => watcher.own(&Own::Process(plan), stopped).await,
+                Plan::Container(plan) => watcher.own(&Own::Container(plan), stopped).await,
             }
         });
-        Self { state: seen, lines, restarts, stop, watching }
+        Self { state: seen, lines, restarts, image, stop, watching }
     }
 
     /// What the runtime is doing, now and from now on.
@@ -141,17 +148,82 @@ impl Supervisor {
         self.lines.subscribe()
     }
 
+    /// What the image of a container was found to be, once it was found.
+    #[must_use]
+    pub fn image(&self) -> watch::Receiver<Option<ImageFacts>> {
+        self.image.clone()
+    }
+
     /// How often the program was started again.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
     }
 
-    /// Ends the runtime; a program and everything that it started are gone when this returns.
+    /// Ends the runtime; a program and everything that it started are gone when this returns, and so is a container.
     pub async fn stop(self) {
         let _ = self.stop.send(());
         // It has nothing to say; a panic in it has been printed.
         let _ = self.watching.await;
+    }
+}
+
+/// What the Agent starts itself.
+enum Own {
+    Process(ProcessPlan),
+    Container(ContainerPlan),
+}
+
+impl Own {
+    /// The first and the longest wait after it ended, in milliseconds.
+    const fn retry_ms(&self) -> (u64, u64) {
+        match self {
+            Self::Process(plan) => (plan.retry_ms_min, plan.retry_ms_max),
+            Self::Container(plan) => (plan.retry_ms_min, plan.retry_ms_max),
+        }
+    }
+}
+
+/// What the Agent started itself.
+enum Running {
+    Process(launch::Running),
+    Container(Box<container::Running>),
+}
+
+impl Running {
+    const fn endpoint(&self) -> &Arc<Endpoint> {
+        match self {
+            Self::Process(running) => &running.endpoint,
+            Self::Container(running) => &running.endpoint,
+        }
+    }
+
+    /// Waits until it has ended, and says how. Dropping the future changes nothing.
+    async fn ended(&mut self) -> String {
+        match self {
+            Self::Process(running) => running.ended().await,
+            Self::Container(running) => running.ended().await,
+        }
+    }
+
+    /// Leaves nothing of it; `ended` says whether it has ended already.
+    async fn clear(&mut self, ended: bool) {
+        match self {
+            Self::Process(running) if !ended => {
+                running.kill();
+                // Nothing more can be done about what survives it.
+                let _ = timeout(KILL_LIMIT, running.ended()).await;
+            }
+            Self::Process(_) => {}
+            Self::Container(running) => running.remove().await,
+        }
+    }
+
+    fn with_last_lines(&self, cause: String) -> String {
+        match self {
+            Self::Process(running) => running.with_last_lines(cause),
+            Self::Container(running) => running.with_last_lines(cause),
+        }
     }
 }
 
@@ -166,6 +238,7 @@ struct Watcher {
     tuning: Tuning,
     lines: broadcast::Sender<String>,
     restarts: Arc<AtomicU64>,
+    facts: watch::Sender<Option<ImageFacts>>,
 }
 
 impl Watcher {
@@ -194,14 +267,15 @@ impl Watcher {
         }
     }
 
-    async fn process(&self, plan: &ProcessPlan, mut stopped: oneshot::Receiver<()>) {
+    async fn own(&self, plan: &Own, mut stopped: oneshot::Receiver<()>) {
+        let (retry_ms_min, retry_ms_max) = plan.retry_ms();
         let mut falls = 0;
         loop {
             self.state.send_replace(State::Starting);
             let Life::Fell { cause, served } = self.life(plan, &mut stopped).await else { return };
-            falls = if served > Duration::from_millis(plan.retry_ms_max) { 1 } else { falls + 1 };
+            falls = if served > Duration::from_millis(retry_ms_max) { 1 } else { falls + 1 };
             tokio::select! {
-                () = self.wait(falls, plan.retry_ms_min, plan.retry_ms_max, cause) => {}
+                () = self.wait(falls, retry_ms_min, retry_ms_max, cause) => {}
                 _ = &mut stopped => return,
             }
             self.restarts.fetch_add(1, Ordering::Relaxed);
@@ -215,13 +289,38 @@ impl Watcher {
         sleep(wait).await;
     }
 
-    async fn life(&self, plan: &ProcessPlan, stopped: &mut oneshot::Receiver<()>) -> Life {
-        // Short, so it is not broken off: whoever stops it waits for what it began.
-        let mut running = match Running::start(plan, &self.tuning.helper, self.lines.clone()).await {
-            Ok(running) => running,
+    /// Starts it; nothing where it was stopped before.
+    async fn begin(
+        &self,
+        plan: &Own,
+        stopped: &mut oneshot::Receiver<()>,
+    ) -> Result<Option<Running>, RuntimeError> {
+        let lines = self.lines.clone();
+        // Starting is short, so it is not broken off: whoever stops it waits for what it began. Getting an image is not.
+        match plan {
+            Own::Process(plan) => {
+                let running = launch::Running::start(plan, &self.tuning.helper, lines).await?;
+                Ok(Some(Running::Process(running)))
+            }
+            Own::Container(plan) => {
+                let prepared = tokio::select! {
+                    prepared = container::Prepared::new(plan) => prepared?,
+                    _ = stopped => return Ok(None),
+                };
+                self.facts.send_replace(Some(prepared.facts().clone()));
+                let running = container::Running::start(plan, prepared, lines).await?;
+                Ok(Some(Running::Container(Box::new(running))))
+            }
+        }
+    }
+
+    async fn life(&self, plan: &Own, stopped: &mut oneshot::Receiver<()>) -> Life {
+        let mut running = match self.begin(plan, stopped).await {
+            Ok(Some(running)) => running,
+            Ok(None) => return Life::Stopped,
             Err(error) => return Life::Fell { cause: causes(&error), served: Duration::ZERO },
         };
-        let endpoint = Arc::clone(&running.endpoint);
+        let endpoint = Arc::clone(running.endpoint());
         let begun = OnceLock::new();
         let serving = async {
             if let Err(cause) = self.healthy_in_time(&endpoint).await {
@@ -236,11 +335,7 @@ impl Watcher {
             cause = serving => (Some(cause), false),
             _ = stopped => (None, false),
         };
-        if !ended {
-            running.kill();
-            // Nothing more can be done about what survives it.
-            let _ = timeout(KILL_LIMIT, running.ended()).await;
-        }
+        running.clear(ended).await;
         match cause {
             Some(cause) => {
                 // One that has served may have printed what it was asked; of one that never did it is worth knowing.

@@ -172,6 +172,7 @@ async fn talk_until_closed<L: Link>(
     greeted: &mut bool,
 ) -> Result<std::convert::Infallible, Closed> {
     let mut readiness = node.readiness.subscribe();
+    let mut shelf = node.shelf.subscribe();
     say(node, link, &hello(node)).await?;
     let resend_ms = retry_ms(node).1;
     let mut machine = Machine::new(resend_ms);
@@ -212,6 +213,7 @@ async fn talk_until_closed<L: Link>(
             _ = resend.tick(), if *greeted => send_ends(node, link, &mut machine).await?,
             () = &mut greeting, if !*greeted => return Err(Closed::NoGreeting),
             _ = readiness.changed(), if *greeted => say(node, link, &hello(node)).await?,
+            _ = shelf.changed(), if *greeted => say(node, link, &hello(node)).await?,
             _ = stop.changed() => return Err(Closed::Stopped),
         }
     }
@@ -228,10 +230,9 @@ fn hello(node: &Node) -> Hello {
     let active = *node.readiness.borrow() == Readiness::Active;
     let (concurrency, models) = current.filter(|_| active).map_or((0, Vec::new()), |current| {
         let document = current.config.document();
-        (
-            document.limits.concurrency,
-            document.models.iter().map(node_types::config::Model::reference).collect(),
-        )
+        let ready = node.shelf.borrow().ready.clone();
+        let models = document.models.iter().map(node_types::config::Model::reference);
+        (document.limits.concurrency, models.filter(|model| ready.contains(model)).collect())
     });
     Hello { protocol: protocol::VERSION, agent: crate::VERSION.to_owned(), concurrency, models }
 }

@@ -46,6 +46,7 @@ pub(crate) enum Devnet {
 /// Run a devnet until Ctrl-C: it signs snapshots, hands out jobs, checks every signature, and serves an OpenAI-compatible API.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  resultity-node devnet run --folder net --template snapshot.json\n  \
+                        resultity-node devnet run --folder net --template snapshot.json --models .tools/models\n  \
                         resultity-node devnet run --folder net --template snapshot.json --listen 127.0.0.1:0")]
 pub(crate) struct Run {
     /// The folder with its keys and its database
@@ -57,6 +58,9 @@ pub(crate) struct Run {
     /// What its snapshots say, as JSON: a snapshot without network, version, times and keyset
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     template: PathBuf,
+    /// A folder with files of models, each under its SHA-256: the devnet serves them
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    models: Option<PathBuf>,
     /// The chain ID that nodes sign for
     #[arg(long, value_name = "ID", default_value_t = 84_532)]
     chain_id: u64,
@@ -88,6 +92,7 @@ pub(crate) struct Url {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  resultity-node devnet fault drop\n  resultity-node devnet fault delay ms=200\n  \
+                        resultity-node devnet fault corrupt_piece piece=2 count=1\n  \
                         resultity-node devnet fault none"
 )]
 pub(crate) struct Fault {
@@ -238,9 +243,11 @@ fn serve(run: &Run, out: Out) -> Result<Verdict, Failure> {
         listen: run.listen,
         chain_id: run.chain_id,
         config,
+        models: run.models.clone(),
         job_ttl_ms: JOB_TTL_MS,
         offer_retry_ms: OFFER_RETRY_MS,
         reassign_after_ms: REASSIGN_AFTER_MS,
+        images: None,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     threads.map_err(Failure::Start)?.block_on(async {

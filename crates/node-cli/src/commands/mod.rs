@@ -5,11 +5,13 @@ mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod devnet;
+pub(crate) mod drift;
 mod help_document;
 pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod key;
 pub(crate) mod logs;
+pub(crate) mod models;
 pub(crate) mod rotate;
 pub(crate) mod run;
 pub(crate) mod sandbox;
@@ -31,8 +33,10 @@ use crate::{
 pub(crate) enum Verdict {
     /// All is well.
     Done,
-    /// What was to be judged is refused; the report said why.
+    /// What was to be judged is refused, or not all could be done; the report said why.
     Refused,
+    /// Something is not what it was when it was installed; the report said what.
+    Drifted,
 }
 
 impl Verdict {
@@ -40,6 +44,7 @@ impl Verdict {
         match self {
             Self::Done => ExitCode::SUCCESS,
             Self::Refused => ExitCode::FAILURE,
+            Self::Drifted => ExitCode::from(3),
         }
     }
 }
@@ -60,6 +65,8 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Config(config) => config.run(&with(&none)?),
         Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
+        Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
+        Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),
         Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),
         Command::Logs(logs) => logs.run(&with(&none)?),
         Command::Devnet(devnet) => devnet.run(out),

@@ -3,12 +3,17 @@
 use std::{io::IsTerminal as _, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use node_agent::settings::Settings;
+use node_agent::{runtime::sandbox, settings::Settings};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use super::Verdict;
-use crate::{cli::Keys, context::Context, failure::Failure, settings::Layer};
+use crate::{
+    cli::{Keys, ModelFolders},
+    context::Context,
+    failure::Failure,
+    settings::Layer,
+};
 
 /// Run the node until Ctrl-C or SIGTERM. Running jobs may end first; a second Ctrl-C does not wait.
 ///
@@ -37,15 +42,23 @@ pub(crate) struct Run {
     /// The folder with the runtimes that the node starts itself
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     runtime_folder: Option<PathBuf>,
-    /// The folder with the files of models, each under its SHA-256 in hex, else models in the folder of runtimes
-    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
-    runtime_models: Option<PathBuf>,
     /// More that such a runtime may read; may be given several times
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     runtime_readable: Vec<PathBuf>,
     /// The user that such a runtime runs as where the node runs as root
     #[arg(long, value_name = "USER")]
     runtime_user: Option<String>,
+    /// The socket of the container engine, Docker's or Podman's, else /var/run/docker.sock
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
+    runtime_socket: Option<PathBuf>,
+    /// A folder with archives of container images, each named by the digest of its manifest; others are pulled
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    runtime_images: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelFolders,
+    /// Within which time every file of a model is read again in the background
+    #[arg(long, value_name = "MS")]
+    models_scrub_ms: Option<String>,
     /// What the standard error shows: a level, or a filter as in info,node_agent=debug
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
@@ -75,9 +88,12 @@ impl Run {
         layer.flag("runtime.url", self.runtime_url.clone());
         layer.flag("runtime.api_key_file", self.runtime_api_key_file.clone());
         layer.flag("runtime.folder", self.runtime_folder.clone());
-        layer.flag("runtime.models", self.runtime_models.clone());
         layer.flags("runtime.readable", self.runtime_readable.iter().map(Into::into).collect());
         layer.flag("runtime.user", self.runtime_user.clone());
+        layer.flag("runtime.socket", self.runtime_socket.clone());
+        layer.flag("runtime.images", self.runtime_images.clone());
+        self.models.layer(layer);
+        layer.flag("models.scrub_ms", self.models_scrub_ms.clone());
     }
 
     /// # Errors
@@ -89,6 +105,8 @@ impl Run {
         // Said now, not after the runtime of the program was started.
         context.view()?;
         context.refuse_held()?;
+        // Before any key is read.
+        sandbox::harden_self().map_err(Failure::Start)?;
         // The standard error may be a file while the standard output is a terminal.
         self.speak(filter, context.out.is_coloured() && std::io::stderr().is_terminal());
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

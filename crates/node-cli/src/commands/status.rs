@@ -3,13 +3,21 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
+use node_agent::models::brings_files;
 use node_store::{
     clock::Trust, jobs::BATCH_MAX, keys::Protection, logs::Query, salvage::Incident, view::View,
 };
-use node_types::{inventory::ArtifactState, log::Level};
+use node_types::{config::NodeConfig, log::Level, models::ModelState};
 use serde::Serialize;
 
-use super::{Verdict, account::LinkShown, config::SnapshotShown, jobs::CountsShown};
+use super::{
+    Verdict,
+    account::LinkShown,
+    config::SnapshotShown,
+    drift,
+    jobs::CountsShown,
+    models::{self, ModelShown},
+};
 use crate::{
     context::{self, Context},
     failure::Failure,
@@ -44,8 +52,11 @@ struct Standing {
     jobs: Jobs,
     traces: Traces,
     logs: Logs,
+    models: Models,
     /// Artifacts by state.
     artifacts: BTreeMap<&'static str, u64>,
+    /// The artifacts that were changed or are gone since they were installed, as the Agent noted it last.
+    drifted: Vec<String>,
     incidents: Vec<IncidentShown>,
     /// The newest warning or error that the network does not have yet.
     trouble: Option<Trouble>,
@@ -75,6 +86,46 @@ struct Jobs {
     expired: u64,
     /// Those that the network was not told of; one look counts up to [`BATCH_MAX`].
     expired_unreported: u64,
+}
+
+#[derive(Serialize)]
+struct Models {
+    listed: u64,
+    active: u64,
+    /// Those that are not all here, or could not be had.
+    missing: u64,
+    /// The one that is farthest from being active.
+    worst: Option<Worst>,
+}
+
+#[derive(Serialize)]
+struct Worst {
+    model: String,
+    state: ModelState,
+    reason: Option<String>,
+}
+
+impl Models {
+    fn of(models: &[ModelShown], kept_here: bool) -> Self {
+        let listed = || models.iter().filter(|model| model.listed);
+        let far = |model: &&ModelShown| match model.state {
+            ModelState::Failed => 3,
+            ModelState::Pending => 2,
+            ModelState::Inactive => 1,
+            ModelState::Active | ModelState::Archived => 0,
+        };
+        let worst = listed().filter(|model| far(model) > 0).max_by_key(far).map(|model| Worst {
+            model: model.model.to_string(),
+            state: model.state,
+            reason: model.reason.clone(),
+        });
+        Self {
+            listed: listed().count() as u64,
+            active: listed().filter(|model| model.state == ModelState::Active).count() as u64,
+            missing: listed().filter(|model| kept_here && !model.is_here()).count() as u64,
+            worst,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -139,10 +190,12 @@ fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
     let pid = context.holder()?;
     let (time, snapshots) = (context::time(view)?, view.snapshots()?);
     let (tally, counts) = (view.jobs().tally()?, view.jobs().counts()?);
+    let known = view.inventory().list()?;
     let mut artifacts = BTreeMap::new();
-    for artifact in view.inventory().list()? {
+    for artifact in &known {
         *artifacts.entry(artifact.state.name()).or_default() += 1;
     }
+    let config: Option<&NodeConfig> = snapshots.current().map(|current| current.config.document());
     let (lost, unreadable) = match view.logs().losses() {
         Ok(lost) => (lost, None),
         // The rest can still be shown.
@@ -174,7 +227,9 @@ fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
         },
         traces: Traces { bytes: tally.trace_bytes, lost: tally.traces_lost },
         logs: Logs { lost, unreadable },
+        models: Models::of(&models::look(view, config)?, config.is_some_and(brings_files)),
         artifacts,
+        drifted: drift::noted(&known),
         incidents: incidents.into_iter().map(IncidentShown::of).collect(),
         trouble: trouble(view),
         next: Vec::new(),
@@ -209,12 +264,15 @@ fn next(standing: &Standing) -> Vec<String> {
         say("the clock jumped: set it right; nothing is ended by time until the network confirms it"
             .to_owned());
     }
-    let drifted = standing.artifacts.get(ArtifactState::Drifted.name()).copied().unwrap_or(0);
-    if drifted > 0 {
+    if !standing.drifted.is_empty() {
+        let drifted = count(standing.drifted.len() as u64, "artifact");
         say(format!(
-            "{} differ from what was installed: the Agent fetches them again",
-            count(drifted, "artifact")
+            "{drifted} drifted from what was installed: `resultity-node drift check` says which pieces; the Agent repairs models"
         ));
+    }
+    let models = &standing.models;
+    if models.worst.as_ref().is_some_and(|worst| worst.state == ModelState::Failed) {
+        say("a model cannot be used: `resultity-node models list` says why".to_owned());
     }
     match (&standing.snapshot, standing.agent.running) {
         (_, false) => say("start the node: `resultity-node run`".to_owned()),
@@ -231,6 +289,9 @@ fn next(standing: &Standing) -> Vec<String> {
             say("see what troubles the node: `resultity-node logs --level warn`".to_owned());
         }
         (Some(_), true) => {}
+    }
+    if models.missing > 0 && !standing.agent.running {
+        say("fetch the models: `resultity-node models install`; the Agent does it too".to_owned());
     }
     let stopped = if standing.agent.running { " (stop the Agent first)" } else { "" };
     let unprotected =
@@ -297,6 +358,23 @@ impl Report for Standing {
                     self.logs.lost.iter().map(|(level, lost)| format!("{lost} {level}")).collect();
                 page.toned_row("logs", Tone::Warning, format!("lost: {}", lost.join(", ")));
             }
+        }
+        let models = &self.models;
+        if models.listed > 0 {
+            let tone = models.worst.as_ref().map_or(Tone::Plain, |worst| match worst.state {
+                ModelState::Failed => Tone::Bad,
+                ModelState::Pending | ModelState::Inactive | ModelState::Active | ModelState::Archived => {
+                    Tone::Warning
+                }
+            });
+            page.toned_row("models", tone, format!("{} of {} active", models.active, models.listed));
+            if let Some(Worst { model, state, reason }) = &models.worst {
+                let because = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                page.toned_row("", tone, format!("{model} is {state}{because}"));
+            }
+        }
+        for name in &self.drifted {
+            page.toned_row("drifted", Tone::Bad, name);
         }
         if !self.artifacts.is_empty() {
             let states: Vec<String> =

@@ -34,6 +34,7 @@ pub(crate) fn play(
     tour::prompts(&mut story, &stage, &born)?;
     tour::killed(&mut story, &mut stage, &mut born)?;
     tour::offline(&mut story, &mut stage)?;
+    tour::drifted(&mut story, &mut stage)?;
     tour::snapshots(&mut story, &stage)?;
     tour::expiry(&mut story, &stage)?;
     tour::other_network(&mut story, &stage)?;

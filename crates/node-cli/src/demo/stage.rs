@@ -37,6 +37,8 @@ pub(crate) struct Stage {
     pub(crate) folder: PathBuf,
     /// The network.
     pub(crate) devnet: Devnet,
+    /// Files of models, which the network serves.
+    models: PathBuf,
     network: Option<Program>,
     node: Option<Program>,
 }
@@ -55,26 +57,26 @@ impl Stage {
         let mut stage = Self {
             binary,
             folder: place.to_owned(),
+            models: models.to_owned(),
             devnet: Devnet { url: String::new() },
             network: None,
             node: None,
         };
         stage.start_network()?;
-        folder::write(&place.join("home/node.toml"), &stage.settings(runtime, models))?;
+        folder::write(&place.join("home/node.toml"), &stage.settings(runtime))?;
         Ok(stage)
     }
 
-    fn settings(&self, runtime: &Path, models: &Path) -> String {
+    fn settings(&self, runtime: &Path) -> String {
         // A basic string of TOML escapes what one of JSON does (toml.io, 1.0.0).
         let text = |path: &Path| json!(path.to_string_lossy());
         // Where scripts/runtime found the interpreter: outside of the system's folders it has to be named.
         let interpreter = folder::read(&runtime.join("interpreter"));
         let readable: Vec<&str> = interpreter.lines().filter(|line| !line.is_empty()).collect();
         format!(
-            "network_url = \"{}\"\n\n[runtime]\nfolder = {}\nmodels = {}\nreadable = {}\n",
+            "network_url = \"{}\"\n\n[runtime]\nfolder = {}\nreadable = {}\n",
             self.devnet.url,
             text(runtime),
-            text(models),
             json!(readable)
         )
     }
@@ -95,6 +97,7 @@ impl Stage {
     pub(crate) fn start_network(&mut self) -> Result<(), Failure> {
         let log = self.folder.join("network.log");
         let address = self.devnet.url.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
+        let models = self.models.to_string_lossy();
         let arguments = [
             "--json",
             "devnet",
@@ -105,6 +108,8 @@ impl Stage {
             &address,
             "--template",
             "template.json",
+            "--models",
+            &models,
         ];
         let mut program = Program::start(&self.binary, &arguments, &self.folder, &log)?;
         self.devnet.url = await_it("the network is up", 20, || {

@@ -1,8 +1,12 @@
-//! The tour: eight things that go wrong with a node, and what becomes of them here.
+//! The tour: what can go wrong with a node, and what becomes of it here.
 
 use std::{path::Path, thread::sleep, time::Duration};
 
-use node_types::log::{Kind, Level};
+use node_types::{
+    config::PIECE_BYTES,
+    inventory::ArtifactState,
+    log::{Kind, Level},
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -22,7 +26,7 @@ pub(crate) struct Born {
     pid: u32,
 }
 
-/// 1. Key, ID, registration, first snapshot, runtime, test inference.
+/// Key, ID, registration, first snapshot, runtime, test inference.
 ///
 /// # Errors
 /// [`Failure`].
@@ -63,7 +67,7 @@ pub(crate) fn birth(story: &mut Story, stage: &mut Stage) -> Result<Born, Failur
     Ok(Born { address: text("address"), pid })
 }
 
-/// 2. Real prompts through the OpenAI API.
+/// Real prompts through the OpenAI API.
 ///
 /// # Errors
 /// [`Failure`].
@@ -105,7 +109,7 @@ pub(crate) fn prompts(story: &mut Story, stage: &Stage, born: &Born) -> Result<(
     )
 }
 
-/// 3. SIGKILL in the middle of a job.
+/// SIGKILL in the middle of a job.
 ///
 /// # Errors
 /// [`Failure`].
@@ -143,7 +147,7 @@ pub(crate) fn killed(story: &mut Story, stage: &mut Stage, born: &mut Born) -> R
     story.check("both starts are in its trace", attempts == 2, format!("{attempts} starts"))
 }
 
-/// 4. The network goes away.
+/// The network goes away.
 ///
 /// # Errors
 /// [`Failure`].
@@ -190,7 +194,66 @@ pub(crate) fn offline(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     story.check("acknowledged ones are gone from the disk", left == 0, format!("{left} held"))
 }
 
-/// 5. A new snapshot, a forged one, an older one.
+/// A byte of the model changes on the disk.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn drifted(story: &mut Story, stage: &mut Stage) -> Result<(), Failure> {
+    story.step(
+        "A byte of the model changes on the disk",
+        "found at once; nothing new runs on it; one piece is fetched again; jobs that waited are answered",
+    )?;
+    stage.await_active()?;
+    let view = stage.view()?;
+    let held = view.models().files()?.into_iter().next();
+    let held = held.ok_or_else(|| stuck("the node keeps no file of a model"))?;
+    let path = view.models().path(held.sha256);
+    let piece = held.bytes.div_ceil(PIECE_BYTES) - 1;
+    let piece_bytes = held.bytes - piece * PIECE_BYTES;
+    let (changes, before) = (drifts(stage)?, served(stage)?);
+    folder::flip(&path, piece * PIECE_BYTES + 4711)?;
+    let begun = Instant::now();
+    story.saw("one bit of it, its length and times as before", format!("piece {piece} of {}", path.display()))?;
+    let jobs = (0..3)
+        .map(|number| stage.devnet.submit(&long_job(&format!("Describe a tree in {number} words."), 16)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let found = await_it("the drift is found", 20, || Ok((drifts(stage)? > changes).then_some(())));
+    story.check("found by its seal", found.is_ok(), format!("after {:.1} s", begun.elapsed().as_secs_f64()))?;
+    let mended = await_it("it is repaired", 60, || {
+        let artifacts = view.inventory().list()?;
+        Ok(artifacts.iter().all(|it| it.state != ArtifactState::Drifted).then_some(()))
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    story.check("repaired without anybody", mended.is_ok(), format!("after {seconds:.1} s"))?;
+    let fetched = served(stage)? - before;
+    story.check(
+        "that piece was fetched, and no other",
+        fetched == piece_bytes,
+        format!("{fetched} of {} bytes", held.bytes),
+    )?;
+    let mut answered = 0;
+    for job in &jobs {
+        answered += u32::from(await_end(stage, job, 60)?["end"] == "result");
+    }
+    story.check("jobs that waited are answered", answered == 3, format!("{answered} of 3"))?;
+    let (code, _, said) = stage.command(&["drift", "check", "--deep"])?;
+    story.check("drift check --deep reads all of it", code == 0, format!("exit code {code} {said}"))
+}
+
+/// How often an artifact was found to have drifted.
+fn drifts(stage: &Stage) -> Result<usize, Failure> {
+    let history = stage.view()?.inventory().history(None)?;
+    Ok(history.iter().filter(|change| change.became == ArtifactState::Drifted).count())
+}
+
+/// Bytes of models that the network has served.
+fn served(stage: &Stage) -> Result<u64, Failure> {
+    let state = stage.devnet.get("/v1/devnet/state")?;
+    let files = state["files"].as_array().cloned().unwrap_or_default();
+    Ok(files.iter().filter_map(|file| file["bytes"].as_u64()).sum())
+}
+
+/// A new snapshot, a forged one, an older one.
 ///
 /// # Errors
 /// [`Failure`].
@@ -256,7 +319,7 @@ pub(crate) fn snapshots(story: &mut Story, stage: &Stage) -> Result<(), Failure>
     Ok(())
 }
 
-/// 6. A job's time ends.
+/// A job's time ends.
 ///
 /// # Errors
 /// [`Failure`].
@@ -284,7 +347,7 @@ pub(crate) fn expiry(story: &mut Story, stage: &Stage) -> Result<(), Failure> {
     await_it("the node is idle", 30, || Ok((view.jobs().tally()?.jobs == 0).then_some(())))
 }
 
-/// 7. A testnet volume opened as mainnet.
+/// A testnet volume opened as mainnet.
 ///
 /// # Errors
 /// [`Failure`].
@@ -305,7 +368,7 @@ pub(crate) fn other_network(story: &mut Story, stage: &Stage) -> Result<(), Fail
     story.check("refused", !output.status.success() && named, said)
 }
 
-/// 8. Logs leave the disk.
+/// Logs leave the disk.
 ///
 /// # Errors
 /// [`Failure`].

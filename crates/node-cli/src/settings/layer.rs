@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path};
 
-use super::{CONFIG, FILE_BYTES_MAX, Form, KEYS, PREFIX, SettingsError, hint, variable};
+use super::{CONFIG, FILE_BYTES_MAX, Form, KEYS, MOVED, PREFIX, SettingsError, hint, variable};
 use crate::{files, surroundings::Surroundings};
 
 /// A value and where it stands.
@@ -54,6 +54,9 @@ impl Layer {
             if name == CONFIG {
                 continue;
             }
+            if let Some((_, now)) = MOVED.iter().find(|(was, _)| variable(was) == *name) {
+                return Err(SettingsError::Moved { origin: name.clone(), now: variable(now) });
+            }
             let Some((_, (key, form))) = known.iter().find(|(known, _)| known == name) else {
                 let names = known.iter().map(|(known, _)| known.as_str()).chain([CONFIG]);
                 return Err(SettingsError::UnknownVariable { name: name.clone(), hint: hint(name, names) });
@@ -104,6 +107,10 @@ impl Layer {
     }
 
     fn put(&mut self, name: &str, value: &toml::Value, path: &Path) -> Result<(), SettingsError> {
+        if let Some((_, now)) = MOVED.iter().find(|(was, _)| *was == name) {
+            let origin = format!("{name} in {}", path.display());
+            return Err(SettingsError::Moved { origin, now: (*now).to_owned() });
+        }
         let Some((key, form)) = KEYS.iter().find(|(key, _)| *key == name) else {
             let tables = KEYS.iter().filter_map(|(key, _)| key.split_once('.')).map(|(table, _)| table);
             let names = KEYS.iter().map(|(key, _)| *key).chain(tables);
@@ -200,6 +207,17 @@ mod tests {
         }
         let error = file("colour_of_the_case = 1").unwrap_err().to_string();
         assert!(!error.contains("did you mean"), "{error}");
+    }
+
+    #[test]
+    fn what_has_moved_is_said_with_its_new_name() {
+        let error = file("[runtime]\nmodels = \"x\"").unwrap_err().to_string();
+        assert!(error.contains("runtime.models in /etc/resultity/node.toml"), "{error}");
+        assert!(error.contains("it is models.folders"), "{error}");
+        let mut surroundings = Surroundings::default();
+        surroundings.variables.insert("RESULTITY_RUNTIME_MODELS".into(), "x".into());
+        let error = Layer::of_environment(&surroundings).unwrap_err().to_string();
+        assert!(error.contains("it is RESULTITY_MODELS_FOLDERS"), "{error}");
     }
 
     #[test]

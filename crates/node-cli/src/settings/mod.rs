@@ -38,10 +38,16 @@ pub(crate) const KEYS: &[(&str, Form)] = &[
     ("runtime.url", Form::Text),
     ("runtime.api_key_file", Form::Path),
     ("runtime.folder", Form::Path),
-    ("runtime.models", Form::Path),
     ("runtime.readable", Form::Paths),
     ("runtime.user", Form::Text),
+    ("runtime.socket", Form::Path),
+    ("runtime.images", Form::Path),
+    ("models.folders", Form::Paths),
+    ("models.scrub_ms", Form::Text),
 ];
+
+/// What was a setting of an earlier release, and what it is now.
+const MOVED: &[(&str, &str)] = &[("runtime.models", "models.folders")];
 
 /// What every variable begins with.
 pub(crate) const PREFIX: &str = "RESULTITY_";
@@ -77,6 +83,14 @@ pub(crate) enum SettingsError {
         name: String,
         /// What may have been meant.
         hint: String,
+    },
+    /// A key or variable of an earlier release.
+    #[error("{origin} is no setting any more: it is {now}, a list of folders")]
+    Moved {
+        /// Where it stands.
+        origin: String,
+        /// What it is called now.
+        now: String,
     },
     /// The file is no TOML.
     #[error("{path} is not TOML: {source}")]

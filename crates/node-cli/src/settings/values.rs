@@ -2,11 +2,14 @@
 
 use std::{
     ffi::OsStr,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use node_agent::settings::{KeySettings, RuntimeSettings, SHUTDOWN_GRACE_MS, Settings};
+use node_agent::settings::{
+    KeySettings, ModelSettings, RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS, Settings,
+};
 use node_types::Network;
 
 use super::{CONFIG, FILE, Layer, SettingsError, layer::Given, variable};
@@ -108,9 +111,16 @@ impl Values {
                 url: self.text("runtime.url", url)?,
                 api_key_file: self.path("runtime.api_key_file"),
                 folder: self.path("runtime.folder"),
-                models: self.path("runtime.models"),
                 readable: self.paths("runtime.readable"),
                 user: self.text("runtime.user", "a user's name")?,
+                socket: self.path("runtime.socket"),
+                images: self.path("runtime.images"),
+            },
+            models: ModelSettings {
+                folders: self.paths("models.folders"),
+                scrub_ms: self
+                    .parsed("models.scrub_ms", "a number of milliseconds, 1 or more")?
+                    .map_or(SCRUB_MS, NonZeroU64::get),
             },
             shutdown_grace_ms: self
                 .parsed("shutdown_grace_ms", "a number of milliseconds")?
@@ -175,6 +185,10 @@ mod tests {
         assert_eq!(settings.runtime.url.as_deref(), Some("variable"));
         assert_eq!(settings.runtime.user.as_deref(), Some("file"));
         assert_eq!(settings.shutdown_grace_ms, SHUTDOWN_GRACE_MS);
+        assert_eq!(settings.models, ModelSettings::default());
+        let file = "[models]\nfolders = [\"a\", \"/b\"]\nscrub_ms = 1";
+        let models = values(&[], &[], file).settings().unwrap().models;
+        assert_eq!(models, ModelSettings { folders: vec!["/f/a".into(), "/b".into()], scrub_ms: 1 });
         assert_eq!(settings.network, Network::Testnet);
     }
 
@@ -187,6 +201,8 @@ mod tests {
         assert!(error.starts_with("RESULTITY_NETWORK is \"x\""), "{error}");
         let error = values(&[], &[], file).settings().unwrap_err().to_string();
         assert!(error.starts_with("keyset_digest in /f/node.toml"), "{error}");
+        let error = values(&[], &[], "[models]\nscrub_ms = 0").settings().unwrap_err().to_string();
+        assert!(error.contains("1 or more"), "{error}");
     }
 
     #[test]

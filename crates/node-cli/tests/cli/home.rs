@@ -219,7 +219,7 @@ fn job(number: u64, now: Timestamp) -> Job {
 fn fill_jobs(store: &Store, now: Timestamp) {
     let jobs = store.jobs();
     let accept = |job: &Job| assert_eq!(jobs.accept(job, now).wait().unwrap(), Accepted::New);
-    let lease = || assert!(matches!(jobs.lease(None, None, now).wait().unwrap(), Lease::Job(_)));
+    let lease = || assert!(matches!(jobs.lease(None, None, &[].into(), now).wait().unwrap(), Lease::Job(_)));
     let answer = || Answer { body: CANARY.to_owned(), prompt_tokens: 5, completion_tokens: 7 };
     for number in [ANSWERED, FINISHED] {
         accept(&job(number, now));

@@ -5,15 +5,19 @@
 mod account;
 mod configuration;
 mod devnet;
+mod drift;
 mod home;
 mod init;
 mod jobs;
 mod keys;
 mod logs;
+mod models;
 mod output;
 mod running;
 mod settings;
+mod shop;
 mod status;
+mod terminal;
 #[path = "../../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;

@@ -30,6 +30,9 @@ fn looking_works_beside_the_holder_and_changing_is_refused() {
         &["config", "show"],
         &["config", "history"],
         &["account", "show"],
+        &["models", "list"],
+        &["models", "prune", "--dry-run"],
+        &["drift", "history"],
         &["rotate", "--dry-run"],
     ] {
         home.run(command).well();

@@ -10,6 +10,7 @@
 mod clock;
 mod dispatch;
 mod kill;
+mod models;
 mod network;
 mod runtimes;
 mod snapshots;

@@ -6,7 +6,7 @@ use node_devnet::Fault;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::stage::{eventually, external, running, with};
+use crate::stage::{Stage, eventually, external, running, with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_without_the_network_runs_what_it_holds_and_delivers_it_once_later() {
@@ -120,4 +120,19 @@ async fn after_the_offline_grace_no_job_is_started_until_there_is_a_new_snapshot
     for job in [blocking, waiting] {
         assert_eq!(stage.ended(&job).await["end"], "result");
     }
+}
+
+/// Reports once looked at a network that had never answered as fast as the processor could: nothing was due, and the time of
+/// what would have been lay in the past.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_network_was_never_there_waits_for_it_and_does_not_spin() {
+    let mut stage = Stage::set(external(), "").await;
+    stage.stop_network().await;
+    stage.start_node();
+    eventually("it has tried", || async { stage.said().contains("no look at the network").then_some(()) })
+        .await;
+    let before = stage.cpu_ms();
+    sleep(Duration::from_secs(2)).await;
+    let spent = stage.cpu_ms() - before;
+    assert!(spent < 1000, "{spent} ms of processor time in 2 s");
 }

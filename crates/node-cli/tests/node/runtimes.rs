@@ -96,7 +96,7 @@ async fn real_embeddings_come_through_the_network_from_a_server_of_the_operators
 }
 
 /// A template and settings for the chatty stand-in, started by the Agent from `folder`.
-fn chatty(folder: &std::path::Path) -> (serde_json::Value, String) {
+pub fn chatty(folder: &std::path::Path) -> (serde_json::Value, String) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     assert!(std::process::Command::new(root.join("scripts/runtime")).status().unwrap().success());
     let program = include_bytes!("chatty.py");
@@ -105,15 +105,20 @@ fn chatty(folder: &std::path::Path) -> (serde_json::Value, String) {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     }
     std::os::unix::fs::symlink(root.join(".tools/runtime/venv"), folder.join("venv")).unwrap();
-    std::fs::create_dir(folder.join("models")).unwrap();
-    std::fs::write(folder.join("models").join(node_types::Digest::of(b"m").hex()), "m").unwrap();
+    let models = folder.join("models");
+    std::fs::create_dir(&models).unwrap();
+    std::fs::write(models.join(node_types::Digest::of(b"m").hex()), "m").unwrap();
     let interpreter = std::fs::read_to_string(root.join(".tools/runtime/interpreter")).unwrap();
     let readable = json!([root.join(".tools/runtime"), interpreter.trim()]);
     let runtime = json!({
         "kind": "process", "engine": "stand-in", "command": "chatty.py",
         "digest": node_types::Digest::of(program), "args": ["{port}"],
     });
-    let settings = format!("[runtime]\nfolder = {}\nreadable = {readable}", json!(folder));
+    let settings = format!(
+        "[runtime]\nfolder = {}\nreadable = {readable}\n[models]\nfolders = [{}]",
+        json!(folder),
+        json!(models)
+    );
     (with(external(), "/runtime", runtime), settings)
 }
 

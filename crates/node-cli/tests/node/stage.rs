@@ -69,6 +69,11 @@ pub async fn running(template: Value) -> (Stage, StandIn) {
 impl Stage {
     /// A devnet whose snapshots say `template`, and a node that was made and does not run.
     pub async fn set(template: Value, runtime: &str) -> Self {
+        Self::set_with(template, runtime, None).await
+    }
+
+    /// Likewise, and the devnet serves the files of models that stand in a folder.
+    pub async fn set_with(template: Value, runtime: &str, models: Option<PathBuf>) -> Self {
         // Whoever came first has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
@@ -79,9 +84,11 @@ impl Stage {
             listen: "127.0.0.1:0".parse().unwrap(),
             chain_id: 84_532,
             config,
+            models,
             job_ttl_ms: 600_000,
             offer_retry_ms: 200,
             reassign_after_ms: 600_000,
+            images: None,
         };
         let devnet = Devnet::start(settings.clone()).await.unwrap();
         let url = devnet.url();
@@ -149,6 +156,34 @@ impl Stage {
     /// The node's store, beside the Agent.
     pub fn view(&self) -> View {
         Store::view_only(&Options::new(&self.home(), Network::Testnet)).unwrap()
+    }
+
+    /// Makes a file's seal hold as it is now, whatever is in it: the fault of a disk, or of whoever writes below the file
+    /// system, forced from above. No Agent may run.
+    pub fn seal_as_it_is(&self, sha256: Digest) {
+        use std::os::unix::fs::MetadataExt;
+        let volume = self.home().join("testnet");
+        let found = volume.join("models").join(sha256.hex()).metadata().unwrap();
+        let state = rusqlite::Connection::open(volume.join("state.db")).unwrap();
+        let key = sha256.as_bytes();
+        let held: String =
+            state.query_row("SELECT mark FROM files WHERE sha256 = ?1", [key], |row| row.get(0)).unwrap();
+        let mut mark: Value = serde_json::from_str(&held).unwrap();
+        mark["sealed"]["changed"] = json!([found.ctime(), found.ctime_nsec()]);
+        let changed =
+            state.execute("UPDATE files SET mark = ?2 WHERE sha256 = ?1", (key, mark.to_string())).unwrap();
+        assert_eq!(changed, 1);
+        let standing = self.view().models().stand(sha256).unwrap();
+        assert_eq!(standing, node_store::models::Standing::Sealed, "{held}");
+    }
+
+    /// How much processor time the node has taken, in milliseconds: proc(5), in ticks of 10 ms.
+    pub fn cpu_ms(&self) -> u64 {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.node.as_ref().unwrap().id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        ticks.sum::<u64>() * 10
     }
 
     pub async fn get(&self, path: &str) -> Value {

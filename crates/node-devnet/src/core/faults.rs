@@ -1,13 +1,18 @@
 //! Faults, switched on and off.
 
-use node_types::{JobId, NodeId, Timestamp, job::Job, job::Mode, job::ModelRef, job::Request, protocol};
+use std::ops::Range;
+
+use node_types::{
+    JobId, NodeId, Timestamp, config::PIECE_BYTES, job::Job, job::Mode, job::ModelRef, job::Request, protocol,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Control, Core, Out, Shared, Trouble, encode};
 use crate::{
     clock, documents,
-    faults::{Fault, Faults, Loss},
+    faults::{Fault, Faults, Spell},
+    models::Mischief,
 };
 
 impl Shared {
@@ -27,7 +32,13 @@ impl Shared {
             | Fault::BadSnapshot { .. }
             | Fault::Oversized
             | Fault::Malformed
-            | Fault::OtherNetworkJob => {}
+            | Fault::OtherNetworkJob
+            | Fault::WrongSize { .. }
+            | Fault::Endless { .. }
+            | Fault::SlowDrip { .. }
+            | Fault::CorruptPiece { .. }
+            | Fault::CutShort { .. }
+            | Fault::NoRanges { .. } => {}
         }
         Ok(answer)
     }
@@ -39,6 +50,26 @@ impl Shared {
         let refused = core.faults.refuse > 0 || core.is_away(clock::now());
         core.faults.refuse = core.faults.refuse.saturating_sub(1);
         refused
+    }
+
+    /// What goes wrong on command where `wanted` of a model file of `bytes` bytes is served. Nothing is served once the
+    /// network is closed.
+    pub(crate) fn mischief(&self, wanted: &Range<u64>, bytes: u64) -> Option<Mischief> {
+        let mut held = self.lock();
+        let (faults, now) = (&mut held.as_mut()?.faults.files, clock::now());
+        let no_ranges = faults.no_ranges.takes(now);
+        let served = if no_ranges { 0..bytes } else { wanted.clone() };
+        let first = faults.piece.saturating_mul(PIECE_BYTES);
+        let middle = first.saturating_add(bytes.saturating_sub(first).min(PIECE_BYTES) / 2);
+        let corrupt = served.contains(&middle) && faults.corrupt_piece.takes(now);
+        Some(Mischief {
+            no_ranges,
+            wrong_size: faults.wrong_size.takes(now),
+            endless: faults.endless.takes(now),
+            slow_drip: faults.slow_drip.takes(now),
+            corrupt: corrupt.then_some(middle),
+            cut: faults.cut_short.takes(now).then_some(faults.cut_after),
+        })
     }
 
     /// The devnet is back.
@@ -66,8 +97,8 @@ impl Core {
             Fault::Delay { ms } => self.faults.delay_ms = ms,
             Fault::Duplicate => self.faults.duplicate = true,
             Fault::Reorder => self.faults.reorder = true,
-            Fault::LoseAcks { count, ms } => self.faults.lose_acks = Loss::new(count, ms, now),
-            Fault::LoseAnswers { count, ms } => self.faults.lose_answers = Loss::new(count, ms, now),
+            Fault::LoseAcks { count, ms } => self.faults.lose_acks = Spell::new(count, ms, now),
+            Fault::LoseAnswers { count, ms } => self.faults.lose_answers = Spell::new(count, ms, now),
             Fault::Refuse { count } => self.faults.refuse = count,
             Fault::Away { ms } => {
                 self.faults.away_until = Some(now.plus_ms(ms));
@@ -85,6 +116,18 @@ impl Core {
                 let text = encode(&protocol::NetworkFrame::Job { job: Box::new(stray) });
                 self.send_all(|| Out::Frame(text.clone(), Instant::now()));
             }
+            Fault::WrongSize { count, ms } => self.faults.files.wrong_size = Spell::new(count, ms, now),
+            Fault::Endless { count, ms } => self.faults.files.endless = Spell::new(count, ms, now),
+            Fault::SlowDrip { count, ms } => self.faults.files.slow_drip = Spell::new(count, ms, now),
+            Fault::CorruptPiece { piece, count, ms } => {
+                self.faults.files.piece = piece;
+                self.faults.files.corrupt_piece = Spell::new(count, ms, now);
+            }
+            Fault::CutShort { bytes, count, ms } => {
+                self.faults.files.cut_after = bytes;
+                self.faults.files.cut_short = Spell::new(count, ms, now);
+            }
+            Fault::NoRanges { count, ms } => self.faults.files.no_ranges = Spell::new(count, ms, now),
         }
         let nodes: Vec<NodeId> = self.sessions.keys().copied().collect();
         Ok(json!({ "faults": self.faults, "nodes": nodes, "job": job }))

@@ -39,6 +39,7 @@ use crate::{
     gate::Refusal,
     keys::Signer,
     settings::ConfigTemplate,
+    shelf::Shelf,
     window::Window,
 };
 
@@ -121,6 +122,8 @@ enum Effect {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
+    /// The files of models.
+    pub(crate) shelf: Arc<Shelf>,
     core: Mutex<Option<Core>>,
     /// Somebody may have to be offered something.
     pub(crate) wake: Notify,
@@ -133,6 +136,7 @@ pub(crate) struct Shared {
 pub(crate) struct Core {
     db: Db,
     keys: PathBuf,
+    shelf: Arc<Shelf>,
     network: Network,
     chain_id: u64,
     rules: Rules,
@@ -153,8 +157,8 @@ pub(crate) struct Core {
 
 impl Shared {
     pub(crate) fn new(settings: Settings, core: Core, control: mpsc::UnboundedSender<Control>) -> Self {
-        let sessions = watch::Sender::new(());
-        Self { settings, core: Mutex::new(Some(core)), wake: Notify::new(), sessions, control }
+        let (sessions, shelf) = (watch::Sender::new(()), Arc::clone(&core.shelf));
+        Self { settings, shelf, core: Mutex::new(Some(core)), wake: Notify::new(), sessions, control }
     }
 
     /// Does something in one transaction, then says what it leads to.

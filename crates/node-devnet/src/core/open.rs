@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use node_types::{Address, JobId, NodeId, Timestamp, keyset::VerifiedKeyset};
@@ -18,12 +19,12 @@ use crate::{
     files,
     keys::Signer,
     settings::{ConfigTemplate, Stamp},
+    shelf::Shelf,
 };
 
 impl Core {
     /// Opens the network in the settings' folder; makes its keys and documents where there are none.
-    pub(crate) fn open(settings: &Settings, now: Timestamp) -> Result<Self, DevnetError> {
-        settings.check()?;
+    pub(crate) fn open(settings: &Settings, shelf: Arc<Shelf>, now: Timestamp) -> Result<Self, DevnetError> {
         let folder = &settings.folder;
         let keys = folder.join("keys");
         files::make_folder(&keys).map_err(|source| DevnetError::File { path: keys.clone(), source })?;
@@ -55,13 +56,14 @@ impl Core {
                 signer
             }
         };
-        let (template, published) = newest_snapshot(&db, settings, &signer, &path, now)?;
+        let (template, published) = newest_snapshot(&db, settings, &shelf, &signer, &path, now)?;
         let open = reopened(db.open_jobs().map_err(database)?, now);
         let gone: BTreeMap<NodeId, Timestamp> =
             db.nodes().map_err(database)?.into_iter().map(|node| (node.id, now)).collect();
         Ok(Self {
             db,
             keys,
+            shelf,
             network: settings.network,
             chain_id: settings.chain_id,
             rules: Rules {
@@ -120,10 +122,12 @@ fn newest_keyset(db: &Db, settings: &Settings, path: &Path) -> Result<Option<(u6
     Ok(newest)
 }
 
-/// The newest snapshot, or the next one if the settings' template changed since the last start, or its time is over.
+/// The newest snapshot, or the next one if the settings' template or what is filled into it changed since the last start,
+/// or its time is over.
 fn newest_snapshot(
     db: &Db,
     settings: &Settings,
+    shelf: &Shelf,
     signer: &Signer,
     path: &Path,
     now: Timestamp,
@@ -140,13 +144,19 @@ fn newest_snapshot(
         None => None,
     };
     let (template, before) = match newest {
-        Some((template, published)) if !changed && now < published.config.refresh_by => {
-            return Ok((template, published));
-        }
         Some((template, published)) if !changed => (template, Some(published)),
         Some((_, published)) => (settings.config.clone(), Some(published)),
         None => (settings.config.clone(), None),
     };
+    shelf.learn(&template)?;
+    let filled: ConfigTemplate = shelf.fill(&template);
+    if !changed
+        && let Some(published) = &before
+        && now < published.config.refresh_by
+        && published.config.models == filled.models
+    {
+        return Ok((template, published.clone()));
+    }
     let keyset_version = db.keysets().map_err(database)?.len();
     let stamp = Stamp {
         network: settings.network,
@@ -155,7 +165,7 @@ fn newest_snapshot(
         previous: before.map(|it| it.digest),
         now,
     };
-    let published = documents::snapshot(&template, stamp, signer)?;
+    let published = documents::snapshot(&filled, stamp, signer)?;
     db.begin().map_err(database)?;
     db.add_snapshot(published.version, &published.envelope, &template_text(&template), now)
         .and_then(|()| db.set_meta("template", &wanted))

@@ -1,7 +1,7 @@
 //! New snapshots and keysets.
 
 use node_types::protocol::{Keysets, NetworkFrame, SnapshotRef};
-use node_types::{NodeId, Timestamp};
+use node_types::{Digest, NodeId, Timestamp, config::NodeConfig};
 use serde_json::Value;
 
 use super::{
@@ -26,12 +26,24 @@ impl Core {
         Ok(Keysets { pinned, rotations: stored.map(text).collect::<Result<_, _>>()? })
     }
 
+    /// The template of the next snapshot: as it is, or changed by a merge patch (RFC 7396).
+    pub(crate) fn next_template(&self, patch: Option<&Value>) -> Result<ConfigTemplate, Trouble> {
+        patch.map_or_else(|| Ok(self.template.clone()), |patch| patched(&self.template, patch))
+    }
+
+    /// The model file at this place, by the newest snapshot or the one before it: a node may still be fetching that one's.
+    pub(crate) fn model_file(&self, model: &str, path: &str) -> Result<Option<Digest>, Trouble> {
+        let newest = file_of(&self.published.config, model, path);
+        if newest.is_some() {
+            return Ok(newest);
+        }
+        let before = self.db.snapshot(self.published.version.saturating_sub(1))?.and_then(Published::read);
+        Ok(before.and_then(|before| file_of(&before.config, model, path)))
+    }
+
     /// Publishes the next snapshot: of the template as it is, or changed by a merge patch (RFC 7396).
     pub(crate) fn publish(&mut self, patch: Option<&Value>, now: Timestamp) -> Result<SnapshotRef, Trouble> {
-        let template = match patch {
-            Some(patch) => patched(&self.template, patch)?,
-            None => self.template.clone(),
-        };
+        let template = self.next_template(patch)?;
         let keyset_version = self.db.keysets()?.len();
         let stamp = Stamp {
             network: self.network,
@@ -40,7 +52,7 @@ impl Core {
             previous: Some(self.published.digest),
             now,
         };
-        let published = documents::snapshot(&template, stamp, &self.signer)
+        let published = documents::snapshot(&self.shelf.fill(&template), stamp, &self.signer)
             .map_err(|error| Trouble::Impossible(format!("no node would take that snapshot: {error}")))?;
         self.db.add_snapshot(published.version, &published.envelope, &template_text(&template), now)?;
         (self.template, self.published) = (template, published);
@@ -78,8 +90,8 @@ impl Core {
                     None => None,
                 };
                 let (forger, _) = Signer::random().map_err(|error| Trouble::Impossible(error.to_string()))?;
-                let newest = &self.published;
-                let bad = documents::bad(kind, newest, before, &self.template, &self.signer, &forger, now);
+                let (newest, template) = (&self.published, self.shelf.fill(&self.template));
+                let bad = documents::bad(kind, newest, before, &template, &self.signer, &forger, now);
                 Some(bad.ok_or_else(|| {
                     Trouble::Impossible(
                         "there is no lower version yet: publish a second snapshot first".into(),
@@ -103,6 +115,12 @@ impl Core {
             self.say(node, NetworkFrame::Snapshot(reference));
         }
     }
+}
+
+fn file_of(config: &NodeConfig, model: &str, path: &str) -> Option<Digest> {
+    let mut models = config.models.iter();
+    let model = models.find(|it| it.reference().to_string() == model)?;
+    model.files.iter().find(|file| file.path == path).map(|file| file.sha256)
 }
 
 fn patched(template: &ConfigTemplate, patch: &Value) -> Result<ConfigTemplate, Trouble> {

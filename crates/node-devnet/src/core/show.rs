@@ -27,6 +27,7 @@ impl Core {
             "jobs": object(self.db.job_counts()?),
             "messages": object(self.db.counts("message")?),
             "refused": object(self.db.counts("refused")?),
+            "files": self.shelf.show(),
             "faults": self.faults,
         }))
     }

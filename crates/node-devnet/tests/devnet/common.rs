@@ -73,9 +73,11 @@ pub(crate) fn settings(folder: &Path) -> Settings {
         listen: "127.0.0.1:0".parse().unwrap(),
         chain_id: CHAIN_ID,
         config: template(),
+        models: None,
         job_ttl_ms: 20_000,
         offer_retry_ms: OFFER_RETRY_MS,
         reassign_after_ms: REASSIGN_MS,
+        images: None,
     }
 }
 

@@ -10,6 +10,7 @@
 mod common;
 mod faults;
 mod jobs;
+mod models;
 mod network;
 mod openai_client;
 #[path = "../../../node-agent/tests/common/python.rs"]

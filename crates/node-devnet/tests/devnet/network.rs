@@ -109,6 +109,7 @@ async fn what_a_node_reports_is_kept_and_shown() {
         logs_lost: BTreeMap::new(),
         traces_lost: 0,
         incidents: vec![],
+        drifted: Vec::new(),
     };
     let time = node.post(path::HEARTBEAT, &heartbeat).await.json();
     assert_eq!(time["snapshot"]["version"], 1);

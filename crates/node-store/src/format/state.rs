@@ -1,7 +1,7 @@
 //! The formats of `state.db`. A format that was released is never edited.
 
 /// From format 0 (an empty file) on.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
 
 const FORMAT_1: &str = "
 CREATE TABLE stamp (
@@ -85,4 +85,49 @@ CREATE TABLE clock (
     one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
     mark TEXT NOT NULL
 ) STRICT;
+";
+
+const FORMAT_2: &str = "
+-- Model files that are here, in models/, by SHA-256. pieces: BLAKE3 of each piece, 32 bytes each. mark: the seal, or
+-- why there is none. scrub_next: the piece that is read again next.
+CREATE TABLE files (
+    sha256 BLOB PRIMARY KEY CHECK (length(sha256) = 32),
+    bytes INTEGER NOT NULL,
+    pieces BLOB NOT NULL CHECK (length(pieces) % 32 = 0),
+    installed_at INTEGER NOT NULL,
+    verified_at INTEGER NOT NULL,
+    mark TEXT NOT NULL,
+    scrub_next INTEGER NOT NULL DEFAULT 0,
+    scrub_began_at INTEGER,
+    scrub_completed_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Model files that are not all here yet, in models/partial/. pieces: what each piece must be, empty where that is not
+-- known.
+CREATE TABLE partials (
+    sha256 BLOB PRIMARY KEY CHECK (length(sha256) = 32),
+    bytes INTEGER NOT NULL,
+    pieces BLOB NOT NULL CHECK (length(pieces) % 32 = 0),
+    started_at INTEGER NOT NULL,
+    touched_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How much of a piece of a partial file is on disk.
+CREATE TABLE progress (
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    piece INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    PRIMARY KEY (sha256, piece)
+) STRICT, WITHOUT ROWID;
+
+-- Models that the snapshot lists or listed. files: path, SHA-256 and length of each, in JSON.
+CREATE TABLE models (
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    state TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    reason TEXT,
+    files TEXT NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT, WITHOUT ROWID;
 ";

@@ -25,9 +25,12 @@
 //!
 //! Left out on purpose: running anything, and talking to anyone.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use node_types::{
@@ -359,15 +362,22 @@ impl Jobs {
     /// Leases the oldest queued job of the highest priority whose time has not ended, if any.
     ///
     /// At most one lease exists per job: two would bill the network twice. `runtime` and `model` are
-    /// the digests of what will run it, for its trace. Where jobs take the bytes of the snapshot's limit it is
+    /// the digests of what will run it, for its trace. Jobs of the models in `except` stay queued. Where jobs take the bytes of the snapshot's limit it is
     /// [`Lease::Full`], unless no acknowledgement could free any: a limit may be lowered below what waits, and
     /// what was accepted is run.
-    pub fn lease(&self, runtime: Option<Digest>, model: Option<Digest>, now: Timestamp) -> Ticket<Lease> {
+    pub fn lease(
+        &self,
+        runtime: Option<Digest>,
+        model: Option<Digest>,
+        except: &BTreeSet<ModelRef>,
+        now: Timestamp,
+    ) -> Ticket<Lease> {
         let (sealer, network) = (Arc::clone(&self.sealer), self.network);
+        let except: Vec<_> = except.iter().map(|model| [model.name.clone(), model.version.clone()]).collect();
         let bytes_max = self.rules().map_or(u64::MAX, |rules| rules.bytes_max);
         self.writer.submit(Effect::Keeps, move |tx| {
             let now = now.max(table::high_water(tx)?);
-            let Some(held) = table::next_queued(tx, now)? else { return Ok(Lease::Empty) };
+            let Some(held) = table::next_queued(tx, &except, now)? else { return Ok(Lease::Empty) };
             if table::answers_fill(tx, bytes_max)? {
                 return Ok(Lease::Full);
             }

@@ -518,9 +518,17 @@ pub(super) fn held(tx: &Connection, id: JobId) -> rusqlite::Result<Option<Held>>
     select(tx, "WHERE id = ?1", [id.as_bytes()]).map(|mut rows| rows.pop())
 }
 
-pub(super) fn next_queued(tx: &Connection, now: Timestamp) -> rusqlite::Result<Option<Held>> {
-    let rest = "WHERE state = 0 AND expires_at > ?1 ORDER BY priority DESC, seq LIMIT 1";
-    select(tx, rest, [now.ms()]).map(|mut rows| rows.pop())
+/// The next job to run, of any model but those in `except`: names and versions.
+pub(super) fn next_queued(
+    tx: &Connection,
+    except: &[[String; 2]],
+    now: Timestamp,
+) -> rusqlite::Result<Option<Held>> {
+    let rest = "WHERE state = 0 AND expires_at > ?1
+        AND (model_name, model_version) NOT IN (SELECT value ->> 0, value ->> 1 FROM json_each(?2))
+        ORDER BY priority DESC, seq LIMIT 1";
+    let except = serde_json::to_string(except).map_err(foreign)?;
+    select(tx, rest, (now.ms(), except)).map(|mut rows| rows.pop())
 }
 
 pub(super) fn in_standing(tx: &Connection, standing: Standing) -> rusqlite::Result<Vec<Held>> {

@@ -45,6 +45,10 @@ pub(super) const fn tables(database: Database) -> &'static [Table] {
         counted(numbered("account", "one")),
         counted(unnumbered("counters", "name")),
         counted(numbered("clock", "one")),
+        counted(unnumbered("files", "sha256")),
+        counted(unnumbered("partials", "sha256")),
+        counted(unnumbered("progress", "sha256, piece")),
+        counted(unnumbered("models", "name, version")),
         numbered("incidents", "seq"),
     ];
     const JOBS: &[Table] = &[

@@ -6,7 +6,7 @@ use super::copy::tables;
 use crate::{
     binding,
     format::Database,
-    inventory, jobs, logs,
+    inventory, jobs, logs, models,
     nonsense::{Nonsense, bad_rows, negative},
     snapshot,
 };
@@ -17,6 +17,7 @@ pub(super) fn nonsense(tx: &Connection, database: Database) -> rusqlite::Result<
             let mut found = snapshot::nonsense(tx)?;
             found.extend(inventory::nonsense(tx)?);
             found.extend(binding::nonsense(tx)?);
+            found.extend(models::nonsense(tx)?);
             found
         }
         Database::Jobs => jobs::nonsense(tx)?,

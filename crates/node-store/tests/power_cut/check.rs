@@ -55,6 +55,7 @@ struct Seen {
     previous: Option<u64>,
     sequence: u64,
     account: Option<u64>,
+    reason: Option<u64>,
     clock: Option<Mark>,
     high_water: Timestamp,
 }
@@ -85,6 +86,7 @@ impl Seen {
             previous: model.previous,
             sequence: model.sequence,
             account: model.account,
+            reason: model.reason,
             clock: model.clock.clone(),
             high_water: model.high_water,
         }
@@ -129,6 +131,9 @@ impl Seen {
             return Err(format!("the floor is {floor:?}, its copy {copy:?}").into());
         }
         let account = view.binding().account()?;
+        let models = view.models().models()?;
+        let reason =
+            models.first().and_then(|row| row.reason.as_ref()).map(|reason| reason.parse()).transpose()?;
         Ok(Self {
             jobs: seen,
             outbox,
@@ -142,6 +147,7 @@ impl Seen {
             previous: snapshots.previous().map(|it| it.config.document().version),
             sequence: binding.reserve_sequence(SEQUENCE_BLOCK).wait()?.start,
             account: account.map(|found| number_in(|number| link(number) == found)).transpose()?,
+            reason,
             clock: view.binding().clock_mark()?,
             high_water: jobs.high_water()?,
         })
@@ -287,7 +293,7 @@ fn works(store: &Store, model: &Model, now: Timestamp) -> Result<(), Box<dyn Err
     let queued = model.jobs.iter().filter(|(_, job)| job.now == Ok(Standing::Queued));
     let mut wanted: Vec<_> = queued.map(|(number, job)| (*number, job.attempt + 1)).collect();
     wanted.push((NEW_JOB, 1));
-    let leases: Vec<_> = (0..=wanted.len()).map(|_| jobs.lease(None, None, now)).collect();
+    let leases: Vec<_> = (0..=wanted.len()).map(|_| jobs.lease(None, None, &[].into(), now)).collect();
     let mut given = Vec::new();
     for lease in leases {
         match lease.wait()? {

@@ -72,6 +72,8 @@ pub struct Model {
     pub previous: Option<u64>,
     pub sequence: u64,
     pub account: Option<u64>,
+    /// Why a model failed.
+    pub reason: Option<u64>,
     pub clock: Option<Mark>,
     /// The latest moment at which a job was taken or ended.
     pub high_water: Timestamp,
@@ -100,6 +102,7 @@ impl Default for Model {
             previous: None,
             sequence: 1,
             account: None,
+            reason: None,
             clock: None,
             high_water: Timestamp::EPOCH,
             records_written: 0,
@@ -139,6 +142,7 @@ impl Model {
             Op::Reserve => Call::Reserve,
             Op::Link => Call::Link(self.account.map_or(1, |link| link + 1)),
             Op::KeepMark => Call::KeepMark(self.clock.as_ref().map_or(0, |mark| mark.now.since_ms(NOW)) + 1),
+            Op::SetState => Call::SetState(self.reason.map_or(1, |reason| reason + 1)),
             Op::Log => Call::Log(self.records_written + 1),
             Op::Seal => {
                 let unsealed = self.logs.records.iter().any(|record| *record > self.sealed);
@@ -252,6 +256,10 @@ impl Model {
                 if self.clock.as_ref().is_none_or(|held| held.now <= mark.now) {
                     self.clock = Some(mark);
                 }
+                Answer::Done
+            }
+            Call::SetState(number) => {
+                self.reason = Some(*number);
                 Answer::Done
             }
             Call::Log(number) => {

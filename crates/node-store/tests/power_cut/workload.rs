@@ -26,6 +26,7 @@ use node_types::{
     JobId, Network, Timestamp,
     job::{Failure, FailureKind, Job, Mode, ModelRef, Output, Request},
     log::{Kind, Level, Record},
+    models::ModelState,
 };
 use sim_disk::SimDisk;
 use zeroize::Zeroizing;
@@ -66,6 +67,7 @@ pub enum Op {
     Reserve,
     Link,
     KeepMark,
+    SetState,
     Log,
     Seal,
     AcknowledgeLogs,
@@ -75,7 +77,7 @@ pub enum Op {
 }
 
 impl Op {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Accept,
         Self::Lease,
         Self::Finish,
@@ -91,6 +93,7 @@ impl Op {
         Self::Reserve,
         Self::Link,
         Self::KeepMark,
+        Self::SetState,
         Self::Log,
         Self::Seal,
         Self::AcknowledgeLogs,
@@ -123,6 +126,8 @@ pub enum Call {
     Reserve,
     Link(u64),
     KeepMark(u64),
+    /// Of a model, with this reason.
+    SetState(u64),
     Log(u64),
     Seal,
     AcknowledgeLogs(u64),
@@ -258,7 +263,7 @@ impl Node {
                 Ok(Answer::Done)
             }
             Call::Accept(number) => Ok(Answer::Accepted(jobs.accept(&job(*number), now).wait()?)),
-            Call::Lease => Ok(Answer::Leased(match jobs.lease(None, None, now).wait()? {
+            Call::Lease => Ok(Answer::Leased(match jobs.lease(None, None, &[].into(), now).wait()? {
                 Lease::Job(leased) => Some(number_of(leased.job.id)),
                 Lease::Empty | Lease::Full => None,
                 Lease::Unreadable(why) => return Err(NoAnswer::NotDone(why.to_string())),
@@ -304,6 +309,10 @@ impl Node {
             Call::Reserve => Ok(Answer::Reserved(store.binding().reserve_sequence(SEQUENCE_BLOCK).wait()?)),
             Call::Link(number) => done(store.binding().link(link(*number))),
             Call::KeepMark(number) => done(store.binding().keep_clock_mark(mark(*number))),
+            Call::SetState(number) => {
+                let (model, reason) = (model_of(1), Some(number.to_string()));
+                done(store.models().set_state(&model, Vec::new(), ModelState::Failed, reason, now))
+            }
             Call::Log(number) => {
                 store.logs().append(record(*number));
                 // What it set off comes first, so that the flush is a commit of its own.

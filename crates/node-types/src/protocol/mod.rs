@@ -22,8 +22,8 @@ pub use network::{
     Acknowledged, ErrorAnswer, ErrorCode, Keysets, NetworkFrame, NetworkTime, Registered, SnapshotRef,
 };
 pub use node::{
-    Accept, AcceptAnswer, Account, Chunk, ConfigOutcome, ConfigReport, ExpiredJob, FailedJob, Heartbeat,
-    Hello, JobCounts, Leaving, LogBatch, Pong, Readiness, Register, ResultOfJob, TraceBatch,
+    Accept, AcceptAnswer, Account, Chunk, ConfigOutcome, ConfigReport, DRIFTED_MAX, ExpiredJob, FailedJob,
+    Heartbeat, Hello, JobCounts, Leaving, LogBatch, Pong, Readiness, Register, ResultOfJob, TraceBatch,
 };
 
 /// The version of the protocol, in [`Register`], [`Hello`] and [`NetworkFrame::Welcome`].

@@ -72,6 +72,8 @@ pub enum Readiness {
     Active,
     /// The runtime is starting, or its test inference runs.
     Starting,
+    /// Files of models are being fetched, verified or repaired.
+    Installing,
     /// There is no snapshot, or its time has ended.
     NoConfiguration,
     /// The runtime does not answer.
@@ -95,6 +97,9 @@ pub struct JobCounts {
     pub expired: u64,
 }
 
+/// The most artifacts that a heartbeat names as drifted.
+pub const DRIFTED_MAX: usize = 64;
+
 /// The node is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
@@ -115,6 +120,9 @@ pub struct Heartbeat {
     /// What was damaged or lost of the store since the last report, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incidents: Vec<String>,
+    /// Artifacts that are not what was installed or approved, in words, at most [`DRIFTED_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drifted: Vec<String>,
 }
 
 /// What became of an offer.

@@ -5,6 +5,7 @@ use node_types::{
         ArtifactState::{self, Drifted, Missing, Outdated, Unlisted, Unverified},
         Facts, Measured, judge,
     },
+    models::ModelState,
 };
 
 /// Every combination: expected and recorded are unknown (`-`) or one of three digests, measured
@@ -76,6 +77,10 @@ fn kinds_and_states_are_written_as_they_are_serialized() {
     for kind in ArtifactKind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         assert_eq!(kind.name().parse(), Ok(kind));
+    }
+    for state in ModelState::ALL {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        assert_eq!(state.to_string(), state.name());
     }
     for state in ArtifactState::ALL {
         assert_eq!(serde_json::to_value(state).unwrap(), state.name());

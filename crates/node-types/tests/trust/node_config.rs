@@ -1,6 +1,6 @@
 use node_types::{
     Digest,
-    config::{DocumentError, NodeConfig, Runtime},
+    config::{DocumentError, NodeConfig, Runtime, UNLISTED_MODEL_TTL_MS},
     job::{MODEL_NAME_BYTES_MAX, ModelRef},
     json::JsonError,
 };
@@ -32,8 +32,20 @@ fn every_kind_of_runtime_is_read() {
     let process = json!({
         "kind": "process", "engine": "llama.cpp", "command": "llama/llama-server", "digest": digest,
     });
-    let read = parse(&with(config(1), "/runtime", process)).unwrap();
+    let read = parse(&with(config(1), "/runtime", process.clone())).unwrap();
     assert_eq!((read.runtime.digest(), read.runtime.args()), (Some(digest), &[][..]));
+    assert!(
+        serde_json::to_value(&read.runtime).unwrap().get("environment").is_none(),
+        "not written where there is none"
+    );
+    assert_eq!(read.timings.unlisted_model_ttl_ms, UNLISTED_MODEL_TTL_MS, "where it is not said");
+    let mut with_environment = process.clone();
+    with_environment["environment"] = json!({ "path": "vllm/venv", "digest": Digest::of(b"tree") });
+    let read = parse(&with(config(1), "/runtime", with_environment.clone())).unwrap();
+    let Runtime::Process { environment: Some(environment), .. } = &read.runtime else { panic!("{read:?}") };
+    assert_eq!((environment.path.as_str(), environment.digest), ("vllm/venv", Digest::of(b"tree")));
+    let written = serde_json::to_value(&read.runtime).unwrap();
+    assert_eq!(written["environment"], with_environment["environment"]);
     for unsafe_command in ["/bin/sh", "../sh", ""] {
         let process =
             json!({ "kind": "process", "engine": "e", "command": unsafe_command, "digest": digest });
@@ -121,7 +133,16 @@ fn a_value_out_of_range_is_refused_by_field() {
         ("/models/0/files", json!([file("a/b/c"), file("a")]), "models[0].files"),
         ("/models/0/files/0/bytes", json!(64 << 20), "models[0].files[0].pieces_blake3"),
         ("/models/0/files/0/bytes", json!((128 << 20) + 1), "models[0].files[0].pieces_blake3"),
-        ("/models/0/sources", json!(["file:///etc/shadow"]), "models[0].sources[0]"),
+        ("/models/0/sources", json!(["file://host/models"]), "models[0].sources[0]"),
+        ("/models/0/sources", json!(["file:///"]), "models[0].sources[0]"),
+        ("/models/0/sources", json!(["file:///srv/../etc"]), "models[0].sources[0]"),
+        ("/models/0/sources", json!(["ftp://models.example/"]), "models[0].sources[0]"),
+        (
+            "/runtime",
+            json!({ "kind": "process", "engine": "vllm", "command": "bin/vllm", "digest": digest,
+                "environment": { "path": "../venv", "digest": digest } }),
+            "runtime.environment.path",
+        ),
         ("/models/0/sources", json!(["https://"]), "models[0].sources[0]"),
         ("/models/0/sources", json!(["https://a/", "https://me:pw@a/"]), "models[0].sources[1]"),
         ("/runtime/engine", json!(""), "runtime.engine"),
@@ -153,6 +174,7 @@ fn a_value_out_of_range_is_refused_by_field() {
         ("/timings/trace_ttl_ms", json!(0), "timings.trace_ttl_ms"),
         ("/timings/log_ttl_ms", json!(0), "timings.log_ttl_ms"),
         ("/timings/partial_file_ttl_ms", json!(0), "timings.partial_file_ttl_ms"),
+        ("/timings/unlisted_model_ttl_ms", json!(1_u64 << 52), "timings.unlisted_model_ttl_ms"),
         ("/updates/agents/0/version", json!(""), "updates.agents[0].version"),
         (
             "/updates/agents",
@@ -180,6 +202,8 @@ fn boundary_values_are_taken() {
         ("/timings/heartbeat_ms", json!(10)),
         ("/timings/retry_ms_max", json!(1000)),
         ("/timings/offline_grace_ms", json!(0)),
+        ("/timings/unlisted_model_ttl_ms", json!(0)),
+        ("/models/0/sources", json!(["file:///srv/models"])),
         ("/refresh_by", config(1)["issued_at"].clone()),
         ("/valid_until", config(1)["refresh_by"].clone()),
     ] {

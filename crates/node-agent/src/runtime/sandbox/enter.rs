@@ -16,7 +16,7 @@ use rustix::{
     thread::{Gid, Uid},
 };
 
-use super::{Policy, close_inherited};
+use super::{Policy, calls, close_inherited, view};
 
 /// The newest Landlock that is asked for; older kernels do what they can.
 const NEWEST: ABI = ABI::V10;
@@ -49,6 +49,7 @@ pub(super) fn run(policy: &Policy) -> Result<u8, String> {
     close_inherited()?;
     die_with(policy.parent)?;
     if let Some((uid, gid, groups)) = &policy.user {
+        view::make(policy)?;
         become_user(*uid, *gid, groups)?;
         // Changing the user forgot it.
         die_with(policy.parent)?;
@@ -59,7 +60,9 @@ pub(super) fn run(policy: &Policy) -> Result<u8, String> {
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .map_err(|error| format!("cannot forbid core dumps: {error}"))?;
     rustix::thread::set_no_new_privs(true).map_err(|error| format!("cannot give up privileges: {error}"))?;
-    restrict(policy)?;
+    let landlock = restrict(policy)?;
+    calls::give_up(may_have_local_sockets(policy, landlock))
+        .map_err(|error| format!("cannot give up system calls: {error}"))?;
     let error = Command::new(&policy.program).args(&policy.args).exec();
     Err(format!("cannot start {}: {error}", policy.program.display()))
 }
@@ -86,7 +89,7 @@ fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), String> {
     clippy::print_stderr,
     reason = "its standard error is a pipe to the Agent, which reads it line by line"
 )]
-fn restrict(policy: &Policy) -> Result<(), String> {
+fn restrict(policy: &Policy) -> Result<ABI, String> {
     let status = landlock(policy).map_err(|error| format!("cannot restrict it: {error}"))?;
     let abi = match status {
         LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => ABI::Unsupported,
@@ -96,7 +99,22 @@ fn restrict(policy: &Policy) -> Result<(), String> {
     if !open.is_empty() {
         eprintln!("sandbox: this kernel's Landlock cannot refuse: {}", open.join(", "));
     }
-    Ok(())
+    Ok(abi)
+}
+
+/// Whether sockets in the file system are kept from it otherwise: by Landlock, or because it is another user.
+#[expect(
+    clippy::print_stderr,
+    reason = "its standard error is a pipe to the Agent, which reads it line by line"
+)]
+fn may_have_local_sockets(policy: &Policy, landlock: ABI) -> bool {
+    let kept_apart = policy.user.is_some() || landlock >= ABI::V9;
+    if !kept_apart {
+        eprintln!(
+            "sandbox: this kernel's Landlock cannot refuse the local sockets of the Agent's user: the program gets none"
+        );
+    }
+    kept_apart
 }
 
 fn landlock(policy: &Policy) -> Result<LandlockStatus, Box<dyn std::error::Error>> {
@@ -130,7 +148,7 @@ fn devices() -> Vec<PathBuf> {
     DEVICES.iter().map(PathBuf::from).filter(|path| path.exists()).chain(nvidia).collect()
 }
 
-/// What a kernel with this Landlock cannot refuse, by the versions of its interface (`landlock(7)`).
+/// What a kernel with this Landlock cannot refuse and `calls` does not, by the versions of its interface (`landlock(7)`).
 fn left_open(abi: ABI) -> Vec<&'static str> {
     let since = [
         (ABI::V1, "files"),
@@ -138,7 +156,6 @@ fn left_open(abi: ABI) -> Vec<&'static str> {
         (ABI::V4, "TCP connections"),
         (ABI::V5, "device control"),
         (ABI::V6, "signals and abstract sockets"),
-        (ABI::V10, "UDP"),
     ];
     since.into_iter().filter(|(since, _)| abi < *since).map(|(_, what)| what).collect()
 }
@@ -150,11 +167,8 @@ mod tests {
     #[test]
     fn what_stays_open_is_named() {
         assert_eq!(left_open(ABI::V10), [""; 0]);
-        assert_eq!(left_open(ABI::V7), ["UDP"]);
-        assert_eq!(
-            left_open(ABI::V3),
-            ["TCP connections", "device control", "signals and abstract sockets", "UDP"]
-        );
-        assert_eq!(left_open(ABI::Unsupported).len(), 6);
+        assert_eq!(left_open(ABI::V5), ["signals and abstract sockets"]);
+        assert_eq!(left_open(ABI::V3), ["TCP connections", "device control", "signals and abstract sockets"]);
+        assert_eq!(left_open(ABI::Unsupported).len(), 5);
     }
 }

@@ -11,6 +11,10 @@ pub struct Policy {
     pub parent: Pid,
     /// The user, its group, and its other groups; none to stay whoever it is.
     pub user: Option<(u32, u32, Vec<u32>)>,
+    /// For another user: the folder of models, and where it is shown.
+    pub shown: Option<Shown>,
+    /// For another user: folders that are empty for the program.
+    pub hidden: Vec<PathBuf>,
     /// Files and folders to read, and programs to start.
     pub read: Vec<PathBuf>,
     /// Folders to write.
@@ -21,6 +25,15 @@ pub struct Policy {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+}
+
+/// A folder that is shown elsewhere, read-only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Where it is shown: a folder, made where it is missing.
+    pub at: PathBuf,
 }
 
 impl Policy {
@@ -36,7 +49,10 @@ impl Policy {
                 args.extend([name.into(), value.into()]);
             }
         }
-        for (name, paths) in [("--ro", &self.read), ("--rw", &self.write)] {
+        if let Some(Shown { folder, at }) = &self.shown {
+            args.extend(["--show".into(), folder.into(), "--at".into(), at.into()]);
+        }
+        for (name, paths) in [("--hide", &self.hidden), ("--ro", &self.read), ("--rw", &self.write)] {
             for path in paths {
                 args.extend([name.into(), path.into()]);
             }
@@ -57,7 +73,8 @@ impl Policy {
     /// What is wrong with them.
     pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let (mut parent, mut uid, mut gid, mut groups, mut port) = (None, None, None, Vec::new(), None);
-        let (mut read, mut write) = (Vec::new(), Vec::new());
+        let (mut folder, mut at) = (None, None);
+        let (mut hidden, mut read, mut write) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(name) = args.next() {
             if name == "--" {
                 break;
@@ -69,6 +86,9 @@ impl Policy {
                 "--gid" => gid = Some(number(&value)?),
                 "--groups" => groups = list(&value)?,
                 "--port" => port = Some(number(&value)?),
+                "--show" => folder = Some(value.into()),
+                "--at" => at = Some(value.into()),
+                "--hide" => hidden.push(value.into()),
                 "--ro" => read.push(value.into()),
                 "--rw" => write.push(value.into()),
                 _ => return Err(format!("{name:?} is no argument of it")),
@@ -79,9 +99,19 @@ impl Policy {
             (None, None) => None,
             _ => return Err("--uid and --gid come together".to_owned()),
         };
+        let shown = match (folder, at) {
+            (Some(folder), Some(at)) => Some(Shown { folder, at }),
+            (None, None) => None,
+            _ => return Err("--show and --at come together".to_owned()),
+        };
+        if user.is_none() && (shown.is_some() || !hidden.is_empty()) {
+            return Err("--show and --hide are for another user".to_owned());
+        }
         Ok(Self {
             parent: parent.ok_or("--parent is missing")?,
             user,
+            shown,
+            hidden,
             read,
             write,
             port: port.ok_or("--port is missing")?,
@@ -109,6 +139,8 @@ mod tests {
         let policy = Policy {
             parent: rustix::process::getpid(),
             user: Some((1, 2, vec![3, 4])),
+            shown: Some(Shown { folder: "/m".into(), at: "--at".into() }),
+            hidden: vec!["/v".into(), "--hide".into()],
             read: vec!["/a b".into(), "--rw".into()],
             write: vec!["/c".into()],
             port: 65535,
@@ -116,7 +148,7 @@ mod tests {
             args: vec!["--".into(), "--port".into(), "1".into()],
         };
         assert_eq!(Policy::parse(policy.to_args().into_iter()), Ok(policy.clone()));
-        let nobody = Policy { user: None, args: vec![], ..policy };
+        let nobody = Policy { user: None, shown: None, hidden: vec![], args: vec![], ..policy };
         assert_eq!(Policy::parse(nobody.to_args().into_iter()), Ok(nobody));
     }
 
@@ -134,6 +166,9 @@ mod tests {
             "--parent 1 --port 65536 -- p",
             "--parent 1 --port 5 --uid 1 -- p",
             "--parent 1 --port 5 --else 1 -- p",
+            "--parent 1 --port 5 --uid 1 --gid 1 --show /m -- p",
+            "--parent 1 --port 5 --show /m --at /n -- p",
+            "--parent 1 --port 5 --hide /v -- p",
         ];
         for args in bad {
             assert!(parse(args).is_err(), "{args}");

@@ -1,0 +1,206 @@
+//! Drift, looked at from outside: every artifact against what was installed and approved, beside a running Agent or without
+//! one. It reads and changes nothing; what the Agent does about drift is the affair of [`crate::models`].
+
+use std::{io, ops::ControlFlow, path::PathBuf};
+
+use node_store::{
+    hash,
+    models::{ModelsError, Standing, differing},
+    reader::ReadError,
+    snapshot::SnapshotError,
+    view::View,
+};
+use node_types::{
+    Digest,
+    config::{Model, ModelFile, NodeConfig},
+    inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured, judge},
+};
+
+use crate::{artifacts, models, settings::RuntimeSettings};
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum DriftError {
+    /// The inventory.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The models.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// How it is known how an artifact stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Its seal holds: it was not written since it was hashed.
+    Sealed,
+    /// It was read and hashed just now.
+    Read,
+    /// It was not read; the Agent noted it when it looked last, and why it was not read now.
+    Noted(String),
+}
+
+/// How an artifact stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which.
+    pub id: ArtifactId,
+    /// The three values; `measured` is what was found now.
+    pub facts: Facts,
+    /// What they say.
+    pub state: ArtifactState,
+    /// How that is known.
+    pub how: How,
+    /// The pieces of 64 MiB that are not what they were, from 0, where that can be told.
+    pub damaged: Vec<u64>,
+}
+
+impl Finding {
+    /// Whether it is not what was installed here: changed, or gone.
+    #[must_use]
+    pub fn is_drift(&self) -> bool {
+        match self.state {
+            ArtifactState::Drifted => true,
+            ArtifactState::Missing => self.facts.recorded.is_some(),
+            ArtifactState::Ok
+            | ArtifactState::Outdated
+            | ArtifactState::Unlisted
+            | ArtifactState::Unverified => false,
+        }
+    }
+}
+
+/// How far a check is: the artifact, its bytes that were read, and its bytes.
+pub type Progress<'a> = &'a mut dyn FnMut(&ArtifactId, u64, u64);
+
+/// Looks at every artifact: by its seal where one holds, by reading it otherwise, and by reading all of it where `deep`.
+///
+/// # Errors
+/// [`DriftError`]; a file that is missing is a finding, not an error.
+pub fn check(
+    view: &View,
+    runtime: &RuntimeSettings,
+    deep: bool,
+    progress: Progress<'_>,
+) -> Result<Vec<Finding>, DriftError> {
+    let snapshots = view.snapshots()?;
+    let current = snapshots.current();
+    let config = current.as_ref().map(|current| current.config.document());
+    let mut findings = Vec::new();
+    for artifact in view.inventory().list()? {
+        let (id, mut facts) = (artifact.id, artifact.facts);
+        let looked = look(view, runtime, config, &id, deep, progress)?;
+        let (how, damaged) = match looked {
+            Some(Looked { found, how, damaged }) => {
+                facts.measured = Some(found);
+                (how, damaged)
+            }
+            None => (How::Noted(why_not(id.kind).to_owned()), Vec::new()),
+        };
+        findings.push(Finding { state: judge(&facts), id, facts, how, damaged });
+    }
+    Ok(findings)
+}
+
+struct Looked {
+    found: Measured,
+    how: How,
+    damaged: Vec<u64>,
+}
+
+const fn why_not(kind: ArtifactKind) -> &'static str {
+    match kind {
+        ArtifactKind::ModelFile => "the node does not keep this file",
+        ArtifactKind::RuntimeImage => "the container engine was asked when the container was started",
+        ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => "runtime.folder is not set here",
+        ArtifactKind::Agent => "it is another release than this one",
+        ArtifactKind::Configuration => "it is verified whenever the store is opened",
+    }
+}
+
+/// Looks at one artifact, if it can be looked at from here.
+fn look(
+    view: &View,
+    runtime: &RuntimeSettings,
+    config: Option<&NodeConfig>,
+    id: &ArtifactId,
+    deep: bool,
+    progress: Progress<'_>,
+) -> Result<Option<Looked>, DriftError> {
+    match id.kind {
+        ArtifactKind::ModelFile => {
+            let Some((_, file)) = config.and_then(|config| file_of(config, id)) else { return Ok(None) };
+            model_file(view, id, file, deep, progress)
+        }
+        ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
+            let named = config.map_or_else(Vec::new, |config| artifacts::named(config, runtime));
+            let Some(named) = named.into_iter().find(|named| named.id == *id) else { return Ok(None) };
+            let found = named.measure().map_err(|source| DriftError::File { path: named.path, source })?;
+            Ok(Some(Looked { found, how: How::Read, damaged: Vec::new() }))
+        }
+        ArtifactKind::Agent if *id == artifacts::agent(config) => {
+            let path = PathBuf::from("/proc/self/exe");
+            let found = artifacts::own_program().map_err(|source| DriftError::File { path, source })?;
+            Ok(Some(Looked { found, how: How::Read, damaged: Vec::new() }))
+        }
+        ArtifactKind::Agent | ArtifactKind::RuntimeImage | ArtifactKind::Configuration => Ok(None),
+    }
+}
+
+/// The file of a model that an artifact is.
+fn file_of<'a>(config: &'a NodeConfig, id: &ArtifactId) -> Option<(&'a Model, &'a ModelFile)> {
+    let files = config.models.iter().flat_map(|model| model.files.iter().map(move |file| (model, file)));
+    files.into_iter().find(|(model, file)| models::artifact(model, file) == *id)
+}
+
+fn model_file(
+    view: &View,
+    id: &ArtifactId,
+    file: &ModelFile,
+    deep: bool,
+    progress: Progress<'_>,
+) -> Result<Option<Looked>, DriftError> {
+    let found = |digest: Digest| Measured::Present(digest);
+    match view.models().stand(file.sha256)? {
+        Standing::Sealed if !deep => {
+            Ok(Some(Looked { found: found(file.sha256), how: How::Sealed, damaged: Vec::new() }))
+        }
+        Standing::Untrusted(why) if !deep => Ok(Some(Looked {
+            found: found(file.sha256),
+            how: How::Noted(format!("{why}; --deep reads it")),
+            damaged: Vec::new(),
+        })),
+        Standing::Missing => {
+            Ok(Some(Looked { found: Measured::Absent, how: How::Read, damaged: Vec::new() }))
+        }
+        Standing::Unknown => Ok(None),
+        Standing::Sealed | Standing::Untrusted(_) | Standing::Broken(_) => {
+            let path = view.models().path(file.sha256);
+            let failed = |source| DriftError::File { path: path.clone(), source };
+            #[expect(clippy::disallowed_methods, reason = "a model's file is read, not changed")]
+            let opened = std::fs::File::open(&path).map_err(failed)?;
+            let read = hash::file(&opened, &mut |done| {
+                progress(id, done, file.bytes);
+                ControlFlow::Continue(())
+            });
+            let Some(hashes) = read.map_err(failed)? else { return Ok(None) };
+            let held = view.models().files()?.into_iter().find(|held| held.sha256 == file.sha256);
+            let expected = held.map(|held| held.pieces).unwrap_or_default();
+            let damaged = differing(&expected, &hashes.pieces);
+            let damaged = if hashes.sha256 == file.sha256 { Vec::new() } else { damaged };
+            Ok(Some(Looked { found: found(hashes.sha256), how: How::Read, damaged }))
+        }
+    }
+}

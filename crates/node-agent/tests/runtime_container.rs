@@ -1,0 +1,503 @@
+//! A runtime in a container, by the real engine. The program in it is a stand-in: what is tested is the container.
+//!
+//! Where there is no engine, these tests say so and pass.
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on must fail")]
+
+mod container;
+
+use std::{
+    collections::HashMap,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    time::Duration,
+};
+
+use bollard::{
+    models::{ContainerCreateBody, NetworkCreateRequest},
+    query_parameters::{
+        CreateContainerOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder,
+    },
+};
+use container::{PATIENCE, Stage, down, layer, ready, stage, start};
+use futures_util::StreamExt as _;
+use node_agent::runtime::{ContainerPlan, Endpoint, ImageFacts, InferenceError, State, Supervisor};
+use node_devnet::{Devnet, Settings};
+use node_types::{
+    Digest, Network,
+    job::{Mode, Output, Request},
+};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+async fn ask(endpoint: &Endpoint, body: &Value) -> Result<Output, InferenceError> {
+    endpoint.infer(Mode::Chat, &Request::parse(body.to_string().as_bytes()).unwrap(), 32, None).await
+}
+
+/// What the stand-in says to a trick.
+async fn said(endpoint: &Endpoint, trick: &str, user: &str) -> String {
+    let body = json!({"model": trick, "messages": [{"role": "user", "content": user}]});
+    let answer = serde_json::from_str::<Value>(&ask(endpoint, &body).await.unwrap().body).unwrap();
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+async fn id(stage: &Stage) -> String {
+    stage.container().await.id.unwrap()
+}
+
+/// Why a plan does not run.
+async fn refused(plan: ContainerPlan) -> String {
+    let supervisor = start(ContainerPlan { retry_ms_min: 60_000, retry_ms_max: 60_000, ..plan });
+    let cause = down(&supervisor).await;
+    supervisor.stop().await;
+    cause
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_from_an_archive_runs_and_leaves_nothing() {
+    let Some(stage) = stage().await else { return };
+    let plan = stage.plan(&["--say", "my first words"]);
+    let (digest, config) = (plan.digest, plan.config_digest);
+    let supervisor = start(plan);
+    let mut lines = supervisor.lines();
+    let endpoint = ready(&supervisor).await;
+    let facts = ImageFacts { manifest: digest, config, platform: "linux/amd64".to_owned() };
+    assert_eq!(*supervisor.image().borrow(), Some(facts));
+    assert_eq!(said(&endpoint, "unheard of", "").await, "no such trick: unheard of");
+
+    let made = stage.container().await;
+    assert_eq!(made.name.unwrap(), format!("/{}", stage.owner.name()));
+    assert_eq!(made.image.unwrap(), stage.config().to_string(), "made from the image's own digest");
+    assert_eq!(stage.networks().await, [stage.owner.name()]);
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        heard.push(tokio::time::timeout(PATIENCE, lines.recv()).await.unwrap().unwrap());
+    }
+    assert!(
+        heard.contains(&"my first words".to_owned()) && heard.contains(&"and an error".to_owned()),
+        "{heard:?}"
+    );
+
+    // Without its key it answers nothing but its health.
+    let stranger = Endpoint::new(endpoint.url(), None).unwrap();
+    stranger.healthy().await.unwrap();
+    ask(&stranger, &json!({"model": "probe"})).await.unwrap_err();
+
+    supervisor.stop().await;
+    assert!(stage.containers().await.is_empty() && stage.networks().await.is_empty());
+    assert!(stage.has_image(stage.config()).await, "the image is kept for the next start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_it_sees_nothing_but_the_models_and_writes_nowhere_but_in_its_temporary_folder() {
+    let Some(stage) = stage().await else { return };
+    let supervisor = start(stage.plan(&["{model}", "{models}", "{host}"]));
+    let endpoint = ready(&supervisor).await;
+    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
+    let text = |name: &str| seen[name].as_str().unwrap().to_owned();
+    assert_eq!(text("arguments"), "--port\n8080\n/models/model\n/models\n0.0.0.0");
+
+    let status = text("status");
+    let line = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(line(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!((line("NoNewPrivs"), line("Seccomp")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    assert_eq!((line("Uid"), line("Gid")), (vec!["65534".to_owned(); 4], vec!["65534".to_owned(); 4]));
+    assert_eq!(text("processes"), "1", "a process namespace of its own");
+
+    for place in ["write root", "write models", "write model"] {
+        assert_eq!(text(place), "ReadOnlyFilesystem", "{place}");
+    }
+    assert_eq!(
+        (text("write tmp"), text("start from tmp")),
+        ("done".to_owned(), "PermissionDenied".to_owned())
+    );
+    assert_eq!((text("model"), text("engine")), ("the model".to_owned(), String::new()));
+    let cores = text("limits").lines().find(|line| line.starts_with("Max core")).unwrap().to_owned();
+    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+
+    // What is mounted: the engine's own files and file systems, the temporary folder, the models.
+    let mounts = text("mounts");
+    let places: Vec<&str> = mounts.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+    let own = ["/proc", "/dev", "/sys", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
+    let others: Vec<_> = places
+        .iter()
+        .filter(|it| **it != "/" && !own.iter().any(|own| *it == own || it.starts_with(&format!("{own}/"))))
+        .collect();
+    assert_eq!(others.len(), 2, "{others:?}");
+    let tmp = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/tmp")).unwrap();
+    for option in ["noexec", "nosuid", "nodev", "size=1048576k"] {
+        assert!(tmp.contains(option), "{tmp}");
+    }
+
+    let environment = text("environment");
+    let mut names: Vec<_> = environment.lines().map(|line| line.split('=').next().unwrap()).collect();
+    names.sort_unstable();
+    let own = ["HOME", "HOSTNAME", "LANG", "OF_THE_IMAGE", "PATH", "RUNTIME_API_KEY", "TMPDIR"];
+    assert_eq!(names, own, "and what the image itself brings");
+    let devices = text("devices");
+    let devices: Vec<_> =
+        devices.lines().skip(2).map(|line| line.split(':').next().unwrap().trim()).collect();
+    assert!(devices.contains(&"lo") && devices.contains(&"eth0"), "{devices:?}");
+
+    let made = stage.container().await.host_config.unwrap();
+    assert_eq!(made.readonly_rootfs, Some(true));
+    assert_eq!(
+        (made.privileged, made.cap_drop, made.ipc_mode),
+        (Some(false), Some(vec!["ALL".into()]), Some("private".into()))
+    );
+    assert_eq!(
+        (made.memory, made.memory_swap, made.pids_limit),
+        (Some(256 << 20), Some(256 << 20), Some(1024))
+    );
+    assert_eq!((made.binds, made.devices.unwrap_or_default().len()), (None, 0));
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_way_out() {
+    let Some(stage) = stage().await else { return };
+    let supervisor = start(stage.plan(&[]));
+    let endpoint = ready(&supervisor).await;
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = here.local_addr().unwrap().port();
+    // A neighbour in the network that containers usually have, which this machine does reach.
+    let neighbour = stage.neighbour().await;
+    TcpStream::connect(&neighbour).unwrap();
+    // Addresses outside, the neighbour, this machine's loopback, and its own, which must work or the test shows nothing.
+    let own = endpoint.url().strip_prefix("http://").unwrap();
+    let addresses = ["192.0.2.1:80", "1.1.1.1:53", &neighbour, &format!("127.0.0.1:{port}"), own];
+    let tried = said(&endpoint, "connect", &addresses.join(",")).await;
+    let tried: Vec<_> = tried.split(' ').map(|it| it == "done").collect();
+    assert_eq!(tried, [false, false, false, false, true]);
+    let network = stage.engine.inspect_network(&stage.owner.name(), None).await.unwrap();
+    assert_eq!(network.internal, Some(true));
+    assert_eq!(network.containers.unwrap().len(), 1, "nobody else is in it");
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_prints_is_handed_out_and_kept_nowhere() {
+    let Some(stage) = stage().await else { return };
+    let supervisor = start(stage.plan(&[]));
+    let mut lines = supervisor.lines();
+    let endpoint = ready(&supervisor).await;
+    assert_eq!(said(&endpoint, "print", "").await, "printed");
+    let canary = async { while !lines.recv().await.is_ok_and(|line| line.starts_with("CANARY")) {} };
+    tokio::time::timeout(PATIENCE, canary).await.unwrap();
+    let made = stage.container().await;
+    assert_eq!(made.log_path.unwrap_or_default(), "");
+    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
+    let kept = stage.engine.logs(&made.id.unwrap(), Some(options)).next().await;
+    assert!(!matches!(kept, Some(Ok(_))), "{kept:?}");
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_not_the_approved_one_is_never_loaded_or_started() {
+    let Some(stage) = stage().await else { return };
+    let plan = stage.plan(&[]);
+    let other = Digest::of(b"another image");
+
+    // An archive with another image in it.
+    std::fs::copy(stage.archive_path(plan.digest), stage.archive_path(other)).unwrap();
+    let cause = refused(ContainerPlan { digest: other, config_digest: None, ..plan.clone() }).await;
+    assert!(
+        cause.contains("it does not hold this manifest") && cause.contains(&other.to_string()),
+        "{cause}"
+    );
+
+    // The right name around another content: of the manifest, the configuration, the layer.
+    let whole = std::fs::read(stage.archive_path(plan.digest)).unwrap();
+    let layer = format!("its blob {} is sha256:", Digest::of(&layer()));
+    let config = format!("its blob {} is sha256:", stage.config());
+    for (part, told) in
+        [("\"layers\"", "its manifest is sha256:"), ("OF_THE_IMAGE", &config), ("no such trick", &layer)]
+    {
+        let mut changed = whole.clone();
+        let at = whole.windows(part.len()).position(|it| it == part.as_bytes()).unwrap();
+        changed[at + 1] = b'X';
+        std::fs::write(stage.archive_path(plan.digest), changed).unwrap();
+        let cause = refused(ContainerPlan { config_digest: None, ..plan.clone() }).await;
+        assert!(cause.contains("is no archive of the image") && cause.contains(told), "{part}: {cause}");
+        assert!(!stage.has_image(stage.config()).await, "{part}");
+    }
+    std::fs::write(stage.archive_path(plan.digest), &whole).unwrap();
+
+    // Another configuration than the snapshot's.
+    let cause = refused(ContainerPlan { config_digest: Some(other), ..plan.clone() }).await;
+    assert!(cause.contains(&other.to_string()) && cause.contains(&stage.config().to_string()), "{cause}");
+    // Likewise where the engine has it already.
+    let supervisor = start(plan.clone());
+    ready(&supervisor).await;
+    supervisor.stop().await;
+    std::fs::remove_file(stage.archive_path(plan.digest)).unwrap();
+    let cause = refused(ContainerPlan { config_digest: Some(other), ..plan.clone() }).await;
+    assert!(
+        cause.contains("cannot be pulled") && cause.contains(&format!("{}.tar", plan.digest.hex())),
+        "{cause}"
+    );
+    // And by the configuration that the snapshot names it is found again without its archive.
+    let supervisor = start(plan);
+    ready(&supervisor).await;
+    supervisor.stop().await;
+}
+
+/// A devnet with a registry of what is in a folder.
+async fn registry(stage: &Stage, images: &Path) -> Devnet {
+    let template = json!({
+        "models": [],
+        "runtime": { "kind": "external", "engine": "stand-in" },
+        "limits": {
+            "queue_jobs_max": 10, "queue_bytes_max": 67_108_864, "request_bytes_max": 1_048_576, "max_tokens": 1024,
+            "execution_timeout_ms": 60_000, "ttl_ms_max": 3_600_000, "attempts_max": 3, "concurrency": 2,
+            "logs_bytes_max": 16_777_216,
+        },
+        "timings": {
+            "heartbeat_ms": 500, "sync_ms": 60_000, "flush_ms": 500, "retry_ms_min": 50, "retry_ms_max": 500,
+            "trace_ttl_ms": 86_400_000, "log_ttl_ms": 86_400_000, "offline_grace_ms": 3_600_000,
+            "partial_file_ttl_ms": 3_600_000,
+        },
+        "refresh_after_ms": 3_600_000, "valid_for_ms": 7_200_000,
+    });
+    let settings = Settings {
+        folder: stage.folder.path().join("network"),
+        network: Network::Testnet,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        chain_id: 84_532,
+        config: serde_json::from_value(template).unwrap(),
+        models: None,
+        images: Some(images.to_owned()),
+        job_ttl_ms: 600_000,
+        offer_retry_ms: 200,
+        reassign_after_ms: 600_000,
+    };
+    Devnet::start(settings).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_pulled_by_its_digest() {
+    let Some(stage) = stage().await else { return };
+    let plan = stage.plan(&[]);
+    let layout = stage.folder.path().join("layout");
+    let archive = stage.archive_path(plan.digest);
+    tar::Archive::new(std::fs::File::open(&archive).unwrap()).unpack(&layout).unwrap();
+    std::fs::remove_file(archive).unwrap();
+    let devnet = registry(&stage, &layout).await;
+    let image = format!("{}/runtimes/stand-in", devnet.address());
+    let plan = ContainerPlan { image, images: None, config_digest: None, ..plan };
+
+    let unknown = Digest::of(b"unknown");
+    let cause = refused(ContainerPlan { digest: unknown, ..plan.clone() }).await;
+    assert!(
+        cause.contains(&format!("{}@{unknown}", plan.image)) && cause.contains("cannot be pulled"),
+        "{cause}"
+    );
+    // A registry that gives something else under the digest.
+    let blob = layout.join("blobs/sha256").join(plan.digest.hex());
+    let manifest = std::fs::read(&blob).unwrap();
+    std::fs::write(&blob, [&manifest[..], b" "].concat()).unwrap();
+    let cause = refused(plan.clone()).await;
+    assert!(cause.contains("cannot be pulled"), "{cause}");
+    std::fs::write(&blob, manifest).unwrap();
+    // The right image, and another configuration than the snapshot's.
+    let cause = refused(ContainerPlan { config_digest: Some(unknown), ..plan.clone() }).await;
+    assert!(cause.contains(&unknown.to_string()) && cause.contains(&stage.config().to_string()), "{cause}");
+
+    let supervisor = start(plan.clone());
+    ready(&supervisor).await;
+    let facts = ImageFacts {
+        manifest: plan.digest,
+        config: Some(stage.config()),
+        platform: "linux/amd64".to_owned(),
+    };
+    assert_eq!(*supervisor.image().borrow(), Some(facts));
+    supervisor.stop().await;
+    // It is there now, without the registry.
+    devnet.stop().await;
+    let supervisor = start(plan);
+    ready(&supervisor).await;
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_for_another_platform_is_not_started() {
+    let Some(stage) = stage().await else { return };
+    let (digest, config) = stage.image("linux", "riscv64");
+    let plan = ContainerPlan { digest, config_digest: Some(config), ..stage.plan(&[]) };
+    let cause = refused(plan).await;
+    assert!(cause.contains("is for linux/riscv64, approved is linux/amd64"), "{cause}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_volumes_of_its_own_is_not_started() {
+    let Some(stage) = stage().await else { return };
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [Digest::of(&[0; 1024])] },
+        "config": { "Entrypoint": ["/x"], "Volumes": { "/data": {} }, "Labels": { "resultity.test": stage.owner.node } },
+    });
+    let (digest, config) = stage.archive(&config, &[0; 1024]);
+    let cause = refused(ContainerPlan { digest, config_digest: Some(config), ..stage.plan(&[]) }).await;
+    assert!(cause.contains("did not apply the mounts") && cause.contains("/data"), "{cause}");
+    assert!(stage.containers().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_made_is_never_touched() {
+    let Some(stage) = stage().await else { return };
+    let supervisor = start(stage.plan(&[]));
+    ready(&supervisor).await;
+    supervisor.stop().await;
+    let name = stage.owner.name();
+
+    let foreign = NetworkCreateRequest { name: name.clone(), ..NetworkCreateRequest::default() };
+    let network = stage.engine.create_network(foreign).await.unwrap().id;
+    let cause = refused(stage.plan(&[])).await;
+    let found = stage.engine.inspect_network(&network, None).await;
+    stage.engine.remove_network(&network).await.unwrap();
+    assert!(cause.contains("there is a network") && cause.contains("it carries no label"), "{cause}");
+    found.unwrap();
+
+    let labels = HashMap::from([("com.docker.compose.project".to_owned(), "shop".to_owned())]);
+    let image = Some(stage.config().to_string());
+    let foreign = ContainerCreateBody { image, labels: Some(labels), ..ContainerCreateBody::default() };
+    let options = CreateContainerOptionsBuilder::default().name(&name).build();
+    let made = stage.engine.create_container(Some(options), foreign).await.unwrap().id;
+    let cause = refused(stage.plan(&[])).await;
+    let found = stage.engine.inspect_container(&made, None::<InspectContainerOptions>).await;
+    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
+    stage.engine.remove_container(&made, Some(remove)).await.unwrap();
+    assert!(
+        cause.contains(&format!("a container {name}")) && cause.contains("compose project shop"),
+        "{cause}"
+    );
+    found.unwrap();
+}
+
+/// Starts a plan with an Agent that dies without a word.
+fn crash(plan: ContainerPlan) {
+    let body = move || {
+        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let supervisor: Supervisor = threads.block_on(async {
+            let supervisor = start(plan);
+            ready(&supervisor).await;
+            supervisor
+        });
+        // Told to nobody: the tasks end where they are.
+        std::mem::forget(supervisor);
+        threads.shutdown_timeout(Duration::from_secs(10));
+    };
+    std::thread::spawn(body).join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_the_container_is_taken_over() {
+    let Some(stage) = stage().await else { return };
+    crash(stage.plan(&[]));
+    let first = id(&stage).await;
+    let supervisor = start(stage.plan(&[]));
+    let endpoint = ready(&supervisor).await;
+    assert_eq!(id(&stage).await, first, "no second one was started");
+    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
+    assert_eq!(seen["model"], "the model", "its key still opens it");
+    // It is watched as if it had been made here.
+    let mut lines = supervisor.lines();
+    said(&endpoint, "print", "").await;
+    // Hearing that some were missed is hearing too.
+    let heard = tokio::time::timeout(PATIENCE, lines.recv()).await.unwrap();
+    assert!(!matches!(heard, Err(RecvError::Closed)));
+    supervisor.stop().await;
+    assert!(stage.containers().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_a_container_of_another_plan_is_replaced() {
+    let Some(stage) = stage().await else { return };
+    crash(stage.plan(&[]));
+    let first = id(&stage).await;
+    // The same snapshot with other arguments, then another snapshot.
+    let supervisor = start(stage.plan(&["--other"]));
+    ready(&supervisor).await;
+    let second = id(&stage).await;
+    assert_ne!(second, first);
+    supervisor.stop().await;
+
+    crash(stage.plan(&[]));
+    let mut plan = stage.plan(&[]);
+    plan.owner.snapshot = Digest::of(b"the next snapshot");
+    let name = plan.owner.name();
+    let supervisor = start(plan);
+    ready(&supervisor).await;
+    assert_eq!(stage.container().await.name.unwrap(), format!("/{name}"), "one alone");
+    assert_eq!(stage.networks().await, [name]);
+    supervisor.stop().await;
+    assert!(stage.networks().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_died_is_started_again() {
+    let Some(stage) = stage().await else { return };
+    let supervisor = start(stage.plan(&[]));
+    let endpoint = ready(&supervisor).await;
+    let (first, key_of) =
+        (id(&stage).await, |env: &[String]| env.iter().find(|it| it.starts_with("RUNTIME_API_KEY")).cloned());
+    let first_key = key_of(&stage.container().await.config.unwrap().env.unwrap());
+    ask(&endpoint, &json!({"model": "exit"})).await.unwrap_err();
+    let cause = down(&supervisor).await;
+    assert_eq!(cause, "it ended with status 3");
+    ready(&supervisor).await;
+    let made = stage.container().await;
+    assert_ne!(made.id.as_ref(), Some(&first));
+    assert_ne!(key_of(&made.config.unwrap().env.unwrap()), first_key, "a key for each start");
+    assert_eq!(supervisor.restarts(), 1);
+
+    // Somebody takes it away.
+    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
+    stage.engine.remove_container(&stage.owner.name(), Some(remove)).await.unwrap();
+    down(&supervisor).await;
+    ready(&supervisor).await;
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_falls_at_once_says_its_last_words() {
+    let Some(stage) = stage().await else { return };
+    let cause = refused(stage.plan(&["--exit", "4"])).await;
+    assert!(
+        cause.starts_with("it ended with status 4; it said: ") && cause.contains("these are my last words"),
+        "{cause}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_memory_and_its_processes_are_limited() {
+    let Some(stage) = stage().await else { return };
+    let plan = ContainerPlan { memory_bytes: Some(64 << 20), pids_max: 40, ..stage.plan(&[]) };
+    let supervisor = start(ContainerPlan { retry_ms_min: 1000, retry_ms_max: 1000, ..plan });
+    let endpoint = ready(&supervisor).await;
+    ask(&endpoint, &json!({"model": "eat"})).await.unwrap_err();
+    let cause = down(&supervisor).await;
+    assert_eq!(cause, "it was killed because it wanted more than its 67108864 bytes of memory");
+    let endpoint = ready(&supervisor).await;
+    let threads: u32 = said(&endpoint, "threads", "").await.parse().unwrap();
+    assert!((10..40).contains(&threads), "{threads}");
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_not_there_is_told_and_looked_for_again() {
+    let Some(stage) = stage().await else { return };
+    let socket = stage.folder.path().join("docker.sock");
+    let supervisor = start(ContainerPlan { socket: socket.clone(), ..stage.plan(&[]) });
+    let cause = down(&supervisor).await;
+    assert!(cause.contains(&socket.display().to_string()) && cause.contains("runtime.socket"), "{cause}");
+    std::os::unix::fs::symlink(node_agent::runtime::container::SOCKET, socket).unwrap();
+    ready(&supervisor).await;
+    let mut state = supervisor.state();
+    assert!(matches!(*state.borrow_and_update(), State::Ready(_)));
+    supervisor.stop().await;
+}

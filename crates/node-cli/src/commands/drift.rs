@@ -1,0 +1,330 @@
+//! `drift`: what is here against what was installed and approved. Looking changes nothing; the Agent mends.
+
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use node_agent::drift::{self, Finding, How};
+use node_store::inventory::{Artifact, Change};
+use node_types::{
+    Digest, Timestamp,
+    config::PIECE_BYTES,
+    inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured},
+};
+use serde::Serialize;
+
+use super::Verdict;
+use crate::{
+    context::{self, Context},
+    failure::Failure,
+    measure::{self, count},
+    out::Report,
+    page::{Page, Tone},
+    progress::Meter,
+    settings::Layer,
+};
+
+/// Changes that the history shows unless told: 50, the newest.
+const LIMIT: usize = 50;
+
+/// What is asked of drift.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Drift {
+    /// Look at every artifact now; 3 where one was changed or is gone since it was installed
+    Check(Check),
+    /// Show every change of an artifact's state, the newest last
+    History(History),
+}
+
+/// Look at every artifact now; 3 where one was changed or is gone since it was installed.
+///
+/// A file of a model whose seal holds is not read: it was not written since it was hashed. --deep reads it all the same. It
+/// works beside a running Agent.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node drift check
+  resultity-node drift check --deep
+  resultity-node drift check --json | jq '.artifacts[] | select(.drift)'
+
+Exit code 3: something was changed or is gone since it was installed.")]
+pub(crate) struct Check {
+    /// Read all of every file
+    #[arg(long)]
+    deep: bool,
+    /// The folder with the runtimes that the node starts itself
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    runtime_folder: Option<std::path::PathBuf>,
+}
+
+/// Show every change of an artifact's state, the newest last.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node drift history
+  resultity-node drift history --kind model_file --limit 10
+  resultity-node drift history --artifact gemma-3-270m@1.0.0/model.gguf --json")]
+pub(crate) struct History {
+    /// Of the artifact with this name alone
+    #[arg(long, value_name = "NAME")]
+    artifact: Option<String>,
+    /// Of this kind alone
+    #[arg(long, value_parser = kinds())]
+    kind: Option<ArtifactKind>,
+    /// At most so many, the newest of them
+    #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
+    limit: usize,
+}
+
+fn kinds() -> impl TypedValueParser<Value = ArtifactKind> {
+    PossibleValuesParser::new(ArtifactKind::ALL.map(ArtifactKind::name))
+        .try_map(|text| text.parse::<ArtifactKind>())
+}
+
+impl Drift {
+    /// What its flags set.
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        match self {
+            Self::Check(check) => layer.flag("runtime.folder", check.runtime_folder.clone()),
+            Self::History(_) => {}
+        }
+    }
+
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        match self {
+            Self::Check(check) => check.run(context),
+            Self::History(history) => history.run(context),
+        }
+    }
+}
+
+/// The names of the artifacts that drifted, by what was noted of them last.
+pub(super) fn noted(artifacts: &[Artifact]) -> Vec<String> {
+    let finding = |artifact: &Artifact| Finding {
+        id: artifact.id.clone(),
+        facts: artifact.facts,
+        state: artifact.state,
+        how: How::Noted(String::new()),
+        damaged: Vec::new(),
+    };
+    artifacts.iter().map(finding).filter(Finding::is_drift).map(|finding| finding.id.to_string()).collect()
+}
+
+#[derive(Serialize)]
+struct Checked {
+    deep: bool,
+    /// Artifacts that drifted.
+    drifted: u64,
+    artifacts: Vec<FindingShown>,
+    next: String,
+}
+
+/// How an artifact stands, for showing.
+#[derive(Serialize)]
+struct FindingShown {
+    kind: ArtifactKind,
+    name: String,
+    state: ArtifactState,
+    /// It was changed or is gone since it was installed.
+    drift: bool,
+    #[serde(flatten)]
+    values: ValuesShown,
+    /// `sealed`, `read`, or `noted` by the Agent when it looked last.
+    known: &'static str,
+    /// Why it was not looked at now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<String>,
+    /// Its pieces of 64 MiB that are not what they were, from 0.
+    damaged_pieces: Vec<u64>,
+}
+
+/// The three values of an artifact, for showing.
+#[derive(Serialize)]
+struct ValuesShown {
+    expected: Option<Digest>,
+    recorded: Option<Digest>,
+    /// A digest, `absent`, or nothing where nobody has looked.
+    measured: Option<String>,
+}
+
+impl ValuesShown {
+    fn of(facts: &Facts) -> Self {
+        let measured = facts.measured.map(|found| match found {
+            Measured::Present(digest) => digest.to_string(),
+            Measured::Absent => "absent".to_owned(),
+        });
+        Self { expected: facts.expected, recorded: facts.recorded, measured }
+    }
+}
+
+impl FindingShown {
+    fn of(finding: Finding) -> Self {
+        let (drift, values) = (finding.is_drift(), ValuesShown::of(&finding.facts));
+        let (known, because) = match finding.how {
+            How::Sealed => ("sealed", None),
+            How::Read => ("read", None),
+            How::Noted(why) => ("noted", Some(why)),
+        };
+        let ArtifactId { kind, name } = finding.id;
+        Self {
+            kind,
+            name,
+            state: finding.state,
+            drift,
+            values,
+            known,
+            because,
+            damaged_pieces: finding.damaged,
+        }
+    }
+
+    /// How that is known, in words.
+    fn how(&self) -> String {
+        let why = self.because.as_deref().unwrap_or_default();
+        match self.known {
+            "sealed" => "its seal holds".to_owned(),
+            "read" => "read now".to_owned(),
+            _ => format!("not read now: {why}"),
+        }
+    }
+}
+
+const fn tone(state: ArtifactState) -> Tone {
+    match state {
+        ArtifactState::Ok => Tone::Good,
+        ArtifactState::Drifted | ArtifactState::Missing => Tone::Bad,
+        ArtifactState::Outdated | ArtifactState::Unlisted | ArtifactState::Unverified => Tone::Warning,
+    }
+}
+
+impl Report for Checked {
+    fn page(&self, page: &mut Page) {
+        for artifact in &self.artifacts {
+            let (state, kind) =
+                (format!("{:10} ", artifact.state.name()), format!("{:19} ", artifact.kind.name()));
+            let how = format!("  {}", artifact.how());
+            page.parts(&[
+                (tone(artifact.state), &state),
+                (Tone::Plain, &kind),
+                (Tone::Plain, &artifact.name),
+                (Tone::Faint, &how),
+            ]);
+            for piece in &artifact.damaged_pieces {
+                let from = measure::bytes(piece * PIECE_BYTES);
+                page.toned(
+                    Tone::Bad,
+                    format!("           piece {piece}, 64 MiB from {from} on, was changed"),
+                );
+            }
+        }
+        let text = match (self.artifacts.len(), self.drifted) {
+            (0, _) => "There are no artifacts yet.".to_owned(),
+            (all, 0) => format!("{}: none drifted.", count(all as u64, "artifact")),
+            (all, drifted) => format!("{}: {drifted} drifted.", count(all as u64, "artifact")),
+        };
+        page.line(text);
+        page.toned_row("next", Tone::Strong, &self.next);
+    }
+}
+
+impl Check {
+    fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let view = context.view()?;
+        let mut meter = Meter::new(context.out);
+        let found = drift::check(&view, &context.settings.runtime, self.deep, &mut |id, done, bytes| {
+            meter.show("read", &id.name, done, bytes);
+        });
+        match &found {
+            Ok(_) => meter.ended(),
+            Err(_) => meter.broken_off(),
+        }
+        let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
+        let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
+        let others =
+            artifacts.iter().any(|artifact| artifact.drift && artifact.kind != ArtifactKind::ModelFile);
+        let next = match (drifted, others, context.holder()?) {
+            (0, _, _) => "nothing: what is here is what was installed",
+            (_, true, _) => {
+                "install again what is no model's file: neither the Agent nor `models install` can"
+            }
+            (_, false, Some(_)) => {
+                "wait: the Agent repairs it; `resultity-node models list` shows how far it is"
+            }
+            (_, false, None) => {
+                "repair it: `resultity-node models install`, or start the node: `resultity-node run`"
+            }
+        };
+        context.out.show(&Checked { deep: self.deep, drifted, artifacts, next: next.to_owned() })?;
+        Ok(if drifted == 0 { Verdict::Done } else { Verdict::Drifted })
+    }
+}
+
+#[derive(Serialize)]
+struct Changes {
+    changes: Vec<ChangeShown>,
+    /// There are older ones.
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct ChangeShown {
+    at: String,
+    kind: ArtifactKind,
+    name: String,
+    /// Nothing where it was new.
+    was: Option<ArtifactState>,
+    became: ArtifactState,
+    #[serde(flatten)]
+    values: ValuesShown,
+    #[serde(skip)]
+    moment: Timestamp,
+    #[serde(skip)]
+    now: Timestamp,
+}
+
+impl ChangeShown {
+    fn of(change: Change, now: Timestamp) -> Self {
+        let Change { at, id: ArtifactId { kind, name }, was, became, facts } = change;
+        let values = ValuesShown::of(&facts);
+        Self { at: at.to_string(), kind, name, was, became, values, moment: at, now }
+    }
+}
+
+impl Report for Changes {
+    fn page(&self, page: &mut Page) {
+        if self.more {
+            page.toned(Tone::Faint, "There are older ones: --limit shows them.");
+        }
+        for change in &self.changes {
+            let at = format!("{}  ", measure::moment(change.moment, change.now));
+            let was = change.was.map_or("new", ArtifactState::name);
+            let what = format!("  {} {}", change.kind, change.name);
+            page.parts(&[
+                (Tone::Faint, &at),
+                (Tone::Plain, &was),
+                (Tone::Plain, &" -> "),
+                (tone(change.became), &change.became),
+                (Tone::Plain, &what),
+            ]);
+        }
+        if self.changes.is_empty() {
+            page.line("No change is known.");
+        }
+    }
+}
+
+impl History {
+    fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let view = context.view()?;
+        let now = context::now(&view)?;
+        let mut changes = view.inventory().history(None)?;
+        changes.retain(|change| {
+            self.kind.is_none_or(|kind| kind == change.id.kind)
+                && self.artifact.as_ref().is_none_or(|name| *name == change.id.name)
+        });
+        let older = changes.len().saturating_sub(self.limit);
+        let changes = changes.into_iter().skip(older).map(|change| ChangeShown::of(change, now)).collect();
+        context.out.show(&Changes { changes, more: older > 0 })?;
+        Ok(Verdict::Done)
+    }
+}

@@ -1,0 +1,305 @@
+//! Canaries on every path through the real program, at its most talkative: a key, a key-encryption key, passphrases, prompts
+//! and answers, an e-mail address and a balance. None may be found afterwards in what it said, in its files, its
+//! arguments, its environment or what it left of a crash.
+//!
+//! One exception, and it is asserted to be the only one: the e-mail address of the account link stands in `state.db`,
+//! because the link is kept there, and is shown by `account show` and `status`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must fail, has files of its own, and shows the node's log then"
+)]
+
+#[path = "node/stage.rs"]
+#[expect(dead_code, reason = "each test program uses its part of it")]
+mod stage;
+#[path = "node/stand_in.rs"]
+#[expect(dead_code, reason = "each test program uses its part of it")]
+mod stand_in;
+#[path = "../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use node_store::keys::{NodeKey, export_keystore};
+use node_types::{Digest, id::hex_encode};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::{
+    stage::{Stage, eventually, external, with},
+    stand_in::StandIn,
+};
+
+const KEK: &str = "CANARY-KEK-that-is-longer-than-32-bytes";
+const PASSPHRASE: &str = "CANARY-PASSPHRASE";
+const PROMPT: &str = "CANARY-PROMPT";
+const BALANCE: &str = "CANARY-BALANCE-271828";
+const EMAIL: &str = "canary-email@example.org";
+
+/// The node's key; its hash is as good as drawn.
+fn key() -> [u8; 32] {
+    *Digest::of(b"CANARY-KEY").as_bytes()
+}
+
+/// What may be found nowhere, by name.
+fn canaries() -> Vec<(&'static str, Vec<u8>)> {
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    vec![
+        ("the key's bytes", key().to_vec()),
+        ("the key in hex", bytes(&hex_encode(&key()))),
+        ("the key in upper hex", bytes(&hex_encode(&key()).to_uppercase())),
+        ("the key as a list of numbers", bytes(&format!("{:?}", &key()[..8]).replace(['[', ']'], ""))),
+        ("the key-encryption key", bytes(KEK)),
+        ("the key-encryption key in hex", bytes(&hex_encode(KEK.as_bytes()))),
+        ("a passphrase", bytes(PASSPHRASE)),
+        ("a prompt or an answer", bytes(PROMPT)),
+        ("a balance", bytes(BALANCE)),
+    ]
+}
+
+fn holds(bytes: &[u8], canary: &[u8]) -> bool {
+    bytes.windows(canary.len()).any(|window| window == canary)
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Everything that was said or left somewhere, each with where.
+#[derive(Default)]
+struct Heard(Vec<(String, Vec<u8>)>);
+
+impl Heard {
+    fn hear(&mut self, from: impl Into<String>, said: impl Into<Vec<u8>>) {
+        self.0.push((from.into(), said.into()));
+    }
+
+    fn files(&mut self, folder: &Path) {
+        for path in files(folder) {
+            self.hear(path.display().to_string(), std::fs::read(&path).unwrap());
+        }
+    }
+
+    /// Where a canary is.
+    fn places(&self, canary: &[u8]) -> Vec<&str> {
+        self.0.iter().filter(|(_, said)| holds(said, canary)).map(|(from, _)| from.as_str()).collect()
+    }
+}
+
+/// The program with a home and its most talkative log, in a folder of its own, where a core dump would be left.
+fn start(stage: &Stage, folder: &Path, log: &Path) -> Child {
+    let said = File::options().append(true).create(true).open(log).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_resultity-node"))
+        .arg("--home")
+        .arg(stage.home())
+        .args(["run", "--log", "trace"])
+        .current_dir(folder)
+        .stdout(said.try_clone().unwrap())
+        .stderr(said)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn end(mut node: Child, signal: Signal) {
+    kill_process(Pid::from_child(&node), signal).unwrap();
+    let status = node.wait().unwrap();
+    assert!(status.success() || status.signal() == Some(signal.as_raw()), "{status} after {signal:?}");
+    assert!(!status.core_dumped(), "its memory was written to a file");
+}
+
+/// The keys of the jobs that the node holds, as they are wrapped, and what is sealed with them.
+fn sealed(home: &Path) -> BTreeSet<Vec<u8>> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let raw = rusqlite::Connection::open_with_flags(home.join("testnet/jobs.db"), flags).unwrap();
+    let column = |query: &str| -> Vec<Vec<u8>> {
+        let mut statement = raw.prepare(query).unwrap();
+        statement.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    [column("SELECT wrapped_key FROM jobs"), column("SELECT ciphertext FROM payloads")]
+        .concat()
+        .into_iter()
+        .collect()
+}
+
+/// How many parts of 24 bytes are left: less of a wrapped key does not open, and less of a ciphertext is no prompt.
+fn parts_left(home: &Path, sealed: &BTreeSet<Vec<u8>>) -> usize {
+    let parts: HashSet<&[u8]> = sealed.iter().flat_map(|it| it.chunks_exact(24)).collect();
+    // One that goes meanwhile holds nothing.
+    let left = files(home).into_iter().map(|path| std::fs::read(path).unwrap_or_default());
+    left.map(|bytes| bytes.windows(24).filter(|window| parts.contains(window)).count()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_canary_is_found_anywhere() {
+    // A core dump must be forbidden by the node, not by whoever runs the tests.
+    let most = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, rustix::process::Rlimit { current: most, maximum: most }).unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let secret = |name: &str, text: &str| {
+        let path = secrets.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let (kek, pass) = (secret("kek", KEK), secret("pass", PASSPHRASE));
+    let node_key = NodeKey::from_bytes(&Zeroizing::new(key())).unwrap();
+    let keystore =
+        secret("key.json", &export_keystore(&node_key, &Zeroizing::new(PASSPHRASE.to_owned())).unwrap());
+
+    // Given a node with a key that is known, linked to an account,
+    let runtime = StandIn::start().await;
+    let settings = format!("[keys]\nsecret_file = \"{kek}\"\n[runtime]\nurl = \"{}\"", runtime.url);
+    let stage = Stage::set(with(external(), "/limits/execution_timeout_ms", 2_000), &settings).await;
+    std::fs::remove_dir_all(stage.home().join("testnet")).unwrap();
+    let mut heard = Heard::default();
+    let mut command = |arguments: &[&str], code: i32| {
+        let (ended, said) = stage.command(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        heard.hear(arguments.join(" "), said.clone());
+        said
+    };
+    command(&["init", "--key-file", &keystore, "--passphrase-file", &pass], 0);
+    command(&["account", "link", "--email", EMAIL], 0);
+
+    // when it has run jobs that end in every way, was aborted and killed amid them, and ended in good order,
+    let (folder, logs) = (stage.folder.path().join("cwd"), stage.folder.path().join("said"));
+    for folder in [&folder, &logs] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let log = logs.join("log");
+    let mut node = start(&stage, &folder, &log);
+    stage.active().await;
+    let submit = async |first: &str, ttl_ms: u64| {
+        let request =
+            json!({"model": "m", "prompt": format!("{first} {PROMPT}"), "max_tokens": 8, "balance": BALANCE});
+        let body = json!({"mode": "completion", "request": request, "ttl_ms": ttl_ms});
+        stage.post("/v1/devnet/jobs", &body).await["id"].as_str().unwrap().to_owned()
+    };
+    let runs = async || {
+        eventually("a job runs", || async {
+            (stage.view().jobs().counts().unwrap().running > 0).then_some(())
+        })
+        .await;
+    };
+    let mut jobs = Vec::new();
+    for first in ["wait 1", "fail", "wait 60000"] {
+        let job = submit(first, 600_000).await;
+        stage.ended(&job).await;
+        jobs.push(job);
+    }
+    let late = submit("wait 60001", 1_000).await;
+    assert_eq!(stage.ended(&late).await["end"], "expired");
+    let cancelled = submit("wait 60002", 600_000).await;
+    runs().await;
+    stage.post(&format!("/v1/devnet/jobs/{cancelled}/cancel"), &json!({})).await;
+    stage.ended(&cancelled).await;
+    jobs.extend([late, cancelled]);
+    let mut held = BTreeSet::new();
+    for (signal, first) in [(Signal::ABORT, "wait 1500"), (Signal::KILL, "wait 1501")] {
+        jobs.push(submit(first, 600_000).await);
+        let with_this_one = eventually("its key and its request are kept", || async {
+            let all = sealed(&stage.home());
+            (all.difference(&held).count() >= 2).then_some(all)
+        });
+        held.extend(with_this_one.await);
+        runs().await;
+        let process = format!("/proc/{}", node.id());
+        for what in ["cmdline", "environ"] {
+            heard.hear(
+                format!("{what} of the process"),
+                std::fs::read(Path::new(&process).join(what)).unwrap(),
+            );
+        }
+        end(node, signal);
+        assert!(parts_left(&stage.home(), &held) > 0, "what was held is looked for where it is not");
+        heard.files(&stage.home());
+        node = start(&stage, &folder, &log);
+    }
+    assert!(held.len() >= 4, "two jobs were held, each with a key and a request");
+    for job in &jobs {
+        stage.ended(job).await;
+    }
+    eventually("nothing is left", || async {
+        (stage.view().jobs().tally().unwrap().jobs == 0).then_some(())
+    })
+    .await;
+
+    // then with all that is left on the disk, whatever keys still open, no prompt can be had,
+    eventually("the keys of ended jobs and what they sealed are gone", || async {
+        (parts_left(&stage.home(), &held) == 0).then_some(())
+    })
+    .await;
+    heard.files(&stage.home());
+    end(node, Signal::TERM);
+
+    // nor does any command say what it should not,
+    let mut command = |arguments: &[&str], code: i32| {
+        let (ended, said) = stage.command(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        heard.hear(arguments.join(" "), said.clone());
+        said
+    };
+    let network = trust::Signer::new(1);
+    let with_balance = trust::with(trust::config(1), "/balance", BALANCE.into());
+    let snapshot = secret("snapshot", "");
+    std::fs::write(&snapshot, trust::signed_config(&with_balance, &[&network])).unwrap();
+    let keyset = secret("keyset", &trust::keyset(1, 1, &[&network]).to_string());
+    let refused = command(&["config", "verify", &snapshot, "--keyset", &keyset], 1);
+    assert!(refused.contains("balance"), "{refused}");
+    let exported = secrets.path().join("exported.json").display().to_string();
+    command(&["key", "export", "--out", &exported, "--passphrase-file", &pass], 0);
+    command(&["key", "reseal", "--to-secret-file", &kek], 0);
+    for json in [&[][..], &["--json"]] {
+        for words in [
+            &["status"][..],
+            &["logs", "--level", "trace"],
+            &["jobs", "list", "--ended"],
+            &["config", "show"],
+            &["config", "history"],
+            &["account", "show"],
+            &["rotate", "--dry-run"],
+        ] {
+            command(&[words, json].concat(), 0);
+        }
+        for job in &jobs {
+            command(&[&["jobs", "explain", job.as_str()][..], json].concat(), 0);
+        }
+    }
+
+    // and no canary is anywhere.
+    let network_has = stage.get("logs").await.to_string();
+    assert!(network_has.contains("answered"), "{network_has}");
+    heard.hear("the logs that the network got", network_has);
+    heard.files(&logs);
+    assert_eq!(files(&folder), Vec::<PathBuf>::new(), "a crash left something");
+    assert!(
+        heard.places(b"TRACE").iter().any(|from| from.ends_with("said/log")),
+        "it was not at its most talkative"
+    );
+    for (name, canary) in canaries() {
+        assert_eq!(heard.places(&canary), Vec::<&str>::new(), "{name}");
+    }
+    // The account link's address is where the link is kept and shown, and nowhere else.
+    let expected =
+        ["account link --email", "account show", "status", "testnet/state.db", "testnet/state.db-wal"];
+    assert!(heard.places(EMAIL.as_bytes()).iter().any(|from| from.ends_with("state.db")));
+    let elsewhere: Vec<&str> = heard
+        .places(EMAIL.as_bytes())
+        .into_iter()
+        .filter(|from| !expected.iter().any(|it| from.ends_with(it) || from.starts_with(it)))
+        .collect();
+    assert_eq!(elsewhere, Vec::<&str>::new());
+}

@@ -1,0 +1,147 @@
+//! `drift`: what was changed is found, named and remembered; looking changes nothing.
+
+use serde_json::Value;
+
+use crate::{
+    home::{Home, Ran},
+    shop::{Shop, is},
+};
+
+/// The second piece begins here.
+const PIECE: u64 = 64 << 20;
+
+fn artifact<'a>(checked: &'a Value, name: &str) -> &'a Value {
+    let all = checked["artifacts"].as_array().unwrap();
+    all.iter().find(|artifact| artifact["name"] == name).unwrap_or_else(|| panic!("no {name}: {checked}"))
+}
+
+/// It found drift, and said so with code 3 and on its standard output alone.
+#[track_caller]
+fn drifted(ran: Ran) -> Ran {
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    ran
+}
+
+#[test]
+fn what_was_not_touched_is_known_by_its_seal_and_read_only_when_that_is_asked_for() {
+    let shop = Shop::stocked();
+    let checked = shop.home.json(["drift", "check"]);
+    assert_eq!((&checked["drifted"], &checked["deep"]), (&0.into(), &false.into()));
+    let listed = shop.home.json(["models", "list"]);
+    for (model, file) in [
+        ("m@1/weights.bin", &listed["models"][0]["files"][0]),
+        ("n@1/words.txt", &listed["models"][1]["files"][0]),
+    ] {
+        let found = artifact(&checked, model);
+        assert_eq!(found["state"], "ok", "{found}");
+        // A file system that is not trusted keeps no seals: those files are read with --deep alone.
+        let known = if file["sealed"] == true { "sealed" } else { "noted" };
+        assert_eq!(found["known"], known, "{found}");
+    }
+    let deep = shop.home.json(["drift", "check", "--deep"]);
+    for name in ["m@1/weights.bin", "m@1/tokenizer.json", "n@1/words.txt"] {
+        let found = artifact(&deep, name);
+        assert_eq!((&found["state"], &found["known"]), (&"ok".into(), &"read".into()), "{found}");
+    }
+    let ran = shop.home.run(["drift", "check", "--deep"]);
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.err.lines().any(|line| line == "m@1/weights.bin: 64.0 MiB read"), "{}", ran.err);
+    ran.says(&["ok", "model_file", "m@1/weights.bin", "read now", "none drifted"]);
+}
+
+#[test]
+fn a_byte_that_was_changed_is_found_named_repaired_and_remembered() {
+    let shop = Shop::stocked();
+    shop.flip(shop.big, PIECE + 7);
+    let checked = drifted(shop.home.run(["drift", "check", "--json"]));
+    assert_eq!(checked.err, "");
+    let checked = checked.json();
+    assert_eq!(checked["drifted"], 1);
+    let found = artifact(&checked, "m@1/weights.bin");
+    assert_eq!(
+        (&found["state"], &found["drift"], &found["known"]),
+        (&"drifted".into(), &true.into(), &"read".into())
+    );
+    assert_eq!(found["damaged_pieces"], serde_json::json!([1]));
+    assert_ne!(found["measured"], found["recorded"]);
+    assert_eq!(artifact(&checked, "n@1/words.txt")["state"], "ok");
+    let said = drifted(shop.home.run(["drift", "check"]));
+    assert!(!said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'));
+    said.says(&[
+        "drifted    model_file",
+        "m@1/weights.bin",
+        "piece 1, 64 MiB from 64.0 MiB on",
+        "1 drifted",
+        "models install",
+    ]);
+    // Looking changed nothing.
+    let history = ["drift", "history", "--artifact", "m@1/weights.bin"];
+    let became = |history: &Value| -> Vec<String> {
+        let changes = history["changes"].as_array().unwrap();
+        changes.iter().map(|change| change["became"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = became(&shop.home.json(history));
+    assert_eq!(before.last().unwrap(), "ok");
+
+    shop.install(&["m", "--json"]).well();
+    assert!(is(&shop.path(shop.big), shop.big));
+    shop.home.run(["drift", "check", "--json"]).well();
+    let after = became(&shop.home.json(history));
+    assert_eq!(after, [before, vec!["drifted".to_owned(), "ok".to_owned()]].concat());
+}
+
+#[test]
+fn a_file_that_is_gone_is_drift_and_one_that_never_came_is_not() {
+    let shop = Shop::new();
+    assert_eq!(shop.home.json(["drift", "check"])["drifted"], 0);
+    shop.install(&["--json"]).well();
+    std::fs::remove_file(shop.path(Shop::shared())).unwrap();
+    let checked = drifted(shop.home.run(["drift", "check", "--json"])).json();
+    assert_eq!(checked["drifted"], 2, "two models share it");
+    let found = artifact(&checked, "n@1/words.txt");
+    assert_eq!((&found["state"], &found["measured"]), (&"missing".into(), &"absent".into()));
+}
+
+#[test]
+fn the_history_is_filtered_and_its_newest_are_last() {
+    let shop = Shop::stocked();
+    let all = shop.home.json(["drift", "history"]);
+    let changes = all["changes"].as_array().unwrap();
+    assert!(changes.windows(2).all(|pair| pair[0]["at"].as_str() <= pair[1]["at"].as_str()), "{all}");
+    assert_eq!(all["more"], false);
+    let files = shop.home.json(["drift", "history", "--kind", "model_file"]);
+    let files = files["changes"].as_array().unwrap();
+    assert!(!files.is_empty() && files.len() < changes.len());
+    assert!(files.iter().all(|change| change["kind"] == "model_file"));
+    let two = shop.home.json(["drift", "history", "--limit", "2"]);
+    assert_eq!(
+        (two["changes"].as_array().unwrap().as_slice(), &two["more"]),
+        (&changes[changes.len() - 2..], &true.into())
+    );
+    let text = shop.home.run(["drift", "history", "--limit", "2"]).well();
+    text.says(&["--limit shows them", " ago)", " -> ", "ok"]);
+    shop.home.run(["drift", "history", "--artifact", "none"]).well().says(&["No change is known."]);
+    shop.home.run(["drift", "history", "--kind", "nonsense"]).failed(2, &["model_file"]);
+    Home::with_node().run(["drift", "check"]).well().says(&["no artifacts yet"]);
+}
+
+#[test]
+fn status_names_what_has_drifted_and_what_to_do() {
+    let shop = Shop::stocked();
+    assert_eq!(shop.home.json(["status"])["drifted"], serde_json::json!([]));
+    shop.flip(shop.big, 3);
+    // Nothing can repair it: so that the drift stays as it was noted.
+    std::fs::remove_file(shop.folder.join(shop.big.hex())).unwrap();
+    let store = shop.open();
+    let id = node_types::inventory::ArtifactId {
+        kind: node_types::inventory::ArtifactKind::ModelFile,
+        name: "m@1/weights.bin".to_owned(),
+    };
+    let found = node_types::inventory::Measured::Present(node_types::Digest::of(b"something else"));
+    store.inventory().measure(id, found, crate::home::reading().wall).wait().unwrap();
+    drop(store);
+    let seen = shop.home.json(["status"]);
+    assert_eq!(seen["drifted"], serde_json::json!(["model_file m@1/weights.bin"]));
+    assert!(seen["next"].to_string().contains("drift check"), "{seen}");
+    shop.home.run(["status"]).well().says(&["drifted", "model_file m@1/weights.bin", "1 artifact drifted"]);
+}

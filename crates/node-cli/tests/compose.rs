@@ -1,0 +1,367 @@
+//! The Agent as a container, as `deploy/` has it: what the node is outlives `down` and `up`, and another image.
+//!
+//! The image is built from the binary of this tree. The runtime is a stand-in: what is tested is the Agent's state. The network is
+//! a devnet in a container of the same image, which shares the Agent's addresses because it listens on loopback alone; a relay
+//! beside it lets the test in.
+//!
+//! Where there is no container engine, no compose, or somebody else than root (whose secrets the Agent would not take), the test
+//! says so and passes.
+#![expect(clippy::print_stderr, reason = "says why nothing is tested")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on must fail")]
+
+#[path = "../../node-agent/tests/container/compiled.rs"]
+mod compiled;
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use node_types::Digest;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The longest that anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Where the devnet listens, for those who share its addresses.
+const DEVNET: &str = "127.0.0.1:7411";
+
+/// A composition, and all that it makes in the engine; taken away when it is dropped.
+struct Composition {
+    folder: TempDir,
+    project: String,
+    /// `docker compose` or `docker-compose`.
+    compose: Vec<&'static str>,
+    image: String,
+    /// Whether the runtime answers nothing that says HOLD.
+    holds: bool,
+}
+
+impl Composition {
+    /// None where it cannot be made here.
+    fn new() -> Option<Self> {
+        let compose = [vec!["docker", "compose"], vec!["docker-compose"]];
+        let works = |it: &Vec<&str>| run(Command::new(it[0]).args(&it[1..]).arg("version")).is_some();
+        let Some(compose) = compose.into_iter().find(works) else {
+            eprintln!("not tested: there is no docker-compose");
+            return None;
+        };
+        if run(Command::new("docker").arg("info")).is_none() || !rustix::process::geteuid().is_root() {
+            eprintln!("not tested: it needs a container engine, and root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let project = format!(
+            "resultity-test-{}",
+            &Digest::of(folder.path().as_os_str().as_encoded_bytes()).hex()[..12]
+        );
+        let image = format!("{project}:1");
+        let composition = Self { folder, project, compose, image, holds: true };
+        composition.prepare();
+        Some(composition)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        std::fs::write(self.path(name), content).unwrap();
+    }
+
+    /// Images, secrets, models, the devnet's template, and what the test adds to the composition.
+    fn prepare(&self) {
+        done(Command::new(repository().join("scripts/image")).args(["agent", &self.image]));
+        std::fs::create_dir(self.path("stand-in")).unwrap();
+        std::fs::copy(compiled::stand_in(), self.path("stand-in/stand_in")).unwrap();
+        self.write(
+            "stand-in/Dockerfile",
+            b"FROM scratch\nCOPY stand_in /stand_in\nENTRYPOINT [\"/stand_in\"]\n",
+        );
+        self.build(&self.stand_in(), "stand-in");
+        self.write("kek", &[b'k'; 48]);
+        self.write("runtime-key", b"key-of-the-runtime");
+        std::fs::create_dir(self.path("models")).unwrap();
+        self.write("template.json", template().to_string().as_bytes());
+        let beside = |image: &str, command: &[&str]| json!({ "image": image, "command": command, "network_mode": "service:node", "depends_on": ["node"] });
+        let mut devnet = beside(
+            "${RESULTITY_IMAGE}",
+            &["devnet", "run", "--folder", "/var/lib/resultity/net", "--template", "/template.json"],
+        );
+        devnet["volumes"] = json!([
+            "devnet:/var/lib/resultity",
+            format!("{}:/template.json:ro", self.path("template.json").display())
+        ]);
+        let mut relay = beside(&self.stand_in(), &["--port", "7412", "--relay", DEVNET]);
+        // So that it is made anew when the node is: compose does not see that it stands in the old one's network.
+        relay["environment"] = json!({ "BESIDE": "${RESULTITY_IMAGE}" });
+        let override_file = json!({
+            "services": {
+                "node": { "environment": { "RESULTITY_SHUTDOWN_GRACE_MS": "200" } },
+                "runtime": { "command": ["--port", "8080", "${HOLD}"] },
+                "devnet": devnet, "relay": relay,
+            },
+            "volumes": { "devnet": {} },
+        });
+        self.write("override.json", override_file.to_string().as_bytes());
+    }
+
+    fn stand_in(&self) -> String {
+        format!("{}:stand-in", self.project)
+    }
+
+    fn build(&self, tag: &str, folder: &str) {
+        let mut command = Command::new("docker");
+        done(command.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", tag]).arg(self.path(folder)));
+    }
+
+    fn compose(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.compose[0]);
+        command
+            .args(&self.compose[1..])
+            .arg("-f")
+            .arg(repository().join("deploy/compose.yaml"))
+            .arg("-f")
+            .arg(self.path("override.json"))
+            .args(["-p", &self.project])
+            .args(arguments)
+            .env("RESULTITY_IMAGE", &self.image)
+            .env("RESULTITY_NETWORK_URL", format!("http://{DEVNET}"))
+            .env("RESULTITY_RUNTIME_IMAGE", self.stand_in())
+            .env("RESULTITY_RUNTIME_KEY", "key-of-the-runtime")
+            .env("RESULTITY_MODELS", self.path("models"))
+            .env("RESULTITY_MODEL", "none")
+            .env("RESULTITY_SECRETS", self.folder.path())
+            .env("HOLD", if self.holds { "--hold" } else { "--answer" });
+        command
+    }
+
+    fn up(&self) {
+        done(&mut self.compose(&["up", "-d", "-t", "3"]));
+    }
+
+    fn down(&self) {
+        done(&mut self.compose(&["down", "-t", "3"]));
+    }
+
+    /// A command of the node's, in a container of its own.
+    fn node(&self, arguments: &[&str]) -> Value {
+        let mut all = vec!["run", "--rm", "-T", "--no-deps", "node"];
+        all.extend(arguments);
+        serde_json::from_str(&done(&mut self.compose(&all))).unwrap()
+    }
+
+    /// The service's container, as the engine describes it.
+    fn container(&self, service: &str) -> Value {
+        let id = done(&mut self.compose(&["ps", "-q", service]));
+        let told = done(Command::new("docker").args(["inspect", id.trim()]));
+        serde_json::from_str::<Value>(&told).unwrap()[0].take()
+    }
+
+    /// Asks the devnet.
+    async fn ask(&self, path: &str, body: Option<&Value>) -> Option<Value> {
+        let node = self.container("node");
+        let networks = node["NetworkSettings"]["Networks"].as_object()?.values();
+        let address =
+            networks.filter_map(|it| it["IPAddress"].as_str()).find(|it| !it.is_empty())?.to_owned();
+        let client = reqwest::Client::new();
+        let url = format!("http://{address}:7412{path}");
+        let request = match body {
+            Some(body) => client.post(url).header("content-type", "application/json").body(body.to_string()),
+            None => client.get(url),
+        };
+        let answer = request.header("host", DEVNET).send().await.ok()?;
+        serde_json::from_slice(&answer.error_for_status().ok()?.bytes().await.ok()?).ok()
+    }
+
+    /// Waits until the network sees the node ready, and gives its ID.
+    async fn active(&self) -> String {
+        let seen = self.eventually("the node takes jobs", async || {
+            let state = self.ask("/v1/devnet/state", None).await?;
+            let ready =
+                state["nodes"][0]["connected"] == true && state["nodes"][0]["concurrency"].as_u64() > Some(0);
+            (ready && state["nodes"].as_array()?.len() == 1).then_some(state)
+        });
+        seen.await["nodes"][0]["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn submit(&self, prompt: &str) -> String {
+        let request = json!({ "model": "m", "prompt": prompt, "max_tokens": 8 });
+        let body = json!({ "mode": "completion", "request": request, "ttl_ms": 600_000 });
+        self.ask("/v1/devnet/jobs", Some(&body)).await.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the node holds the jobs.
+    async fn held(&self, jobs: &[String]) {
+        self.eventually("the node holds the jobs", async || {
+            let list = self
+                .compose(&["exec", "-T", "node", "/resultity-node", "jobs", "list", "--json"])
+                .output()
+                .ok()?;
+            let list = String::from_utf8_lossy(&list.stdout).into_owned();
+            jobs.iter().all(|job| list.contains(job)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the jobs have ended well.
+    async fn ended(&self, jobs: &[String]) {
+        for job in jobs {
+            let ended = self.eventually("the job ends", async || {
+                let seen = self.ask(&format!("/v1/devnet/jobs/{job}"), None).await?;
+                (!seen["end"].is_null()).then_some(seen)
+            });
+            let ended = ended.await;
+            assert!(ended["end"] == "result", "{ended}");
+        }
+    }
+
+    async fn eventually<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+        let found = async {
+            loop {
+                if let Some(found) = look().await {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        found.unwrap_or_else(|_| {
+            let logs = self.compose(&["logs", "--no-color", "node", "devnet"]).output().unwrap();
+            unreachable!("{what}: {}", String::from_utf8_lossy(&logs.stdout))
+        })
+    }
+}
+
+impl Drop for Composition {
+    fn drop(&mut self) {
+        let _ = self.compose(&["down", "--volumes", "--remove-orphans", "-t", "0"]).output();
+        for tag in ["1", "2", "stand-in"] {
+            let _ = Command::new("docker").args(["rmi", "-f", &format!("{}:{tag}", self.project)]).output();
+        }
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn run(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command that must succeed.
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// One model, and one job at a time, so that what comes after a job that is held waits.
+fn template() -> Value {
+    json!({
+        "models": [{
+            "name": "m", "version": "1", "tasks": ["completion"], "engine": "stand-in", "memory_bytes": 0,
+            "files": [{ "path": "m.bin", "bytes": 1, "sha256": Digest::of(b"m") }], "sources": [],
+        }],
+        "runtime": { "kind": "external", "engine": "stand-in" },
+        "limits": {
+            "queue_jobs_max": 1000, "queue_bytes_max": 67_108_864, "request_bytes_max": 1_048_576,
+            "max_tokens": 1024, "execution_timeout_ms": 60_000, "ttl_ms_max": 3_600_000, "attempts_max": 9,
+            "concurrency": 1, "logs_bytes_max": 16_777_216,
+        },
+        "timings": {
+            "heartbeat_ms": 500, "sync_ms": 60_000, "flush_ms": 500, "retry_ms_min": 50, "retry_ms_max": 500,
+            "trace_ttl_ms": 86_400_000, "log_ttl_ms": 86_400_000, "offline_grace_ms": 3_600_000,
+            "partial_file_ttl_ms": 3_600_000,
+        },
+        "refresh_after_ms": 3_600_000, "valid_for_ms": 7_200_000,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_outlives_its_containers_and_their_image() {
+    let Some(mut composition) = Composition::new() else { return };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let made = composition.node(&["init", "--json"]);
+    assert_eq!(made["protection"], "container_secret");
+    composition.up();
+    let node = composition.active().await;
+    assert_eq!(made["node"], node);
+
+    // The Agent has its volume and two secrets, the runtime has the models; both are closed.
+    for (service, user, writable) in
+        [("node", "65532:65532", vec!["/var/lib/resultity"]), ("runtime", "65534:65534", vec![])]
+    {
+        let container = composition.container(service);
+        let (host, mounts) = (&container["HostConfig"], container["Mounts"].as_array().unwrap());
+        assert_eq!(
+            (&host["ReadonlyRootfs"], &host["CapDrop"], &container["Config"]["User"]),
+            (&json!(true), &json!(["ALL"]), &json!(user))
+        );
+        assert!(
+            host["SecurityOpt"].to_string().contains("no-new-privileges")
+                && host["PidsLimit"].as_u64() > Some(0)
+        );
+        let found = mounts
+            .iter()
+            .filter(|it| it["RW"] == true && it["Type"] == "volume")
+            .map(|it| it["Destination"].as_str().unwrap());
+        assert_eq!(found.collect::<Vec<_>>(), writable, "{mounts:?}");
+        let binds =
+            mounts.iter().filter(|it| it["Type"] == "bind").map(|it| it["Destination"].as_str().unwrap());
+        let wanted = if service == "node" {
+            vec!["/run/secrets/resultity-kek", "/run/secrets/runtime-key"]
+        } else {
+            vec!["/models"]
+        };
+        let mut binds: Vec<_> = binds.collect();
+        binds.sort_unstable();
+        assert_eq!(binds, wanted);
+    }
+    let runtime = composition.container("runtime");
+    let networks = runtime["NetworkSettings"]["Networks"].as_object().unwrap();
+    assert_eq!(networks.keys().collect::<Vec<_>>(), [&format!("{}_inside", composition.project)]);
+
+    let first = composition.submit("an answer").await;
+    composition.ended(&[first]).await;
+
+    // Down and up.
+    let mut jobs = Vec::new();
+    for prompt in ["HOLD", "after it", "and after that"] {
+        jobs.push(composition.submit(prompt).await);
+    }
+    composition.held(&jobs).await;
+    composition.down();
+    let list = composition.node(&["jobs", "list", "--json"]).to_string();
+    assert!(jobs.iter().all(|job| list.contains(job)), "{list}");
+    composition.holds = false;
+    composition.up();
+    assert_eq!(composition.active().await, node);
+    composition.ended(&jobs).await;
+
+    // Another image, without going down before.
+    composition.holds = true;
+    composition.up();
+    composition.active().await;
+    let mut jobs = Vec::new();
+    for prompt in ["HOLD", "after it", "and after that"] {
+        jobs.push(composition.submit(prompt).await);
+    }
+    composition.held(&jobs).await;
+    let before = composition.container("node")["Image"].clone();
+    std::fs::create_dir(composition.path("update")).unwrap();
+    let update = format!("FROM {}\nLABEL resultity.test=update\n", composition.image);
+    composition.write("update/Dockerfile", update.as_bytes());
+    composition.image = format!("{}:2", composition.project);
+    composition.build(&composition.image, "update");
+    composition.holds = false;
+    composition.up();
+    assert_ne!(composition.container("node")["Image"], before);
+    assert_eq!(composition.active().await, node);
+    composition.ended(&jobs).await;
+}

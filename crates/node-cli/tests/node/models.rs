@@ -1,0 +1,417 @@
+//! Models end to end: the real model, fetched from the devnet over HTTP, served by the real llama.cpp; killed, lied to,
+//! damaged and swapped.
+
+use std::{
+    fs::{File, FileTimes},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use node_devnet::Fault;
+use node_store::models::ModelRow;
+use node_types::{
+    Digest,
+    config::PIECE_BYTES,
+    inventory::{ArtifactKind, ArtifactState},
+    models::ModelState,
+};
+use serde_json::{Value, json};
+
+use crate::stage::{Stage, eventually, external, with};
+
+/// Gemma 3 270M as GGUF, Q4_K_M.
+const SHA256: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
+
+fn tools() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    assert!(std::process::Command::new(root.join("scripts/runtime")).status().unwrap().success());
+    root.join(".tools")
+}
+
+fn gemma() -> (PathBuf, Digest) {
+    (tools().join("models").join(SHA256), format!("sha256:{SHA256}").parse().unwrap())
+}
+
+fn listed(version: &str, path: &Path, sha256: Digest) -> Value {
+    json!({
+        "name": "m", "version": version, "tasks": ["completion"], "engine": "llama.cpp", "memory_bytes": 536_870_912,
+        "files": [{ "path": "model.gguf", "bytes": path.metadata().unwrap().len(), "sha256": sha256 }], "sources": [],
+    })
+}
+
+/// A network whose snapshot lists the real model, and a node with the real llama.cpp that does not run yet.
+async fn set(models: &Path, settings: &str) -> Stage {
+    let tools = tools();
+    let program = std::fs::read(tools.join("runtime/llama/serve.py")).unwrap();
+    let runtime = json!({
+        "kind": "process", "engine": "llama.cpp", "command": "llama/serve.py", "digest": Digest::of(&program),
+        "args": ["--host", "{host}", "--port", "{port}", "--model", "{model}"],
+    });
+    let (path, sha256) = gemma();
+    let template = with(external(), "/models", json!([listed("1", &path, sha256)]));
+    let template = with(template, "/runtime", runtime);
+    let interpreter = std::fs::read_to_string(tools.join("runtime/interpreter")).unwrap();
+    let settings = format!(
+        "[runtime]\nfolder = {}\nreadable = [{}]\n{settings}",
+        json!(tools.join("runtime")),
+        json!(interpreter.trim())
+    );
+    Stage::set_with(template, &settings, Some(models.to_owned())).await
+}
+
+fn row(stage: &Stage, version: &str) -> Option<ModelRow> {
+    let rows = stage.view().models().models().unwrap();
+    rows.into_iter().find(|row| row.reference.version == version)
+}
+
+fn state(stage: &Stage, version: &str) -> Option<ModelState> {
+    row(stage, version).map(|row| row.state)
+}
+
+/// Every state that the network was told of a model, in order, by the records that it got.
+async fn states_told(stage: &Stage, version: &str) -> Vec<String> {
+    let logs = stage.get("logs").await;
+    let batches = logs["batches"].as_array().unwrap().clone();
+    let records = batches.iter().flat_map(|batch| batch["records"].as_array().unwrap());
+    let fields = records.map(|record| &record["fields"]);
+    let told =
+        fields.filter(|fields| fields["model"] == format!("m@{version}") && fields["state"].is_string());
+    // The newest comes first.
+    let told: Vec<_> = told.map(|fields| fields["state"].as_str().unwrap().to_owned()).collect();
+    told.into_iter().rev().collect()
+}
+
+/// Bytes of a file that the network has served.
+async fn served(stage: &Stage, sha256: Digest) -> u64 {
+    let state = stage.get("state").await;
+    let files = state["files"].as_array().unwrap().clone();
+    let file = files.into_iter().find(|file| file["sha256"] == sha256.to_string());
+    file.map_or(0, |file| file["bytes"].as_u64().unwrap())
+}
+
+/// Where the node keeps a file.
+fn kept(stage: &Stage, sha256: Digest) -> PathBuf {
+    stage.home().join("testnet/models").join(sha256.hex())
+}
+
+/// Flips a byte as root can, and sets the times back to what they were.
+fn flip(path: &Path, at: u64) {
+    let before = path.metadata().unwrap();
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    let times =
+        FileTimes::new().set_accessed(before.accessed().unwrap()).set_modified(before.modified().unwrap());
+    file.set_times(times).unwrap();
+    let after = path.metadata().unwrap();
+    assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
+}
+
+fn hash(path: &Path) -> Digest {
+    Digest::of(&std::fs::read(path).unwrap())
+}
+
+async fn answered(stage: &Stage, prompt: &str) -> Value {
+    let job = stage.submit(prompt).await;
+    let ended = stage.ended(&job).await;
+    assert_eq!(ended["end"], "result", "{ended}");
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_fetched_through_lies_cuts_and_sigkill_and_no_piece_of_it_twice_for_a_kill() {
+    let (path, sha256) = gemma();
+    let bytes = path.metadata().unwrap().len();
+    let mut stage = set(&tools().join("models"), "").await;
+    // Every connection dies early: it takes long enough to be killed in the middle.
+    stage.fault(Fault::CutShort { bytes: 20 << 20, count: 0, ms: 600_000 });
+    stage.start_node();
+    let received = |stage: &Stage| {
+        let partials = stage.view().models().partials().unwrap();
+        partials.first().map_or(0, |partial| partial.received)
+    };
+    eventually("a part of it is here", || async { (received(&stage) > 16 << 20).then_some(()) }).await;
+    assert_eq!(state(&stage, "1"), Some(ModelState::Pending));
+    stage.kill_node();
+    let (held, before) = (received(&stage), served(&stage, sha256).await);
+    assert!(held < bytes, "{held} of {bytes}: killed in the middle");
+
+    // What it meets now: a size that is not the announced one, an end that never comes, a byte that is wrong.
+    stage.fault(Fault::None);
+    stage.fault(Fault::WrongSize { count: 1, ms: 0 });
+    stage.fault(Fault::Endless { count: 1, ms: 0 });
+    stage.fault(Fault::CorruptPiece { piece: 3, count: 1, ms: 0 });
+    stage.start_node();
+    stage.active().await;
+    let after = served(&stage, sha256).await - before;
+    // What was here is not fetched again; a piece that arrived wrong is, and what a lie cost.
+    assert!(
+        after < bytes - held + 3 * PIECE_BYTES,
+        "{after} bytes for the {} that were missing",
+        bytes - held
+    );
+    assert_eq!(hash(&kept(&stage, sha256)), sha256);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&kept(&stage, sha256).metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o444);
+    eventually("it is active", || async { (state(&stage, "1") == Some(ModelState::Active)).then_some(()) })
+        .await;
+    assert!(stage.view().models().partials().unwrap().is_empty());
+    let asked = json!({ "model": "m", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0 });
+    let answer = stage.post("/v1/completions", &asked).await;
+    assert!(answer["choices"][0]["text"].as_str().unwrap().contains("Paris"), "{answer}");
+
+    // A start with all in place fetches and reads nothing.
+    let before = served(&stage, sha256).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    stage.start_node();
+    stage.active().await;
+    assert_eq!(served(&stage, sha256).await, before);
+    assert_eq!(stage.stop_node().await, Some(0));
+    assert_eq!(states_told(&stage, "1").await.first().map(String::as_str), Some("pending"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_slow_or_wrong_to_the_end_leaves_the_model_failed_or_pending_and_says_why() {
+    let mut stage = set(&tools().join("models"), "").await;
+    stage.fault(Fault::WrongSize { count: 0, ms: 600_000 });
+    stage.start_node();
+    let told = eventually("it says why", || async {
+        row(&stage, "1").and_then(|row| row.reason).filter(|reason| reason.contains("bytes"))
+    })
+    .await;
+    assert!(told.contains("model.gguf"), "{told}");
+    let (code, said) = stage.command(&["models", "list"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("model.gguf"), "{said}");
+    stage.fault(Fault::None);
+    let patch = json!({ "timings": { "sync_ms": 1000 } });
+    stage.post("/v1/devnet/snapshots", &patch).await;
+    stage.active().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_is_flipped_is_found_named_and_mended_piece_by_piece_while_jobs_go_on() {
+    let (path, sha256) = gemma();
+    let bytes = path.metadata().unwrap().len();
+    let mut stage = set(&tools().join("models"), "").await;
+    stage.start_node();
+    stage.active().await;
+    let mut jobs = Vec::new();
+    for number in 0..6 {
+        jobs.push(stage.submit(&format!("Count to {number}:")).await);
+    }
+    let before = served(&stage, sha256).await;
+    let at = 2 * PIECE_BYTES + 4711;
+    flip(&kept(&stage, sha256), at);
+    for number in 6..12 {
+        jobs.push(stage.submit(&format!("Count to {number}:")).await);
+    }
+    eventually("it is mended", || async { (hash(&kept(&stage, sha256)) == sha256).then_some(()) }).await;
+    for job in &jobs {
+        let ended = stage.ended(job).await;
+        assert_eq!(ended["end"], "result", "{ended}");
+        let results =
+            ended["messages"].as_array().unwrap().iter().filter(|it| it["kind"] == "result").count();
+        assert_eq!(results, 1);
+    }
+    let fetched = served(&stage, sha256).await - before;
+    assert_eq!(fetched, PIECE_BYTES.min(bytes - 2 * PIECE_BYTES), "that piece and no other");
+    eventually("it is active again", || async {
+        (state(&stage, "1") == Some(ModelState::Active)).then_some(())
+    })
+    .await;
+
+    let history = stage.view().inventory().history(None).unwrap();
+    let drifted = history.iter().filter(|change| change.id.kind == ArtifactKind::ModelFile);
+    let became: Vec<_> = drifted.map(|change| change.became).collect();
+    assert!(became.ends_with(&[ArtifactState::Ok, ArtifactState::Drifted, ArtifactState::Ok]), "{became:?}");
+    assert_eq!(stage.stop_node().await, Some(0));
+    let told = stage.get("logs").await.to_string();
+    assert!(told.contains("is drifted"), "the network is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_under_a_seal_that_holds_is_found_by_the_scrub() {
+    let (_, sha256) = gemma();
+    let mut stage = set(&tools().join("models"), "[models]\nscrub_ms = 2000").await;
+    stage.start_node();
+    stage.active().await;
+    // What a disk does: the content changes, and what the file system says of it does not. The seal is made to hold by
+    // writing it anew for the damaged file, while no Agent runs.
+    assert_eq!(stage.stop_node().await, Some(0));
+    let file = kept(&stage, sha256);
+    flip(&file, PIECE_BYTES + 1);
+    stage.seal_as_it_is(sha256);
+    stage.start_node();
+    eventually("the scrub finds it", || async {
+        stage.said().contains("though its seal holds").then_some(())
+    })
+    .await;
+    eventually("it is mended", || async { (hash(&file) == sha256).then_some(()) }).await;
+    stage.active().await;
+    answered(&stage, "One, two,").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_swapped_by_rename_before_the_runtime_loads_it_is_not_served() {
+    let (_, sha256) = gemma();
+    let mut stage = set(&tools().join("models"), "").await;
+    stage.start_node();
+    stage.active().await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    // Same length, same times, another content: another name takes its place while nobody looks.
+    let file = kept(&stage, sha256);
+    let other = file.with_extension("swap");
+    std::fs::copy(&file, &other).unwrap();
+    flip(&other, 3 * PIECE_BYTES + 5);
+    let times = file.metadata().unwrap();
+    let set =
+        FileTimes::new().set_accessed(times.accessed().unwrap()).set_modified(times.modified().unwrap());
+    File::options().write(true).open(&other).unwrap().set_times(set).unwrap();
+    std::fs::rename(&other, &file).unwrap();
+    stage.start_node();
+    stage.active().await;
+    assert_eq!(hash(&file), sha256, "it takes jobs only after the right file is back");
+
+    // And while the Agent runs, between its looks.
+    std::fs::copy(&file, &other).unwrap();
+    flip(&other, 5);
+    std::fs::rename(&other, &file).unwrap();
+    let job = stage.submit("One, two,").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+    eventually("it is mended", || async { (hash(&file) == sha256).then_some(()) }).await;
+    let drifts = stage.view().inventory().history(None).unwrap();
+    let drifts = drifts.iter().filter(|change| change.became == ArtifactState::Drifted).count();
+    assert_eq!(drifts, 2);
+}
+
+/// Another model that loads: the same with another name in its header.
+fn renamed(folder: &Path, from: &str, to: &str) -> (PathBuf, Digest) {
+    assert_eq!(from.len(), to.len());
+    let (path, _) = gemma();
+    let made = folder.join("made");
+    std::fs::copy(&path, &made).unwrap();
+    let mut file = File::options().read(true).write(true).open(&made).unwrap();
+    let mut head = vec![0; 1 << 20];
+    file.read_exact(&mut head).unwrap();
+    let at = head.windows(from.len()).position(|bytes| bytes == from.as_bytes()).unwrap();
+    file.seek(SeekFrom::Start(at as u64)).unwrap();
+    file.write_all(to.as_bytes()).unwrap();
+    drop(file);
+    let sha256 = hash(&made);
+    let named = folder.join(sha256.hex());
+    std::fs::rename(&made, &named).unwrap();
+    (named, sha256)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_changes_the_model_rolls_through_all_states() {
+    let models = tempfile::tempdir().unwrap();
+    let (first, first_sha256) = gemma();
+    std::os::unix::fs::symlink(&first, models.path().join(first_sha256.hex())).unwrap();
+    let (second, second_sha256) = renamed(models.path(), "general.name", "general.nome");
+    let (third, third_sha256) = renamed(models.path(), "GGUF", "GGUX");
+    let mut stage = set(models.path(), "").await;
+    stage.start_node();
+    stage.active().await;
+    eventually("1 is active", || async { (state(&stage, "1") == Some(ModelState::Active)).then_some(()) })
+        .await;
+
+    stage.post("/v1/devnet/snapshots", &json!({ "models": [listed("2", &second, second_sha256)] })).await;
+    eventually("2 is active", || async { (state(&stage, "2") == Some(ModelState::Active)).then_some(()) })
+        .await;
+    eventually("1 is archived", || async {
+        (state(&stage, "1") == Some(ModelState::Archived)).then_some(())
+    })
+    .await;
+    assert!(kept(&stage, first_sha256).exists(), "the policy keeps it for a time");
+    stage.active().await;
+    let job =
+        json!({ "mode": "completion", "request": { "model": "m", "prompt": "One, two,", "max_tokens": 4 } });
+    let job = stage.post("/v1/devnet/jobs", &job).await["id"].as_str().unwrap().to_owned();
+    assert_eq!(stage.ended(&job).await["end"], "result");
+
+    // The third has the right hash and is no model: it fails, and the second comes back.
+    stage.post("/v1/devnet/snapshots", &json!({ "models": [listed("3", &third, third_sha256)] })).await;
+    let reason = eventually("3 has failed", || async {
+        let told = stage.said();
+        told.lines().find(|line| line.contains("m@3 is failed")).map(str::to_owned)
+    })
+    .await;
+    assert!(reason.contains("model.gguf"), "{reason}");
+    eventually("2 is back", || async {
+        let view = stage.view().snapshots().unwrap();
+        (view.current().unwrap().config.document().version == 2).then_some(())
+    })
+    .await;
+    stage.active().await;
+    assert_eq!(state(&stage, "2"), Some(ModelState::Active));
+
+    // A policy of no time at all: what is not listed goes at once.
+    let patch =
+        json!({ "models": [listed("2", &second, second_sha256)], "timings": { "unlisted_model_ttl_ms": 0 } });
+    stage.post("/v1/devnet/snapshots", &patch).await;
+    eventually("1 is removed", || async { (!kept(&stage, first_sha256).exists()).then_some(()) }).await;
+    assert_eq!(state(&stage, "1"), None);
+    assert!(kept(&stage, second_sha256).exists());
+    stage.active().await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    let two = states_told(&stage, "2").await;
+    assert_eq!(two[..3], ["pending", "inactive", "active"], "{two:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_does_not_fit_the_machine_is_refused_before_a_byte_is_fetched() {
+    let (path, sha256) = gemma();
+    let mut stage = set(&tools().join("models"), "").await;
+    let mut model = listed("2", &path, sha256);
+    model["memory_bytes"] = json!(1_u64 << 52);
+    stage.post("/v1/devnet/snapshots", &json!({ "models": [model] })).await;
+    stage.start_node();
+    let row =
+        eventually("it fails", || async { row(&stage, "2").filter(|row| row.state == ModelState::Failed) })
+            .await;
+    let reason = row.reason.unwrap();
+    assert!(reason.contains("memory") && reason.contains(&(1_u64 << 52).to_string()), "{reason}");
+    assert_eq!(served(&stage, sha256).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_right_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = crate::runtimes::chatty(folder.path());
+    let mut stage = Stage::set(template, &settings).await;
+    stage.start_node();
+    stage.active().await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    let program = folder.path().join("chatty.py");
+    let good = std::fs::read(&program).unwrap();
+    std::fs::write(&program, [good.as_slice(), b"\n# touched\n"].concat()).unwrap();
+    stage.start_node();
+    eventually("it is told", || async {
+        let artifacts = stage.view().inventory().list().unwrap();
+        let program = artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::RuntimeBinary);
+        program.filter(|it| it.state == ArtifactState::Drifted)
+    })
+    .await;
+    let (code, said) = stage.command(&["drift", "check"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(stage.get("state").await["nodes"][0]["concurrency"].as_u64().unwrap_or(0) == 0);
+    assert_eq!(stage.stop_node().await, Some(0));
+    std::fs::write(&program, &good).unwrap();
+    stage.start_node();
+    stage.active().await;
+    let kinds: Vec<_> =
+        stage.view().inventory().list().unwrap().into_iter().map(|it| (it.id.kind, it.state)).collect();
+    for kind in [ArtifactKind::RuntimeBinary, ArtifactKind::Configuration, ArtifactKind::ModelFile] {
+        assert!(kinds.contains(&(kind, ArtifactState::Ok)), "{kind}: {kinds:?}");
+    }
+    eventually("the Agent knows itself", || async {
+        let artifacts = stage.view().inventory().list().unwrap();
+        artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::Agent && it.facts.recorded.is_some())
+    })
+    .await;
+}

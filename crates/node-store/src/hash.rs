@@ -1,0 +1,420 @@
+//! Reading and hashing files and folders: what they are, and whether anything in them was written.
+//!
+//! A file is read once, in order, by a thread of its own; two others hash what it reads, SHA-256 of all (with the
+//! processor's instructions where it has them) and BLAKE3 of each piece. So it takes as long as the slowest of the
+//! three, and a few MiB of memory. Nothing here writes, and no store is needed.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    ops::ControlFlow,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use node_types::{
+    Digest,
+    config::{PIECE_BYTES, PieceHash},
+};
+use rustix::fs::{Advice, Mode, OFlags, fadvise};
+use sha2::{Digest as _, Sha256};
+
+/// Bytes that are read at once: pieces are whole multiples of it.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Chunks that wait for each hash.
+const CHUNKS_AHEAD: usize = 3;
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileHashes {
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of all of it: its identity.
+    pub sha256: Digest,
+    /// BLAKE3 of each piece of [`PIECE_BYTES`], the last one shorter.
+    pub pieces: Vec<PieceHash>,
+}
+
+/// Hashes all of a file. `progress` gets the bytes hashed so far; where it breaks, the answer is `None`.
+///
+/// # Errors
+/// The operating system's, from the first byte that cannot be read.
+pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io::Result<Option<FileHashes>> {
+    // Advice alone.
+    let _ = fadvise(file, 0, None, Advice::Sequential);
+    thread::scope(|scope| {
+        let (for_sha256, read) = mpsc::sync_channel::<io::Result<Arc<Vec<u8>>>>(CHUNKS_AHEAD);
+        let (for_blake3, also_read) = mpsc::sync_channel::<Arc<Vec<u8>>>(CHUNKS_AHEAD);
+        let pieces = thread::Builder::new().name("hash-pieces".into());
+        let pieces = pieces.spawn_scoped(scope, move || hash_pieces(also_read))?;
+        let reader = thread::Builder::new().name("hash-read".into());
+        reader.spawn_scoped(scope, move || {
+            for offset in (0..).step_by(to_usize(CHUNK_BYTES)) {
+                let chunk = match chunk_at(file, offset, CHUNK_BYTES) {
+                    Ok(chunk) if chunk.is_empty() => return,
+                    Ok(chunk) => Arc::new(chunk),
+                    Err(error) => {
+                        // Where nobody listens any more, nobody wants to know.
+                        let _ = for_sha256.send(Err(error));
+                        return;
+                    }
+                };
+                if for_blake3.send(Arc::clone(&chunk)).is_err() || for_sha256.send(Ok(chunk)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let (mut bytes, mut sha256) = (0, Sha256::new());
+        for chunk in read {
+            let chunk = chunk?;
+            sha256.update(&*chunk);
+            bytes += chunk.len() as u64;
+            if progress(bytes).is_break() {
+                return Ok(None);
+            }
+        }
+        let pieces = pieces.join().map_err(|_| io::Error::other("the thread that hashes pieces panicked"))?;
+        Ok(Some(FileHashes { bytes, sha256: Digest::from_bytes(sha256.finalize().into()), pieces }))
+    })
+}
+
+fn hash_pieces(chunks: mpsc::Receiver<Arc<Vec<u8>>>) -> Vec<PieceHash> {
+    let (mut pieces, mut hasher, mut bytes) = (Vec::new(), blake3::Hasher::new(), 0);
+    for chunk in chunks {
+        hasher.update(&chunk);
+        bytes += chunk.len() as u64;
+        if bytes == PIECE_BYTES {
+            pieces.push(PieceHash::from_bytes(hasher.finalize().into()));
+            hasher.reset();
+            bytes = 0;
+        }
+    }
+    if bytes > 0 {
+        pieces.push(PieceHash::from_bytes(hasher.finalize().into()));
+    }
+    pieces
+}
+
+/// BLAKE3 of one piece of a file, counted from 0; of what is there, where the file ends within it.
+///
+/// # Errors
+/// The operating system's.
+pub fn piece(file: &File, index: u64) -> io::Result<PieceHash> {
+    let at = index.saturating_mul(PIECE_BYTES);
+    prefix(file, at, PIECE_BYTES).map(|hasher| PieceHash::from_bytes(hasher.finalize().into()))
+}
+
+/// BLAKE3 under way over `bytes` from `at` on, or what is there of them.
+pub(crate) fn prefix(file: &File, at: u64, bytes: u64) -> io::Result<blake3::Hasher> {
+    let (mut hasher, mut done) = (blake3::Hasher::new(), 0);
+    while done < bytes {
+        let chunk = chunk_at(file, at.saturating_add(done), CHUNK_BYTES.min(bytes - done))?;
+        if chunk.is_empty() {
+            break;
+        }
+        hasher.update(&chunk);
+        done += chunk.len() as u64;
+    }
+    Ok(hasher)
+}
+
+/// As much of `bytes` from `offset` on as the file has.
+fn chunk_at(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut chunk = vec![0; to_usize(bytes)];
+    let mut filled = 0;
+    while filled < chunk.len() {
+        match file.read_at(&mut chunk[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    chunk.truncate(filled);
+    Ok(chunk)
+}
+
+/// No more than a chunk.
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// One digest for a folder and all that is in it, wherever it stands.
+///
+/// SHA-256 over one line for each path, in the order of the paths' bytes: what stands there (`folder`, `file`,
+/// `program` for a file that its owner may execute, `link`), the SHA-256 of a file's content or of a link's target,
+/// the length of the path, and the path. Times, owners and other permissions do not count, and no link is followed.
+///
+/// # Errors
+/// The operating system's, naming the path; [`io::ErrorKind::Unsupported`] for a device, a socket or a pipe.
+pub fn tree(folder: &Path) -> io::Result<Digest> {
+    let mut all = Sha256::new();
+    for (path, found) in entries(folder)? {
+        let place = folder.join(&path);
+        let named = |error: io::Error| naming(&place, &error);
+        let kind = found.file_type();
+        let (word, content) = if kind.is_dir() {
+            ("folder", String::from("-"))
+        } else if kind.is_symlink() {
+            ("link", Digest::of(fs::read_link(&place).map_err(named)?.as_os_str().as_bytes()).hex())
+        } else if kind.is_file() {
+            let word = if found.mode() & 0o100 == 0 { "file" } else { "program" };
+            (word, content_of(&place).map_err(named)?.hex())
+        } else {
+            let problem = "is neither a file, a folder nor a link: take it out of this folder";
+            return Err(naming(&place, &io::Error::new(io::ErrorKind::Unsupported, problem)));
+        };
+        let path = path.as_bytes();
+        all.update(format!("{word} {content} {} ", path.len()));
+        all.update(path);
+        all.update("\n");
+    }
+    Ok(Digest::from_bytes(all.finalize().into()))
+}
+
+/// Changes whenever anything in a folder was written, made, removed or renamed; reads no content.
+///
+/// A digest over path, inode, size and times of everything in it and of itself, of use on the machine that it was
+/// taken on alone. It is as sound as a [seal](crate::seal) without its lease: use it to find out when
+/// [`tree`] is to be asked again.
+///
+/// # Errors
+/// The operating system's, naming the path.
+pub fn tree_stamp(folder: &Path) -> io::Result<Digest> {
+    let mut all = entries(folder)?;
+    let itself = fs::symlink_metadata(folder).map_err(|error| naming(folder, &error))?;
+    all.insert(OsString::new(), itself);
+    let mut stamp = Sha256::new();
+    for (path, found) in all {
+        let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+        let path = path.as_bytes();
+        stamp.update(format!("{} {} {} {times:?} ", path.len(), found.ino(), found.len()));
+        stamp.update(path);
+    }
+    Ok(Digest::from_bytes(stamp.finalize().into()))
+}
+
+/// Everything in a folder by its path in there, in the order of the paths' bytes.
+fn entries(folder: &Path) -> io::Result<BTreeMap<OsString, fs::Metadata>> {
+    // Not by `Path`, whose order goes part by part.
+    let (mut all, mut folders) = (BTreeMap::new(), vec![PathBuf::new()]);
+    while let Some(within) = folders.pop() {
+        let place = folder.join(&within);
+        let named = |error: io::Error| naming(&place, &error);
+        for entry in fs::read_dir(&place).map_err(named)? {
+            let entry = entry.map_err(named)?;
+            let found = entry.metadata().map_err(|error| naming(&entry.path(), &error))?;
+            let path = within.join(entry.file_name());
+            if found.is_dir() {
+                folders.push(path.clone());
+            }
+            all.insert(path.into_os_string(), found);
+        }
+    }
+    Ok(all)
+}
+
+fn content_of(path: &Path) -> io::Result<Digest> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let (mut sha256, mut offset) = (Sha256::new(), 0);
+    loop {
+        let chunk = chunk_at(&file, offset, CHUNK_BYTES)?;
+        if chunk.is_empty() {
+            return Ok(Digest::from_bytes(sha256.finalize().into()));
+        }
+        sha256.update(&chunk);
+        offset += chunk.len() as u64;
+    }
+}
+
+fn naming(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "makes the files that are hashed")]
+mod tests {
+    use std::{
+        io::Write,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn on(_: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn piece_hash(bytes: &[u8]) -> PieceHash {
+        PieceHash::from_bytes(blake3::hash(bytes).into())
+    }
+
+    /// Bytes that differ from place to place.
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect()
+    }
+
+    fn holding(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_has_the_hashes_of_its_bytes_at_every_boundary() {
+        let piece_bytes = to_usize(PIECE_BYTES);
+        for length in [0, 1, MIB - 1, MIB, MIB + 1, piece_bytes - 1, piece_bytes, piece_bytes + 1] {
+            let content = bytes(length);
+            let held = holding(&content);
+            let found = file(&held, &mut on).unwrap().unwrap();
+            assert_eq!((found.bytes, found.sha256), (length as u64, Digest::of(&content)), "{length}");
+            let pieces: Vec<_> = content.chunks(piece_bytes).map(piece_hash).collect();
+            assert_eq!(found.pieces, pieces, "{length}");
+            for (index, wanted) in (0..).zip(&pieces) {
+                assert_eq!(piece(&held, index).unwrap(), *wanted, "piece {index} of {length}");
+            }
+            assert_eq!(piece(&held, pieces.len() as u64).unwrap(), piece_hash(b""), "beyond {length}");
+        }
+    }
+
+    #[test]
+    fn the_cursor_of_the_file_does_not_matter() {
+        // It stands at the end after writing.
+        let held = holding(b"weights");
+        for _ in 0..2 {
+            assert_eq!(file(&held, &mut on).unwrap().unwrap().sha256, Digest::of(b"weights"));
+        }
+    }
+
+    #[test]
+    fn progress_counts_up_to_the_end_and_may_break_off() {
+        let held = holding(&bytes(20 * MIB + 5));
+        let mut seen = Vec::new();
+        let counting = &mut |bytes| {
+            seen.push(bytes);
+            ControlFlow::Continue(())
+        };
+        file(&held, counting).unwrap().unwrap();
+        assert!(seen.is_sorted(), "{seen:?}");
+        assert_eq!(seen.last(), Some(&(20 * MIB as u64 + 5)));
+        let mut calls = 0;
+        let stopping = &mut |_| {
+            calls += 1;
+            if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        assert_eq!(file(&held, stopping).unwrap(), None);
+        assert_eq!(calls, 3, "nothing is said after that");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let not_a_file = File::open(folder.path()).unwrap();
+        assert_eq!(file(&not_a_file, &mut on).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert!(piece(&not_a_file, 0).is_err());
+    }
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let this = Self(tempfile::tempdir().unwrap());
+            for folder in ["bin", "lib", "lib/empty"] {
+                fs::create_dir(this.0.path().join(folder)).unwrap();
+            }
+            this.write("bin/python", "a program");
+            this.mode("bin/python", 0o755);
+            this.write("lib/code.py", "print()");
+            this.write("lib-dynload", "sorts between lib and lib/");
+            symlink("python", this.0.path().join("bin/python3")).unwrap();
+            this
+        }
+
+        fn write(&self, path: &str, content: &str) {
+            fs::write(self.0.path().join(path), content).unwrap();
+        }
+
+        fn mode(&self, path: &str, mode: u32) {
+            fs::set_permissions(self.0.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn digest(&self) -> Digest {
+            tree(self.0.path()).unwrap()
+        }
+    }
+
+    /// A snapshot that was signed years ago names such a digest: how it is made can never change.
+    #[test]
+    fn the_digest_of_a_tree_is_one_that_stands_for_ever() {
+        let lines = [
+            "folder - 3 bin\n".to_owned(),
+            format!("program {} 10 bin/python\n", Digest::of(b"a program").hex()),
+            format!("link {} 11 bin/python3\n", Digest::of(b"python").hex()),
+            "folder - 3 lib\n".to_owned(),
+            format!("file {} 11 lib-dynload\n", Digest::of(b"sorts between lib and lib/").hex()),
+            format!("file {} 11 lib/code.py\n", Digest::of(b"print()").hex()),
+            "folder - 9 lib/empty\n".to_owned(),
+        ];
+        assert_eq!(Tree::new().digest(), Digest::of(lines.concat().as_bytes()));
+    }
+
+    #[test]
+    fn a_tree_is_the_same_wherever_it_stands_and_whatever_its_times_are() {
+        let (one, other) = (Tree::new(), Tree::new());
+        other.mode("lib/code.py", 0o600);
+        other.write("lib/code.py", "print()");
+        assert_eq!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn any_change_in_a_tree_changes_its_digest_and_its_stamp() {
+        type Change = (&'static str, fn(&Tree));
+        let changes: [Change; 8] = [
+            ("content", |tree| tree.write("lib/code.py", "Print()")),
+            ("executable", |tree| tree.mode("lib/code.py", 0o755)),
+            ("not executable", |tree| tree.mode("bin/python", 0o644)),
+            ("another file", |tree| tree.write("lib/empty/new", "")),
+            ("a file gone", |tree| fs::remove_file(tree.0.path().join("lib/code.py")).unwrap()),
+            ("an empty folder gone", |tree| fs::remove_dir(tree.0.path().join("lib/empty")).unwrap()),
+            ("a link to something else", |tree| {
+                fs::remove_file(tree.0.path().join("bin/python3")).unwrap();
+                symlink("/bin/sh", tree.0.path().join("bin/python3")).unwrap();
+            }),
+            ("renamed", |tree| {
+                fs::rename(tree.0.path().join("lib/code.py"), tree.0.path().join("lib/kode.py")).unwrap();
+            }),
+        ];
+        let original = Tree::new().digest();
+        for (what, change) in changes {
+            let tree = Tree::new();
+            let stamp = tree_stamp(tree.0.path()).unwrap();
+            assert_eq!(tree_stamp(tree.0.path()).unwrap(), stamp);
+            // The kernel's tick is what it stamps by.
+            thread::sleep(std::time::Duration::from_millis(20));
+            change(&tree);
+            assert_ne!(tree.digest(), original, "{what}");
+            assert_ne!(tree_stamp(tree.0.path()).unwrap(), stamp, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_folder_or_link_is_named() {
+        let tree = Tree::new();
+        let _socket = std::os::unix::net::UnixListener::bind(tree.0.path().join("lib/socket")).unwrap();
+        let error = super::tree(tree.0.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("lib/socket"), "{error}");
+        let missing = super::tree(&tree.0.path().join("nothing")).unwrap_err();
+        assert!(missing.to_string().contains("nothing"), "{missing}");
+    }
+}

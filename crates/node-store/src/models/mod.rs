@@ -1,0 +1,854 @@
+//! Model files: fetched piece by piece, verified whole, kept once however many models need them, and watched.
+//!
+//! ```text
+//! <volume>/models/               0755, so that it can be shown read-only to a runtime that is another user
+//!   <hex of SHA-256>             0444, verified before it got this name
+//!   partial/<hex>                0600 in a 0700 folder: being fetched, full length from the start
+//!   quarantine/<hex>-<ms>        was found to be something else, moved aside at this moment
+//! ```
+//!
+//! `state.db` says which files are here, what their pieces are, how much of each partial piece is on disk, and how
+//! each model stands. Files are large, so they are no part of the disk seam ([`Disk`](crate::disk::Disk)): they are
+//! the operating system's, and the folder is made with the first of them.
+//!
+//! Whatever a crash leaves comes together again: a file without a row is used only after it was hashed
+//! ([`Models::measure`]), a row without a file says that the file is missing, a partial file without a row is begun
+//! anew, and so is a row without a partial file. What nobody needs, [`Models::prune`] removes.
+//!
+//! What stands where a model file is expected must be a regular file of this user that nobody may write to;
+//! otherwise it is not read. Whether there is room on the disk is for the caller to ask first.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, ErrorKind},
+    ops::ControlFlow,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use node_types::{
+    Digest, Timestamp,
+    config::{ModelFile, PieceHash},
+    job::ModelRef,
+    models::ModelState,
+};
+use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
+
+use crate::{
+    hash,
+    reader::{ReadError, Reader},
+    seal::{Guard, Place, Seen, Untrusted},
+    writer::{Effect, Ticket, WriteError, Writer},
+};
+
+mod partial;
+mod table;
+
+pub use partial::{Finished, Partial};
+pub(crate) use table::nonsense;
+
+use table::{FileRow, Mark};
+
+const FOLDER: &str = "models";
+/// Nobody writes to a file that was verified.
+const HELD_MODE: u32 = 0o444;
+const PARTIAL: &str = "partial";
+const QUARANTINE: &str = "quarantine";
+
+/// A model file that is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFile {
+    /// Its identity.
+    pub sha256: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 of each of its pieces, as they were when it was verified.
+    pub pieces: Vec<PieceHash>,
+    /// When it got its name.
+    pub installed_at: Timestamp,
+    /// When all of it was hashed last and found to be itself.
+    pub verified_at: Timestamp,
+    /// Whether it was sealed then.
+    pub sealed: bool,
+    /// How far it has been read again.
+    pub scrub: Scrub,
+}
+
+/// How far a file has been read again, piece by piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrub {
+    /// The piece that is next.
+    pub next_piece: u64,
+    /// When the first piece of this round was read; `None` before the first round.
+    pub began_at: Option<Timestamp>,
+    /// When the last piece of the last whole round was read.
+    pub completed_at: Option<Timestamp>,
+}
+
+/// A model file that is not all here yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialFile {
+    /// What it will be.
+    pub sha256: Digest,
+    /// How long it will be.
+    pub bytes: u64,
+    /// Bytes of it that are on disk.
+    pub received: u64,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// When something of it was kept last.
+    pub touched_at: Timestamp,
+}
+
+/// How a model stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelRow {
+    /// Which.
+    pub reference: ModelRef,
+    /// Its state.
+    pub state: ModelState,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, where that is not plain.
+    pub reason: Option<String>,
+    /// Its files: path, identity and length of each.
+    pub files: Vec<(String, Digest, u64)>,
+}
+
+/// A file that was moved aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// What it should have been.
+    pub sha256: Digest,
+    /// When it was moved.
+    pub at: Timestamp,
+    /// Its length.
+    pub bytes: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// What can be said of a file without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not been written since it was verified.
+    Sealed,
+    /// It was written or replaced since, or was found damaged: this says what differs.
+    Broken(String),
+    /// Nothing can be said, for this reason: it is to be hashed.
+    Untrusted(String),
+    /// It is not here.
+    Missing,
+    /// It is here, but nobody verified it.
+    Unknown,
+}
+
+/// What hashing a file found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Measurement {
+    /// It is what it should be; sealed again where that means something.
+    Same,
+    /// It is something else.
+    Differs {
+        /// What it is.
+        found: Digest,
+        /// Its pieces that are not as they were when it was verified; none where nobody ever verified it.
+        damaged: Vec<u64>,
+    },
+    /// It is not here.
+    Missing,
+    /// The caller broke off.
+    Stopped,
+}
+
+/// What reading one piece again found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scrubbed {
+    /// It is as it was.
+    Good {
+        /// It was the last one of this round.
+        done: bool,
+    },
+    /// It is something else, or cannot be read. The next call reads it again.
+    Damaged {
+        /// Which.
+        piece: u64,
+    },
+    /// The file is not here, or nobody verified it.
+    Missing,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Partial files whose time ended.
+    pub partials: u64,
+    /// Files in quarantine whose time ended.
+    pub quarantined: u64,
+    /// Files that nothing knows and no model needs.
+    pub orphans: u64,
+    /// Bytes of the disk that all of them took.
+    pub bytes: u64,
+}
+
+/// Why something cannot be done with a model file.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelsError {
+    /// What stands there is not ours, or not what is expected.
+    #[error("{path} {found}, {wanted} is expected: move it away or put it right")]
+    NotOurs {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is, so that `<path> <found>` is half a sentence.
+        found: String,
+        /// What it should be.
+        wanted: String,
+    },
+    /// There is no such file.
+    #[error("there is no {path}")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is being fetched already.
+    #[error("{path} is being fetched already: wait until that ends")]
+    Busy {
+        /// The partial file.
+        path: PathBuf,
+    },
+    /// A model that is listed needs it.
+    #[error("{path} is a file of {model}, which the snapshot lists: it stays")]
+    Needed {
+        /// The file.
+        path: PathBuf,
+        /// The model.
+        model: ModelRef,
+    },
+    /// More than the piece has.
+    #[error("piece {piece} of {path} has {bytes} bytes, byte {end} is beyond it")]
+    Outside {
+        /// The partial file.
+        path: PathBuf,
+        /// The piece, from 0.
+        piece: u64,
+        /// Its length.
+        bytes: u64,
+        /// Where the bytes would end.
+        end: u64,
+    },
+    /// Not all of it is there.
+    #[error("{path} has {received} of {bytes} bytes: fetch the rest first")]
+    Incomplete {
+        /// The partial file.
+        path: PathBuf,
+        /// Bytes that are on disk.
+        received: u64,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The disk is full.
+    #[error("the disk of {path} is full: free some space")]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system failed.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its error.
+        #[source]
+        source: io::Error,
+    },
+    /// `state.db` cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// `state.db` was not written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> ModelsError + Copy {
+    move |source| {
+        let path = path.to_owned();
+        if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            ModelsError::Full { path }
+        } else {
+            ModelsError::Io { path, source }
+        }
+    }
+}
+
+/// What can be asked about model files and models, beside a running Agent too.
+#[derive(Clone, Debug)]
+pub struct ModelsView {
+    reader: Arc<Reader>,
+    folder: PathBuf,
+}
+
+#[expect(clippy::missing_errors_doc, reason = "each fails where the database or the folder cannot be read")]
+impl ModelsView {
+    pub(crate) fn new(reader: Arc<Reader>, volume: &Path) -> Self {
+        Self { reader, folder: volume.join(FOLDER) }
+    }
+
+    /// The files that are here, by their digests.
+    pub fn files(&self) -> Result<Vec<HeldFile>, ReadError> {
+        let rows = self.reader.read(table::files)?;
+        Ok(rows.into_iter().map(|row| row.held).collect())
+    }
+
+    /// The files that are not all here yet, by their digests.
+    pub fn partials(&self) -> Result<Vec<PartialFile>, ReadError> {
+        let rows = self.reader.read(table::partials)?;
+        Ok(rows.into_iter().map(|row| row.partial).collect())
+    }
+
+    /// The models, by name and version.
+    pub fn models(&self) -> Result<Vec<ModelRow>, ReadError> {
+        self.reader.read(table::models)
+    }
+
+    /// The files that were moved aside, oldest first.
+    pub fn quarantined(&self) -> io::Result<Vec<Quarantined>> {
+        let folder = self.folder.join(QUARANTINE);
+        let mut found = Vec::new();
+        for name in names(&folder)? {
+            let path = folder.join(&name);
+            let parsed = name.split_once('-').and_then(|(hex, ms)| Some((digest(hex)?, ms.parse().ok()?)));
+            if let (Some((sha256, ms)), Some(seen)) = (parsed, Seen::at(&path)?) {
+                found.push(Quarantined { sha256, at: Timestamp::from_ms(ms), bytes: seen.bytes, path });
+            }
+        }
+        found.sort_by_key(|file| (file.at, file.sha256));
+        Ok(found)
+    }
+
+    /// Where a file stands once it is here.
+    #[must_use]
+    pub fn path(&self, sha256: Digest) -> PathBuf {
+        self.folder.join(sha256.hex())
+    }
+
+    /// How a file stands, without reading it: its row and one look at its inode.
+    pub fn stand(&self, sha256: Digest) -> Result<Standing, ModelsError> {
+        let row = self.reader.read(|tx| table::file(tx, sha256))?;
+        self.judge(sha256, row.as_ref(), self.place()?.as_ref())
+    }
+
+    /// How every file stands that is here or should be, by digest.
+    pub fn stand_all(&self) -> Result<Vec<(Digest, Standing)>, ModelsError> {
+        let rows = self.reader.read(table::files)?;
+        let rows: BTreeMap<Digest, FileRow> = rows.into_iter().map(|row| (row.held.sha256, row)).collect();
+        let mut all: BTreeSet<Digest> = rows.keys().copied().collect();
+        all.extend(names(&self.folder).map_err(failed(&self.folder))?.iter().filter_map(|name| digest(name)));
+        let place = self.place()?;
+        all.into_iter().map(|it| Ok((it, self.judge(it, rows.get(&it), place.as_ref())?))).collect()
+    }
+
+    /// The file system of the folder; `None` where there is no folder yet.
+    fn place(&self) -> Result<Option<Place>, ModelsError> {
+        match Place::of(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).map_err(failed(&self.folder)),
+        }
+    }
+
+    fn judge(
+        &self,
+        sha256: Digest,
+        row: Option<&FileRow>,
+        place: Option<&Place>,
+    ) -> Result<Standing, ModelsError> {
+        let path = self.path(sha256);
+        let (seen, place) = match (Seen::at(&path).map_err(failed(&path))?, place) {
+            (Some(seen), Some(place)) => (seen, place),
+            (Some(_) | None, Some(_) | None) => return Ok(Standing::Missing),
+        };
+        let Some(row) = row else { return Ok(Standing::Unknown) };
+        if let Some((found, wanted)) = not_held(&seen) {
+            return Ok(Standing::Broken(format!("it {found}, {wanted} is expected")));
+        }
+        if seen.bytes != row.held.bytes {
+            return Ok(Standing::Broken(format!(
+                "its length is {}, {} bytes were verified",
+                seen.bytes, row.held.bytes
+            )));
+        }
+        Ok(match &row.mark {
+            Mark::Damaged(why) => Standing::Broken(why.clone()),
+            Mark::Unsealed(why) => Standing::Untrusted(why.clone()),
+            Mark::Sealed(seal) => match seal.broken(&seen, place) {
+                Ok(None) => Standing::Sealed,
+                Ok(Some(why)) => Standing::Broken(why),
+                Err(why) => Standing::Untrusted(why.to_string()),
+            },
+        })
+    }
+}
+
+/// The model files of a volume. Calls block, some of them for as long as a file takes to be read.
+#[derive(Clone, Debug)]
+pub struct Models {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    writer: Arc<Writer>,
+    view: ModelsView,
+    /// Partial files that somebody has open.
+    open: Mutex<BTreeSet<Digest>>,
+    /// Held while files and rows change together.
+    turn: Mutex<()>,
+}
+
+impl Models {
+    pub(crate) fn new(writer: Arc<Writer>, view: ModelsView) -> Self {
+        Self { inner: Arc::new(Inner { writer, view, open: Mutex::default(), turn: Mutex::default() }) }
+    }
+
+    /// What can be asked about them.
+    #[must_use]
+    pub fn view(&self) -> &ModelsView {
+        &self.inner.view
+    }
+
+    /// The folder that they stand in, to be shown read-only to a runtime. It is made with the first file.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.inner.view.folder
+    }
+
+    /// Where a file stands once it is here.
+    #[must_use]
+    pub fn path(&self, sha256: Digest) -> PathBuf {
+        self.inner.path(sha256)
+    }
+
+    /// Begins to fetch a file, or goes on where that was left.
+    ///
+    /// # Errors
+    /// [`ModelsError::Busy`] while it is open already; [`ModelsError`].
+    pub fn begin(&self, wanted: &ModelFile, now: Timestamp) -> Result<Partial, ModelsError> {
+        Partial::begin(&self.inner, wanted, now)
+    }
+
+    /// Begins to fetch the damaged pieces of a file again: a copy of it in which they alone are missing. Where no
+    /// piece is named, all are missing; where a copy was begun before, that one goes on. The file itself is left
+    /// as it is until [`Partial::finish`] replaces it.
+    ///
+    /// # Errors
+    /// [`ModelsError::Missing`] where the file is not here; those of [`Models::begin`].
+    pub fn begin_repair(
+        &self,
+        wanted: &ModelFile,
+        damaged: &[u64],
+        now: Timestamp,
+    ) -> Result<Partial, ModelsError> {
+        Partial::begin_repair(&self.inner, wanted, damaged, now)
+    }
+
+    /// Hashes a file that is here. One that is what it should be is sealed again, and taken over where nobody
+    /// verified it before. `progress` gets the bytes read so far and may break off.
+    ///
+    /// # Errors
+    /// [`ModelsError::NotOurs`] where something else stands in its place; [`ModelsError`].
+    pub fn measure(
+        &self,
+        sha256: Digest,
+        now: Timestamp,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Measurement, ModelsError> {
+        let inner = &self.inner;
+        let path = inner.path(sha256);
+        let Some(file) = open_held(&path)? else { return Ok(Measurement::Missing) };
+        let Some(place) = inner.view.place()? else { return Ok(Measurement::Missing) };
+        let mut guard = Guard::take(&file, place);
+        let hashed = hash::file(&file, &mut |bytes| {
+            // Whoever wants to write waits as long as we have the lease, and there is no seal any more.
+            if guard.as_ref().is_ok_and(|guard| !guard.holds()) {
+                guard = Err(Untrusted::Broken);
+            }
+            progress(bytes)
+        });
+        let Some(found) = hashed.map_err(failed(&path))? else { return Ok(Measurement::Stopped) };
+        let _turn = inner.take_turn();
+        let held = inner.view.reader.read(|tx| table::file(tx, sha256))?.map(|row| row.held);
+        if found.sha256 == sha256 {
+            let row = FileRow::verified(sha256, found, guard.and_then(Guard::seal), now);
+            inner.writer.submit(Effect::Keeps, move |tx| table::keep_file(tx, &row, false)).wait()?;
+            return Ok(Measurement::Same);
+        }
+        let damaged = held.map_or_else(Vec::new, |held| differing(&held.pieces, &found.pieces));
+        let mark = Mark::Damaged(format!("its content is {} since it was read at {now}", found.sha256));
+        inner.writer.submit(Effect::Keeps, move |tx| table::set_mark(tx, sha256, &mark)).wait()?;
+        Ok(Measurement::Differs { found: found.sha256, damaged })
+    }
+
+    /// Reads the next piece of a file again and compares it with what it was when the file was verified.
+    ///
+    /// # Errors
+    /// [`ModelsError`].
+    pub fn scrub_piece(&self, sha256: Digest, now: Timestamp) -> Result<Scrubbed, ModelsError> {
+        let inner = &self.inner;
+        let row = inner.view.reader.read(|tx| table::file(tx, sha256))?;
+        let (Some(FileRow { held, .. }), Some(file)) = (row, open_held(&inner.path(sha256))?) else {
+            return Ok(Scrubbed::Missing);
+        };
+        let piece = held.scrub.next_piece;
+        let pieces = held.pieces.len() as u64;
+        let mut scrub = held.scrub;
+        if piece == 0 {
+            scrub.began_at = Some(now);
+        }
+        if let Some(wanted) = usize::try_from(piece).ok().and_then(|piece| held.pieces.get(piece)) {
+            // What the disk cannot read is damaged too.
+            if hash::piece(&file, piece).ok().as_ref() != Some(wanted) {
+                let mark = Mark::Damaged(format!("its piece {piece} was found damaged at {now}"));
+                inner.writer.submit(Effect::Keeps, move |tx| table::set_mark(tx, sha256, &mark)).wait()?;
+                return Ok(Scrubbed::Damaged { piece });
+            }
+        }
+        let done = piece.saturating_add(1) >= pieces;
+        if done {
+            scrub = Scrub { next_piece: 0, completed_at: Some(now), ..scrub };
+        } else {
+            scrub.next_piece = piece + 1;
+        }
+        inner.writer.submit(Effect::Keeps, move |tx| table::set_scrub(tx, sha256, &scrub)).wait()?;
+        Ok(Scrubbed::Good { done })
+    }
+
+    /// Moves a file aside and forgets it. Returns where it is now.
+    ///
+    /// # Errors
+    /// [`ModelsError::Missing`] where it is not here, and then it is forgotten too; [`ModelsError`].
+    pub fn quarantine(&self, sha256: Digest, now: Timestamp) -> Result<PathBuf, ModelsError> {
+        let _turn = self.inner.take_turn();
+        let moved = self.inner.move_aside(&self.inner.path(sha256), sha256, now);
+        if matches!(moved, Ok(_) | Err(ModelsError::Missing { .. })) {
+            self.inner.writer.submit(Effect::Shrinks, move |tx| table::drop_file(tx, sha256)).wait()?;
+        }
+        moved
+    }
+
+    /// Removes a file that no listed model needs.
+    ///
+    /// # Errors
+    /// [`ModelsError::Needed`] where one that is not archived lists it; [`ModelsError`].
+    pub fn remove(&self, sha256: Digest) -> Result<(), ModelsError> {
+        let _turn = self.inner.take_turn();
+        let path = self.inner.path(sha256);
+        let needed = self.inner.writer.submit(Effect::Shrinks, move |tx| {
+            let needed = table::needed_by(tx, sha256)?;
+            if needed.is_none() {
+                table::drop_file(tx, sha256)?;
+            }
+            Ok(needed)
+        });
+        match needed.wait()? {
+            Some(model) => Err(ModelsError::Needed { path, model }),
+            // What a crash leaves before this, prune removes.
+            None => delete(&path).map(|_| ()),
+        }
+    }
+
+    /// Gives up what was fetched of a file.
+    ///
+    /// # Errors
+    /// [`ModelsError::Busy`] while it is open; [`ModelsError`].
+    pub fn discard_partial(&self, sha256: Digest) -> Result<(), ModelsError> {
+        let _turn = self.inner.take_turn();
+        self.inner.discard(sha256).map(|_| ())
+    }
+
+    /// Partial files of which nothing was kept for `ttl_ms`.
+    ///
+    /// # Errors
+    /// [`ModelsError::Read`].
+    pub fn expired_partials(&self, ttl_ms: u64, now: Timestamp) -> Result<Vec<PartialFile>, ModelsError> {
+        let mut partials = self.inner.view.partials()?;
+        partials.retain(|partial| partial.touched_at.plus_ms(ttl_ms) <= now);
+        Ok(partials)
+    }
+
+    /// Removes partial files and quarantined ones that are older than `ttl_ms`, and whatever is in the folder that
+    /// nothing knows and no listed model needs. What is open stays.
+    ///
+    /// # Errors
+    /// [`ModelsError`]; what was removed before stays removed.
+    pub fn prune(&self, ttl_ms: u64, now: Timestamp) -> Result<Pruned, ModelsError> {
+        let inner = &self.inner;
+        let _turn = inner.take_turn();
+        let mut pruned = Pruned::default();
+        for partial in self.expired_partials(ttl_ms, now)? {
+            if !inner.is_open(partial.sha256) {
+                pruned.bytes += inner.discard(partial.sha256)?;
+                pruned.partials += 1;
+            }
+        }
+        let quarantined = inner.view.quarantined().map_err(failed(&self.folder().join(QUARANTINE)))?;
+        for file in quarantined.iter().filter(|file| file.at.plus_ms(ttl_ms) <= now) {
+            pruned.bytes += delete(&file.path)?;
+            pruned.quarantined += 1;
+        }
+        let known = inner.view.reader.read(|tx| {
+            let mut known: BTreeSet<_> = table::files(tx)?.into_iter().map(|row| row.held.sha256).collect();
+            let listed = table::models(tx)?.into_iter().filter(|row| row.state != ModelState::Archived);
+            // A crash may have taken the row of one that was just verified.
+            known.extend(listed.flat_map(|row| row.files.into_iter().map(|(_, sha256, _)| sha256)));
+            let partials = table::partials(tx)?.into_iter().map(|row| row.partial.sha256);
+            Ok((known, partials.collect::<BTreeSet<_>>()))
+        })?;
+        let partial = self.folder().join(PARTIAL);
+        for (folder, known) in [(self.folder(), &known.0), (partial.as_path(), &known.1)] {
+            for name in names(folder).map_err(failed(folder))? {
+                let path = folder.join(&name);
+                let kept = digest(&name).is_some_and(|it| known.contains(&it) || inner.is_open(it));
+                let seen = Seen::at(&path).map_err(failed(&path))?;
+                if !kept && seen.is_some_and(|seen| seen.kind != FileType::Directory) {
+                    pruned.bytes += delete(&path)?;
+                    pruned.orphans += 1;
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Keeps how a model stands, and which files it needs.
+    pub fn set_state(
+        &self,
+        reference: &ModelRef,
+        files: Vec<(String, Digest, u64)>,
+        state: ModelState,
+        reason: Option<String>,
+        now: Timestamp,
+    ) -> Ticket<()> {
+        let row = ModelRow { reference: reference.clone(), state, since: now, reason, files };
+        self.inner.writer.submit(Effect::Keeps, move |tx| table::set_model(tx, &row))
+    }
+
+    /// Forgets a model. Its files stay.
+    pub fn forget(&self, reference: &ModelRef) -> Ticket<()> {
+        let reference = reference.clone();
+        self.inner.writer.submit(Effect::Shrinks, move |tx| table::drop_model(tx, &reference))
+    }
+
+    /// Bytes that this user could still write where the files stand.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let there = self.folder().ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let found = rustix::fs::statvfs(there)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+}
+
+impl Inner {
+    fn path(&self, sha256: Digest) -> PathBuf {
+        self.view.path(sha256)
+    }
+
+    fn partial_path(&self, sha256: Digest) -> PathBuf {
+        self.view.folder.join(PARTIAL).join(sha256.hex())
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self, sha256: Digest) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(&sha256)
+    }
+
+    /// Makes the folders that are missing, and checks that they are ours.
+    fn prepare(&self) -> Result<(), ModelsError> {
+        let folder = &self.view.folder;
+        for (path, mode) in
+            [(folder.clone(), 0o755), (folder.join(PARTIAL), 0o700), (folder.join(QUARANTINE), 0o700)]
+        {
+            let failed = failed(&path);
+            if Seen::at(&path).map_err(failed)?.is_none() {
+                fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+                path.parent().map_or(Ok(()), sync_folder).map_err(failed)?;
+            }
+            let Some(seen) = Seen::at(&path).map_err(failed)? else { continue };
+            if let Some((found, wanted)) = not_folder(&seen, mode) {
+                return Err(ModelsError::NotOurs { path, found, wanted });
+            }
+            if seen.mode & 0o777 != mode {
+                // The umask took bits, or somebody did.
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a file into quarantine. Returns where it is now.
+    fn move_aside(&self, path: &Path, sha256: Digest, now: Timestamp) -> Result<PathBuf, ModelsError> {
+        if Seen::at(path).map_err(failed(path))?.is_none() {
+            return Err(ModelsError::Missing { path: path.to_owned() });
+        }
+        self.prepare()?;
+        let folder = self.view.folder.join(QUARANTINE);
+        // Several may be moved within one moment.
+        for ms in now.ms().. {
+            let aside = folder.join(format!("{}-{ms}", sha256.hex()));
+            let (from, to) = (rustix::fs::CWD, rustix::fs::CWD);
+            match rustix::fs::renameat_with(from, path, to, &aside, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    sync_folder(&folder).map_err(failed(&folder))?;
+                    path.parent().map_or(Ok(()), sync_folder).map_err(failed(path))?;
+                    return Ok(aside);
+                }
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(failed(path)(error.into())),
+            }
+        }
+        Err(ModelsError::Missing { path: path.to_owned() })
+    }
+
+    /// Removes a partial file and its rows. Returns the bytes that it took.
+    fn discard(&self, sha256: Digest) -> Result<u64, ModelsError> {
+        let path = self.partial_path(sha256);
+        if self.is_open(sha256) {
+            return Err(ModelsError::Busy { path });
+        }
+        self.writer.submit(Effect::Shrinks, move |tx| table::drop_partial(tx, sha256)).wait()?;
+        delete(&path)
+    }
+}
+
+impl FileRow {
+    /// A file that was hashed and is what it should be.
+    fn verified(
+        sha256: Digest,
+        found: hash::FileHashes,
+        sealed: Result<crate::seal::Seal, Untrusted>,
+        now: Timestamp,
+    ) -> Self {
+        let mark = match sealed {
+            Ok(seal) => Mark::Sealed(seal),
+            Err(why) => Mark::Unsealed(why.to_string()),
+        };
+        let held = HeldFile {
+            sha256,
+            bytes: found.bytes,
+            pieces: found.pieces,
+            installed_at: now,
+            verified_at: now,
+            sealed: matches!(mark, Mark::Sealed(_)),
+            scrub: Scrub::default(),
+        };
+        Self { held, mark }
+    }
+}
+
+/// The numbers of pieces that are not the same, or that one of the two does not have.
+pub fn differing(wanted: &[PieceHash], found: &[PieceHash]) -> Vec<u64> {
+    let most = wanted.len().max(found.len());
+    (0..most).filter(|piece| wanted.get(*piece) != found.get(*piece)).map(|piece| piece as u64).collect()
+}
+
+/// What a thing is instead of a model file, and what it should be.
+fn not_held(seen: &Seen) -> Option<(String, String)> {
+    not_file(seen, HELD_MODE)
+}
+
+/// What a thing is instead of a regular file of ours with exactly this mode, and what it should be.
+fn not_file(seen: &Seen, mode: u32) -> Option<(String, String)> {
+    if seen.kind != FileType::RegularFile {
+        return Some((kind_of(seen).to_owned(), "a regular file".to_owned()));
+    }
+    not_owned(seen).or_else(|| {
+        (seen.mode != mode).then(|| (format!("has mode {:04o}", seen.mode), format!("mode {mode:04o}")))
+    })
+}
+
+/// What a thing is instead of a folder of ours that nobody writes to who should not.
+fn not_folder(seen: &Seen, mode: u32) -> Option<(String, String)> {
+    if seen.kind != FileType::Directory {
+        return Some((kind_of(seen).to_owned(), "a folder".to_owned()));
+    }
+    not_owned(seen).or_else(|| {
+        let loose = seen.mode & 0o777 & !mode;
+        (loose != 0).then(|| (format!("has mode {:04o}", seen.mode), format!("mode {mode:04o}")))
+    })
+}
+
+fn not_owned(seen: &Seen) -> Option<(String, String)> {
+    let ours = rustix::process::geteuid().as_raw();
+    (seen.uid != ours).then(|| (format!("belongs to user {}", seen.uid), format!("user {ours}")))
+}
+
+const fn kind_of(seen: &Seen) -> &'static str {
+    match seen.kind {
+        FileType::RegularFile => "is a regular file",
+        FileType::Directory => "is a folder",
+        FileType::Symlink => "is a symbolic link",
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => "is a device, a socket or a pipe",
+    }
+}
+
+/// Opens a model file for reading, and puts its mode right; `None` where nothing stands there.
+fn open_held(path: &Path) -> Result<Option<File>, ModelsError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(rustix::io::Errno::LOOP) => {
+            let (found, wanted) = ("is a symbolic link".to_owned(), "a regular file".to_owned());
+            return Err(ModelsError::NotOurs { path: path.to_owned(), found, wanted });
+        }
+        Err(error) => return Err(failed(path)(error.into())),
+    };
+    let seen = Seen::of(&file).map_err(failed(path))?;
+    if seen.kind == FileType::RegularFile && not_owned(&seen).is_none() && seen.mode != HELD_MODE {
+        // Its mode is ours to put back. What it holds is read, whoever may have written to it.
+        file.set_permissions(fs::Permissions::from_mode(HELD_MODE)).map_err(failed(path))?;
+    }
+    match not_held(&Seen::of(&file).map_err(failed(path))?) {
+        Some((found, wanted)) => Err(ModelsError::NotOurs { path: path.to_owned(), found, wanted }),
+        None => Ok(Some(file)),
+    }
+}
+
+/// Removes a file; none being there is no error. Returns the bytes of the disk that it took.
+#[expect(clippy::disallowed_methods, reason = "model files are no part of the disk seam")]
+fn delete(path: &Path) -> Result<u64, ModelsError> {
+    let Some(seen) = Seen::at(path).map_err(failed(path))? else { return Ok(0) };
+    fs::remove_file(path).map_err(failed(path))?;
+    Ok(seen.taken)
+}
+
+/// The names in a folder; none where it is not there.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        // A name that is no text is none of ours; it is left alone.
+        found => found?
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .filter_map(|name| name.map(|name| OsStr::to_str(&name).map(str::to_owned)).transpose())
+            .collect(),
+    }
+}
+
+fn digest(hex: &str) -> Option<Digest> {
+    format!("sha256:{hex}").parse().ok()
+}
+
+/// Syncs the names in a folder.
+#[expect(clippy::disallowed_methods, reason = "model files are no part of the disk seam")]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,401 @@
+//! What a seal tells and what it does not: each way of writing to a file that it must notice, and each that it cannot
+//! notice, together with the slower check that does.
+//!
+//! Images and overlays need root and a loop device; where a machine has none, the test says so and returns.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(clippy::disallowed_methods, reason = "changes files behind the store's back")]
+#![expect(clippy::print_stdout, reason = "says what this machine cannot show")]
+
+mod common;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader},
+    ops::ControlFlow,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use common::{NOW, create, volume_folder};
+use node_store::{
+    models::{Finished, Measurement, Models, Scrubbed, Standing},
+    volume::Volume,
+};
+use node_types::{Digest, config::ModelFile};
+use rustix::fs::{Advice, AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, fadvise, utimensat};
+
+const CONTENT: &[u8] = &[b'w'; 10_000];
+/// Like [`CONTENT`], of the same length, with one byte that is another.
+const CHANGED_AT: u64 = 5000;
+
+struct Home {
+    // Closed before its folder goes.
+    _volume: Volume,
+    models: Models,
+    /// What is mounted on the folder of the models, if anything is.
+    _mount: Option<Mount>,
+    _folder: tempfile::TempDir,
+}
+
+/// Something mounted, until this is dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// `None`, and a word about it, where this machine cannot mount it.
+    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("not shown: mounting needs root");
+            return None;
+        }
+        let mounted = Command::new("mount").args(arguments).arg(at).output().unwrap();
+        if !mounted.status.success() {
+            println!("not shown: mount {arguments:?}: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let done = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+        if !done.is_ok_and(|done| done.success()) {
+            // A test that failed may still have files open: the mount goes when they are closed.
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+}
+
+impl Home {
+    fn new() -> Self {
+        Self::mounted(|_, _| Some(None)).unwrap()
+    }
+
+    /// With what `mount` mounts on the folder of the models, which is empty; `None` where it mounts nothing.
+    fn mounted(mount: impl FnOnce(&Path, &Path) -> Option<Option<Mount>>) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = create(&volume_folder(&folder));
+        let models = volume.models();
+        fs::create_dir(models.folder()).unwrap();
+        let mount = mount(folder.path(), models.folder())?;
+        fs::set_permissions(models.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self { _volume: volume, models, _mount: mount, _folder: folder })
+    }
+
+    fn install(&self) -> Digest {
+        let sha256 = Digest::of(CONTENT);
+        let bytes = CONTENT.len() as u64;
+        let wanted = ModelFile { path: "weights.gguf".into(), bytes, sha256, pieces_blake3: Vec::new() };
+        let partial = self.models.begin(&wanted, NOW).unwrap();
+        partial.write(0, 0, CONTENT).unwrap();
+        partial.note(0, bytes, NOW).unwrap();
+        assert_eq!(partial.finish(NOW, &mut on).unwrap(), Finished::Installed);
+        sha256
+    }
+
+    fn sealed() -> (Self, Digest, PathBuf) {
+        let home = Self::new();
+        let sha256 = home.install();
+        assert_eq!(home.stand(sha256), Standing::Sealed);
+        let path = home.models.path(sha256);
+        (home, sha256, path)
+    }
+
+    fn stand(&self, sha256: Digest) -> Standing {
+        self.models.view().stand(sha256).unwrap()
+    }
+
+    fn measure(&self, sha256: Digest) -> Measurement {
+        self.models.measure(sha256, NOW, &mut on).unwrap()
+    }
+
+    fn broken(&self, sha256: Digest, why: &str) {
+        let Standing::Broken(said) = self.stand(sha256) else { panic!("{:?}", self.stand(sha256)) };
+        assert!(said.contains(why), "{said}");
+    }
+
+    fn untrusted(&self, sha256: Digest, why: &str) {
+        let Standing::Untrusted(said) = self.stand(sha256) else { panic!("{:?}", self.stand(sha256)) };
+        assert!(said.contains(why), "{said}");
+    }
+
+    /// The seal is fooled; reading is not.
+    fn fooled(&self, sha256: Digest) {
+        assert_eq!(self.stand(sha256), Standing::Sealed, "the seal cannot see it");
+        assert_eq!(self.models.scrub_piece(sha256, NOW).unwrap(), Scrubbed::Damaged { piece: 0 });
+        self.broken(sha256, "piece 0");
+        let Measurement::Differs { damaged, .. } = self.measure(sha256) else { panic!("it passed") };
+        assert_eq!(damaged, [0]);
+    }
+}
+
+fn on(_: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn timespec(seconds: i64, nanoseconds: i64) -> Timespec {
+    Timespec { tv_sec: seconds, tv_nsec: nanoseconds }
+}
+
+fn set_modified(path: &Path, modified: Timespec) {
+    let times = Timestamps { last_access: timespec(0, UTIME_OMIT), last_modification: modified };
+    utimensat(CWD, path, &times, AtFlags::empty()).unwrap();
+}
+
+/// Changes one byte as a thief would: length, mode and time of modification are what they were.
+fn change_a_byte(path: &Path) {
+    let before = fs::metadata(path).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"X", CHANGED_AT).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
+    set_modified(path, timespec(before.mtime(), before.mtime_nsec()));
+    let after = fs::metadata(path).unwrap();
+    let seen = |data: &fs::Metadata| (data.len(), data.mode(), data.mtime(), data.mtime_nsec(), data.ino());
+    assert_eq!(seen(&before), seen(&after));
+}
+
+#[test]
+fn a_change_of_one_byte_with_its_time_restored_is_seen() {
+    let (home, sha256, path) = Home::sealed();
+    change_a_byte(&path);
+    home.broken(sha256, "time of change");
+    assert!(matches!(home.measure(sha256), Measurement::Differs { damaged, .. } if damaged == [0]));
+}
+
+#[test]
+fn a_file_swapped_by_rename_is_seen() {
+    let (home, sha256, path) = Home::sealed();
+    let (before, other) = (fs::metadata(&path).unwrap(), path.with_extension("other"));
+    fs::write(&other, CONTENT).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o444)).unwrap();
+    set_modified(&other, timespec(before.mtime(), before.mtime_nsec()));
+    fs::rename(&other, &path).unwrap();
+    home.broken(sha256, "inode");
+    assert_eq!(home.measure(sha256), Measurement::Same, "the same content, as it turns out");
+    assert_eq!(home.stand(sha256), Standing::Sealed);
+}
+
+#[test]
+fn a_file_that_was_only_touched_is_hashed_and_sealed_again() {
+    let (home, sha256, path) = Home::sealed();
+    set_modified(&path, timespec(1_700_000_000, 5));
+    home.broken(sha256, "time of modification");
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    assert_eq!(home.stand(sha256), Standing::Sealed);
+}
+
+#[test]
+fn a_file_that_somebody_has_open_for_writing_is_not_sealed() {
+    let (home, sha256, path) = Home::sealed();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let writer = OpenOptions::new().write(true).open(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    home.untrusted(sha256, "open for writing");
+    drop(writer);
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    assert_eq!(home.stand(sha256), Standing::Sealed);
+}
+
+/// A map that was dirtied before the seal can be written to without any time moving: git, rsync and make are fooled by
+/// it. The lease is refused as long as it exists.
+#[test]
+fn a_file_with_a_writable_map_that_was_dirtied_before_is_not_sealed() {
+    let (home, sha256, path) = Home::sealed();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let program = "import mmap, sys
+file = open(sys.argv[1], 'r+b')
+view = mmap.mmap(file.fileno(), 0)
+file.close()
+view[0:1] = b'w'
+print('dirty', flush=True)
+for line in sys.stdin:
+    view[5000:5001] = b'X'
+    print('written', flush=True)
+view.close()
+";
+    let mut mapper = Command::new("python3")
+        .args(["-c", program])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(mapper.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "dirty");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    home.untrusted(sha256, "writable map");
+    let changed = |path: &Path| fs::metadata(path).map(|data| (data.ctime(), data.ctime_nsec())).unwrap();
+    let before = changed(&path);
+    let mut ask = mapper.stdin.take().unwrap();
+    std::io::Write::write_all(&mut ask, b"go\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "written");
+    if changed(&path) != before {
+        println!("the map's page was written back in between");
+    }
+    assert!(matches!(home.measure(sha256), Measurement::Differs { .. }));
+    drop(ask);
+    assert!(mapper.wait().unwrap().success());
+    home.broken(sha256, "its content is");
+}
+
+#[test]
+fn a_file_that_somebody_began_to_write_to_while_it_was_hashed_is_not_sealed() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not shown: opening a file that nobody may write to needs root");
+        return;
+    }
+    let (home, sha256, path) = Home::sealed();
+    let mut refused = None;
+    let mut progress = |_| {
+        // Without waiting for the lease to end; that it is asked for breaks it.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap();
+        refused = OpenOptions::new().write(true).custom_flags(flags).open(&path).err();
+        ControlFlow::Continue(())
+    };
+    assert_eq!(home.models.measure(sha256, NOW, &mut progress).unwrap(), Measurement::Same);
+    assert_eq!(refused.unwrap().kind(), std::io::ErrorKind::WouldBlock);
+    home.untrusted(sha256, "opened for writing while");
+}
+
+#[test]
+fn a_file_whose_time_does_not_lie_in_the_past_is_not_sealed() {
+    let (home, sha256, path) = Home::sealed();
+    let ahead = fs::metadata(&path).unwrap().ctime() + 3600;
+    set_modified(&path, timespec(ahead, 1));
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    home.untrusted(sha256, "lies ahead");
+    set_modified(&path, timespec(ahead - 7200, 1));
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    assert_eq!(home.stand(sha256), Standing::Sealed);
+}
+
+/// A file system in a file.
+struct Image(PathBuf);
+
+impl Image {
+    fn new(folder: &Path) -> Self {
+        let path = folder.join("image");
+        File::create(&path).unwrap().set_len(32 << 20).unwrap();
+        // No journal: nothing of what is written to the image by hand is written over at the next mount.
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-b", "4096", "-I", "256", "-O", "^has_journal"])
+            .arg(&path)
+            .status();
+        assert!(made.unwrap().success());
+        Self(path)
+    }
+
+    fn mount(&self, at: &Path) -> Option<Mount> {
+        Mount::new(&["-t", "ext4", "-o", "loop", self.0.to_str().unwrap()], at)
+    }
+
+    fn debugfs(&self, request: &str) -> String {
+        let output = Command::new("debugfs").args(["-w", "-R", request]).arg(&self.0).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Writes one byte of a file where it lies in the image.
+    fn write_raw(&self, name: &str) {
+        let blocks = self.debugfs(&format!("blocks /{name}"));
+        let block = usize::try_from(CHANGED_AT / 4096).unwrap();
+        let at: u64 = blocks.split_whitespace().nth(block).unwrap().parse().unwrap();
+        let image = OpenOptions::new().read(true).write(true).open(&self.0).unwrap();
+        let mut found = [0];
+        image.read_exact_at(&mut found, at * 4096 + CHANGED_AT % 4096).unwrap();
+        assert_eq!(&found, b"w", "not where the file lies");
+        image.write_all_at(b"X", at * 4096 + CHANGED_AT % 4096).unwrap();
+        image.sync_all().unwrap();
+    }
+}
+
+/// A sealed file in an image that is mounted on the folder of the models.
+fn in_image() -> Option<(Home, Image, Digest)> {
+    let mut image = None;
+    let home = Home::mounted(|folder, models| {
+        let made = Image::new(folder);
+        let mount = made.mount(models)?;
+        image = Some(made);
+        Some(Some(mount))
+    })?;
+    let sha256 = home.install();
+    rustix::fs::syncfs(File::open(home.models.folder()).unwrap()).unwrap();
+    assert_eq!(home.stand(sha256), Standing::Sealed);
+    Some((home, image?, sha256))
+}
+
+impl Home {
+    /// The machine is off while `edit` is at work.
+    fn unmounted(&mut self, image: &Image, edit: impl FnOnce()) {
+        self._mount = None;
+        edit();
+        self._mount = Some(image.mount(self.models.folder()).unwrap());
+    }
+}
+
+#[test]
+fn limit_raw_writes_below_the_file_system() {
+    let Some((home, image, sha256)) = in_image() else { return };
+    image.write_raw(&sha256.hex());
+    // What the page cache holds is still good, and everybody would read that.
+    fadvise(File::open(home.models.path(sha256)).unwrap(), 0, None, Advice::DontNeed).unwrap();
+    home.fooled(sha256);
+}
+
+#[test]
+fn limit_edits_while_the_machine_is_off() {
+    let Some((mut home, image, sha256)) = in_image() else { return };
+    home.unmounted(&image, || {});
+    assert_eq!(home.stand(sha256), Standing::Sealed, "a seal outlives a restart");
+    home.unmounted(&image, || image.write_raw(&sha256.hex()));
+    home.fooled(sha256);
+}
+
+#[test]
+fn limit_root_sets_the_time_of_change_back() {
+    let Some((mut home, image, sha256)) = in_image() else { return };
+    let path = home.models.path(sha256);
+    let before = fs::metadata(&path).unwrap();
+    change_a_byte(&path);
+    home.broken(sha256, "time of change");
+    home.unmounted(&image, || {
+        let name = sha256.hex();
+        image.debugfs(&format!("set_inode_field /{name} ctime @{}", before.ctime()));
+        let extra = before.ctime_nsec() << 2;
+        image.debugfs(&format!("set_inode_field /{name} ctime_extra {extra}"));
+    });
+    home.fooled(sha256);
+}
+
+#[test]
+fn limit_stacked_and_unknown_file_systems_have_no_seals() {
+    let overlay = Home::mounted(|folder, models| {
+        let under = folder.join("under");
+        fs::create_dir(&under).unwrap();
+        // Where the temporary folder itself is an overlay, another one cannot stand on it.
+        let tmpfs = Mount::new(&["-t", "tmpfs", "tmpfs"], &under)?;
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(under.join(name)).unwrap();
+        }
+        let at = |name: &str| under.join(name).display().to_string();
+        let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+        let overlay = Mount::new(&["-t", "overlay", "-o", &options, "overlay"], models)?;
+        // It goes with the mount that stands on it.
+        drop(Command::new("umount").arg("-l").arg(&under).status());
+        std::mem::forget(tmpfs);
+        Some(Some(overlay))
+    });
+    let ramfs = Home::mounted(|_, models| Mount::new(&["-t", "ramfs", "ramfs"], models).map(Some));
+    for (home, name) in [(overlay, "overlayfs"), (ramfs, "ramfs")] {
+        let Some(home) = home else { continue };
+        let sha256 = home.install();
+        home.untrusted(sha256, name);
+        change_a_byte(&home.models.path(sha256));
+        home.untrusted(sha256, name);
+        assert_eq!(home.models.scrub_piece(sha256, NOW).unwrap(), Scrubbed::Damaged { piece: 0 });
+        assert!(matches!(home.measure(sha256), Measurement::Differs { .. }), "hashing finds it");
+    }
+}
