@@ -9,7 +9,7 @@ use node_store::{models::Standing, rotation::Trigger};
 use node_types::{
     Digest, Timestamp,
     config::{Model, ModelFile, NodeConfig, Runtime},
-    inventory::{ArtifactId, ArtifactKind, Measured},
+    inventory::{ArtifactId, ArtifactKind},
     log::{Kind, Level},
     models::ModelState,
     protocol::Readiness,
@@ -17,18 +17,20 @@ use node_types::{
 };
 use serde_json::json;
 use tokio::{
-    sync::{broadcast, watch},
-    task::JoinHandle,
+    sync::{broadcast, oneshot, watch},
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use zeroize::Zeroizing;
 
 use crate::{
+    backoff,
     journal::causes,
-    models,
+    models::{self, Noted},
     node::Node,
     runtime::{
-        ContainerPlan, Endpoint, ImageFacts, ModelsMount, Plan, ProcessPlan, State, Supervisor, container, test_inference,
+        ContainerError, ContainerPlan, Endpoint, ImageFacts, ModelsMount, Plan, ProcessPlan, State,
+        Supervisor, container, test_inference,
     },
     time,
 };
@@ -39,6 +41,8 @@ pub const READY_LIMIT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 /// How often a runtime may fall over while its health check waits for it.
 const FALLS_MAX: u32 = 3;
+/// How often in a row an image may not be had before its snapshot counts as one that does not run here.
+const IMAGE_FAILURES_MAX: u32 = 5;
 
 /// What serves now, if the snapshot in force passed its health check on it.
 pub type Serving = watch::Receiver<Option<Served>>;
@@ -105,9 +109,21 @@ struct Active {
     watching: [JoinHandle<()>; 2],
 }
 
+/// An image on its way.
+struct Obtaining {
+    /// The snapshot that wants it.
+    config: Digest,
+    /// How often in a row it could not be had.
+    failures: u32,
+    obtained: oneshot::Receiver<Result<ImageFacts, ContainerError>>,
+    /// Broken off where nobody waits for it any more.
+    _work: JoinSet<()>,
+}
+
 /// The one runtime.
 pub struct Engine {
     node: Arc<Node>,
+    obtaining: Option<Obtaining>,
     active: Option<Active>,
     serving: Arc<watch::Sender<Option<Served>>>,
 }
@@ -117,7 +133,7 @@ impl Engine {
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
         let serving = Arc::new(watch::Sender::new(None));
-        Self { node, active: None, serving }
+        Self { node, obtaining: None, active: None, serving }
     }
 
     /// What dispatch may use.
@@ -137,6 +153,7 @@ impl Engine {
         self.serving.send_replace(None);
         self.node.set_untested(None);
         self.models_are_here(snapshot)?;
+        let image = self.image(snapshot).await?;
         let key = self.key(config)?;
         if self.active.as_ref().is_none_or(|active| active.key != key) {
             self.let_end(Duration::from_millis(config.limits.execution_timeout_ms)).await;
@@ -159,9 +176,8 @@ impl Engine {
         let loaded_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let fields = [("engine", json!(config.runtime.engine())), ("waited_ms", json!(loaded_ms))];
         self.node.journal.measured(Level::Info, Kind::Runtime, None, "the runtime answers", fields);
-        let image = active.supervisor.image().borrow().clone();
-        if let Some(image) = image {
-            self.note_image(config, &image).await;
+        if let Some(image) = &image {
+            self.note_image(config, image).await;
         }
         for model in &config.models {
             let (reference, tested) = (model.reference(), tokio::time::Instant::now());
@@ -215,6 +231,46 @@ impl Engine {
         }
     }
 
+    /// The image of a container, looked for anew each time that the snapshot is followed; nothing for other kinds. Getting
+    /// one may take long, and goes on beside the rest.
+    async fn image(&mut self, snapshot: &Verified<NodeConfig>) -> Result<Option<ImageFacts>, Unhealthy> {
+        let Plan::Container(wanted) = plan(&self.node, snapshot)? else {
+            self.obtaining = None;
+            return Ok(None);
+        };
+        let (digest, timings) = (snapshot.digest(), &snapshot.document().timings);
+        let (mut failures, ours) = (0, self.obtaining.take().filter(|obtaining| obtaining.config == digest));
+        if let Some(mut obtaining) = ours {
+            let cause = match obtaining.obtained.try_recv() {
+                Ok(Ok(facts)) => return Ok(Some(facts)),
+                Ok(Err(error)) => causes(&error),
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    self.obtaining = Some(obtaining);
+                    return Err(Unhealthy::Installing);
+                }
+                Err(oneshot::error::TryRecvError::Closed) => "looking for it ended early".to_owned(),
+            };
+            failures = obtaining.failures + 1;
+            if failures >= IMAGE_FAILURES_MAX {
+                return Err(Unhealthy::NotReady(cause));
+            }
+            let text = format!("the container's image cannot be had yet: {cause}");
+            self.node.journal.note(Level::Warn, Kind::Runtime, text);
+        }
+        let wait = backoff::wait(failures, timings.retry_ms_min, timings.retry_ms_max, backoff::random());
+        let (node, wait) = (Arc::clone(&self.node), if failures > 0 { wait } else { Duration::ZERO });
+        let (sender, obtained) = oneshot::channel();
+        let mut work = JoinSet::new();
+        work.spawn(async move {
+            sleep(wait).await;
+            // Nobody waits for one that is not wanted any more.
+            let _ = sender.send(container::obtain(&wanted).await);
+            node.follow.notify_one();
+        });
+        self.obtaining = Some(Obtaining { config: digest, failures, obtained, _work: work });
+        Err(Unhealthy::Installing)
+    }
+
     /// Another image than the one before is the rotation table's trigger. The old container is gone and nothing runs.
     async fn container_update(&self, config: &NodeConfig) {
         let Runtime::Container { digest, .. } = &config.runtime else { return };
@@ -247,8 +303,7 @@ impl Engine {
         ];
         let text = "the container is made of the approved image";
         node.journal.measured(Level::Info, Kind::Runtime, None, text, fields);
-        let found = Measured::Present(image.manifest);
-        let noted = models::note(&node.store, &node.journal, id, Some(image.manifest), found).await;
+        let noted = models::note(&node.store, &node.journal, id, Noted::right(image.manifest, true)).await;
         if let Err(error) = noted {
             node.journal.failed(Level::Error, Kind::Storage, "cannot note the container's image", &error);
         }

@@ -84,6 +84,8 @@ pub struct Node {
     pub approved: watch::Sender<Option<Digest>>,
     /// The model whose test inference failed under the snapshot in force, and why.
     untested: Mutex<Option<(ModelRef, String)>>,
+    /// The container that runs is to be looked at again.
+    pub recheck: AtomicBool,
     /// Artifacts that are to be measured again.
     pub due: Mutex<BTreeSet<ArtifactId>>,
     /// Whether the node takes jobs.
@@ -119,6 +121,7 @@ impl Node {
             shelf: watch::Sender::new(Shelf::default()),
             approved: watch::Sender::new(None),
             untested: Mutex::default(),
+            recheck: AtomicBool::new(false),
             due: Mutex::default(),
             readiness: watch::Sender::new(Readiness::Starting),
             connected: AtomicBool::new(false),

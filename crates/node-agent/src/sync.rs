@@ -8,7 +8,7 @@
 //! A snapshot that was good before is never taken back because the runtime fails now: it is tried again.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -136,7 +136,8 @@ impl<N: Network> Syncing<N> {
             return;
         };
         let digest = current.config.digest();
-        if self.followed == Some(digest) && self.unhealthy == 0 && engine.fits(&current.config) {
+        let recheck = self.node.recheck.swap(false, Ordering::Relaxed);
+        if self.followed == Some(digest) && self.unhealthy == 0 && !recheck && engine.fits(&current.config) {
             engine.say_ready();
             return;
         }
@@ -146,7 +147,7 @@ impl<N: Network> Syncing<N> {
             Ok(()) => self.healthy(&current).await,
             // It is followed when they are here.
             Err(Unhealthy::Installing | Unhealthy::Changed { .. }) => {
-                self.node.set_readiness(Readiness::Installing)
+                self.node.set_readiness(Readiness::Installing);
             }
             Err(why) => self.failed(&current, why).await,
         }

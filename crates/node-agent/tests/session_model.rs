@@ -18,7 +18,7 @@ use node_agent::{
     network::{Link, Network, NetworkError, Offered, Posted},
     node::Node,
     session,
-    settings::{KeySettings, RuntimeSettings, Settings},
+    settings::{KeySettings, ModelSettings, RuntimeSettings, Settings},
     time,
 };
 use node_store::{
@@ -295,6 +295,7 @@ fn settings(home: &Path) -> Settings {
         keyset_digest: None,
         keys: KeySettings::default(),
         runtime: RuntimeSettings::default(),
+        models: ModelSettings::default(),
         shutdown_grace_ms: 1000,
     }
 }

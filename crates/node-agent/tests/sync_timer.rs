@@ -13,7 +13,7 @@ use std::{
 use node_agent::{
     agent,
     network::{Link, Network, NetworkError, Offered, Posted},
-    settings::{KeySettings, RuntimeSettings, Settings},
+    settings::{KeySettings, ModelSettings, RuntimeSettings, Settings},
     time,
 };
 use node_store::store::{Options, Store};
@@ -105,6 +105,7 @@ async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
         keyset_digest: None,
         keys: KeySettings::default(),
         runtime: RuntimeSettings::default(),
+        models: ModelSettings::default(),
         shutdown_grace_ms: 100,
     };
     let (stop, stopped) = watch::channel(false);

@@ -27,7 +27,7 @@ fn everything_that_the_demo_checks_holds_on_the_real_runtime() {
     let checks: Vec<_> = steps.iter().flat_map(|step| step["checks"].as_array().unwrap()).collect();
     let broken: Vec<_> = checks.iter().filter(|check| check["held"] != true).collect();
     assert!(broken.is_empty(), "{broken:#?}");
-    assert_eq!(steps.len(), 8);
+    assert_eq!(steps.len(), 9);
     assert!(checks.len() >= 25, "{} checks", checks.len());
     assert_eq!((output.status.code(), &told["held"]), (Some(0), &Value::Bool(true)));
 }

@@ -262,12 +262,12 @@ impl Installer {
         let sha256 = file.sha256;
         match blocking(move || store.models().view().stand(sha256)).await? {
             Standing::Sealed => {
-                self.note(model, file, Some(sha256), Measured::Present(sha256)).await?;
+                self.note(model, file, Noted::right(sha256, false)).await?;
                 return Ok(Need::Nothing);
             }
             Standing::Untrusted(_) if self.is_hashed(sha256) => return Ok(Need::Nothing),
             Standing::Missing => {
-                self.note(model, file, None, Measured::Absent).await?;
+                self.note(model, file, Noted::other(Measured::Absent)).await?;
                 return Ok(Need::All);
             }
             Standing::Broken(_) | Standing::Untrusted(_) | Standing::Unknown => {}
@@ -288,15 +288,15 @@ impl Installer {
         match measured {
             Measurement::Same => {
                 lock(&self.hashed).insert(sha256);
-                self.note(model, file, Some(sha256), Measured::Present(sha256)).await?;
+                self.note(model, file, Noted::right(sha256, true)).await?;
                 Ok(Need::Nothing)
             }
             Measurement::Differs { found, damaged } => {
-                self.note(model, file, None, Measured::Present(found)).await?;
+                self.note(model, file, Noted::other(Measured::Present(found))).await?;
                 Ok(Need::Pieces(damaged))
             }
             Measurement::Missing => {
-                self.note(model, file, None, Measured::Absent).await?;
+                self.note(model, file, Noted::other(Measured::Absent)).await?;
                 Ok(Need::All)
             }
             Measurement::Stopped => Err(InstallError::Stopped),
@@ -341,7 +341,7 @@ impl Installer {
             return Err(InstallError::Header { path: file.path.clone(), source });
         }
         lock(&self.hashed).insert(file.sha256);
-        self.note(model, file, Some(file.sha256), Measured::Present(file.sha256)).await?;
+        self.note(model, file, Noted::right(file.sha256, true)).await?;
         let fields = [("model", json!(model.reference().to_string())), ("bytes", json!(file.bytes))];
         let text = format!("{} is installed and verified", file.path);
         self.journal.measured(Level::Info, Kind::Model, None, text, fields);
@@ -373,15 +373,8 @@ impl Installer {
         fetched.map_err(|source| InstallError::Fetch(Box::new(source)))
     }
 
-    /// Notes in the inventory what was installed and what is there, where that is news.
-    async fn note(
-        &self,
-        model: &Model,
-        file: &ModelFile,
-        installed: Option<Digest>,
-        found: Measured,
-    ) -> Result<(), InstallError> {
-        note(&self.store, &self.journal, artifact(model, file), installed, found).await
+    async fn note(&self, model: &Model, file: &ModelFile, noted: Noted) -> Result<(), InstallError> {
+        note(&self.store, &self.journal, artifact(model, file), noted).await
     }
 
     fn now(&self) -> Result<Timestamp, NoClock> {
@@ -409,7 +402,32 @@ pub fn artifact(model: &Model, file: &ModelFile) -> ArtifactId {
     ArtifactId { kind: ArtifactKind::ModelFile, name: format!("{}/{}", model.reference(), file.path) }
 }
 
-/// Notes in the inventory what was installed and what is there, where that is news, and says a drift.
+/// What is noted of an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// What was installed, where that is known.
+    pub installed: Option<Digest>,
+    /// What is there.
+    pub found: Measured,
+    /// It was read just now; otherwise its seal says so, and it is noted only where that is news.
+    pub read: bool,
+}
+
+impl Noted {
+    /// What was installed is there, by its seal or because it was `read`.
+    #[must_use]
+    pub const fn right(digest: Digest, read: bool) -> Self {
+        Self { installed: Some(digest), found: Measured::Present(digest), read }
+    }
+
+    /// Something else was found, or nothing.
+    #[must_use]
+    pub const fn other(found: Measured) -> Self {
+        Self { installed: None, found, read: true }
+    }
+}
+
+/// Notes in the inventory what was installed and what is there, and says where that is news.
 ///
 /// # Errors
 /// [`InstallError`] for a database that does not answer.
@@ -417,9 +435,9 @@ pub async fn note(
     store: &Arc<Store>,
     journal: &Journal,
     id: ArtifactId,
-    installed: Option<Digest>,
-    found: Measured,
+    noted: Noted,
 ) -> Result<(), InstallError> {
+    let Noted { installed, found, read } = noted;
     let held = store.inventory().view().list()?.into_iter().find(|artifact| artifact.id == id);
     let facts = held.map_or(Facts::default(), |artifact| artifact.facts);
     let now = time::now(store)?;
@@ -428,15 +446,15 @@ pub async fn note(
     {
         store.inventory().record(id.clone(), installed, now).await?;
     }
-    if facts.measured != Some(found) {
-        let (state, was) = store.inventory().measure(id.clone(), found, now).await?;
-        if was.is_some_and(|was| was != state) {
-            let level = if state == ArtifactState::Drifted { Level::Error } else { Level::Info };
-            let was = was.map_or("new", ArtifactState::name);
-            let fields =
-                [("artifact", json!(id.to_string())), ("was", json!(was)), ("is", json!(state.name()))];
-            journal.measured(level, Kind::Model, None, format!("{id} is {state}"), fields);
-        }
+    if !read && facts.measured == Some(found) {
+        return Ok(());
+    }
+    let (state, was) = store.inventory().measure(id.clone(), found, now).await?;
+    if was.is_some_and(|was| was != state) {
+        let level = if state == ArtifactState::Drifted { Level::Error } else { Level::Info };
+        let was = was.map_or("new", ArtifactState::name);
+        let fields = [("artifact", json!(id.to_string())), ("was", json!(was)), ("is", json!(state.name()))];
+        journal.measured(level, Kind::Model, None, format!("{id} is {state}"), fields);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     ops::ControlFlow,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -43,7 +43,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use install::{Doing, Hope, InstallError, Installer, Progress, SPARE_BYTES, artifact, distinct, note};
+pub use install::{
+    Doing, Hope, InstallError, Installer, Noted, Progress, SPARE_BYTES, artifact, distinct, note,
+};
 
 use crate::{
     artifacts, backoff,
@@ -68,7 +70,7 @@ const STAMPS_EVERY: Duration = Duration::from_secs(60);
 enum Work {
     Installed(ModelRef, Result<(), InstallError>),
     Scrubbed(Digest, Result<Scrubbed, ModelsError>),
-    Measured(Result<Measurement, ModelsError>),
+    Measured(Digest, Result<Measurement, ModelsError>),
     Own(Result<(), InstallError>),
 }
 
@@ -99,6 +101,8 @@ pub struct Keeper {
     next_stamps: Instant,
     /// Which of them is not what the snapshot approves.
     runtime: BTreeMap<ArtifactId, String>,
+    /// The configuration that was noted.
+    renoted: Option<Digest>,
     /// Artifacts to be read again.
     due: BTreeSet<ArtifactId>,
     progress: watch::Sender<Progress>,
@@ -123,6 +127,7 @@ impl Keeper {
             stamps: BTreeMap::new(),
             next_stamps: Instant::now(),
             runtime: BTreeMap::new(),
+            renoted: None,
             due: BTreeSet::new(),
             progress: watch::Sender::new(Progress::default()),
             node,
@@ -136,7 +141,7 @@ impl Keeper {
         while !*stop.borrow() {
             self.look().await;
             tokio::select! {
-                Some(done) = self.work.join_next() => self.done(done),
+                Some(done) = self.work.join_next() => self.done(done).await,
                 () = self.node.install.notified() => {}
                 () = sleep(EVERY) => {}
                 () = sleep_until(say), if self.installing.is_some() => {
@@ -166,6 +171,9 @@ impl Keeper {
             self.runtime.clear();
             self.next_stamps = Instant::now();
             self.due.insert(artifacts::agent(Some(config)));
+        }
+        if self.renoted != Some(digest) {
+            self.renoted = Some(digest);
             self.configuration(digest).await;
         }
         self.due.append(&mut *self.node.due.lock().unwrap_or_else(PoisonError::into_inner));
@@ -325,9 +333,11 @@ impl Keeper {
                 self.work.spawn(async move {
                     let read =
                         move || store.models().measure(sha256, now, &mut |_| ControlFlow::Continue(()));
-                    Work::Measured(blocking(read).await)
+                    Work::Measured(sha256, blocking(read).await)
                 });
             }
+            // A release for another platform is not here.
+            ArtifactKind::Agent if id != artifacts::agent(Some(config)) => {}
             ArtifactKind::Agent => {
                 let (store, journal) = (Arc::clone(&self.node.store), self.node.journal.clone());
                 self.work.spawn(async move { Work::Own(own_program(&store, &journal, id).await) });
@@ -337,16 +347,20 @@ impl Keeper {
                 self.stamps.remove(&id);
                 self.next_stamps = Instant::now();
             }
-            // Measured at each start of it, and verified at each opening of the store.
-            ArtifactKind::RuntimeImage | ArtifactKind::Configuration => {}
+            ArtifactKind::Configuration => self.renoted = None,
+            // The engine asks whoever keeps containers.
+            ArtifactKind::RuntimeImage => {
+                self.node.recheck.store(true, Ordering::Relaxed);
+                self.node.follow.notify_one();
+            }
         }
     }
 
     /// The configuration that is in force was verified when the store was opened or when it was applied.
     async fn configuration(&self, digest: Digest) {
         let id = ArtifactId { kind: ArtifactKind::Configuration, name: "node_config".to_owned() };
-        let (node, found) = (&self.node, Measured::Present(digest));
-        if let Err(error) = note(&node.store, &node.journal, id, Some(digest), found).await {
+        let (node, noted) = (&self.node, Noted::right(digest, true));
+        if let Err(error) = note(&node.store, &node.journal, id, noted).await {
             node.journal.failed(Level::Error, Kind::Configuration, "cannot note the configuration", &error);
         }
     }
@@ -389,8 +403,8 @@ impl Keeper {
                 self.runtime
                     .insert(id.clone(), format!("{path} {is}, the snapshot approves {}", named.expected));
             }
-            let installed = right.then_some(named.expected);
-            if let Err(error) = note(&self.node.store, &self.node.journal, id, installed, found).await {
+            let noted = if right { Noted::right(named.expected, true) } else { Noted::other(found) };
+            if let Err(error) = note(&self.node.store, &self.node.journal, id, noted).await {
                 self.node.journal.failed(Level::Error, Kind::Runtime, "cannot note what was read", &error);
             }
         }
@@ -424,7 +438,7 @@ impl Keeper {
     }
 
     /// Takes note of what was done.
-    fn done(&mut self, done: Result<Work, JoinError>) {
+    async fn done(&mut self, done: Result<Work, JoinError>) {
         let work = match done {
             Ok(work) => work,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -449,9 +463,14 @@ impl Keeper {
                 let text = "a piece of a model's file has changed on the disk though its seal holds";
                 self.node.journal.measured(Level::Error, Kind::Model, None, text, fields);
             }
+            Work::Measured(sha256, Ok(Measurement::Same)) => self.note_read(sha256).await,
             // The next look sees how it stands now.
-            Work::Measured(Ok(_)) | Work::Own(Ok(())) => {}
-            Work::Measured(Err(error)) => {
+            Work::Measured(
+                _,
+                Ok(Measurement::Differs { .. } | Measurement::Missing | Measurement::Stopped),
+            )
+            | Work::Own(Ok(())) => {}
+            Work::Measured(_, Err(error)) => {
                 self.node.journal.failed(
                     Level::Error,
                     Kind::Model,
@@ -467,7 +486,8 @@ impl Keeper {
                     &error,
                 );
             }
-            Work::Scrubbed(_, Ok(Scrubbed::Good { .. } | Scrubbed::Missing)) => {}
+            Work::Scrubbed(sha256, Ok(Scrubbed::Good { done: true })) => self.note_read(sha256).await,
+            Work::Scrubbed(_, Ok(Scrubbed::Good { done: false } | Scrubbed::Missing)) => {}
             Work::Scrubbed(_, Err(error)) => {
                 self.node.journal.failed(
                     Level::Error,
@@ -475,6 +495,22 @@ impl Keeper {
                     "cannot read a model's file again",
                     &error,
                 );
+            }
+        }
+    }
+
+    /// Notes that all of a file was read and is what it should be, for each artifact that it is.
+    async fn note_read(&self, sha256: Digest) {
+        let Some(current) = self.node.store.snapshots().current() else { return };
+        let mut ids = Vec::new();
+        for model in &current.config.document().models {
+            let same = model.files.iter().filter(|file| file.sha256 == sha256);
+            ids.extend(same.map(|file| artifact(model, file)));
+        }
+        let node = &self.node;
+        for id in ids {
+            if let Err(error) = note(&node.store, &node.journal, id, Noted::right(sha256, true)).await {
+                node.journal.failed(Level::Error, Kind::Model, "cannot note what was read", &error);
             }
         }
     }
@@ -633,7 +669,7 @@ async fn own_program(store: &Arc<Store>, journal: &Journal, id: ArtifactId) -> R
         Measured::Present(digest) => (!known).then_some(digest),
         Measured::Absent => None,
     };
-    note(store, journal, id, installed, found).await
+    note(store, journal, id, Noted { installed, found, read: true }).await
 }
 
 /// Reads what is no model's beside the others.

@@ -48,7 +48,9 @@ pub(crate) fn flip(path: &Path, at: u64) -> Result<(), Failure> {
         let file = fs::File::options().read(true).write(true).open(path)?;
         file.read_exact_at(&mut byte, at)?;
         file.write_all_at(&[byte[0] ^ 1], at)?;
-        file.set_times(fs::FileTimes::new().set_accessed(before.accessed()?).set_modified(before.modified()?))?;
+        file.set_times(
+            fs::FileTimes::new().set_accessed(before.accessed()?).set_modified(before.modified()?),
+        )?;
         fs::set_permissions(path, before.permissions())
     };
     flipped().map_err(failed(path))

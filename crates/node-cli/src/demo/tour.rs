@@ -213,12 +213,19 @@ pub(crate) fn drifted(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     let (changes, before) = (drifts(stage)?, served(stage)?);
     folder::flip(&path, piece * PIECE_BYTES + 4711)?;
     let begun = Instant::now();
-    story.saw("one bit of it, its length and times as before", format!("piece {piece} of {}", path.display()))?;
+    story.saw(
+        "one bit of it, its length and times as before",
+        format!("piece {piece} of {}", path.display()),
+    )?;
     let jobs = (0..3)
         .map(|number| stage.devnet.submit(&long_job(&format!("Describe a tree in {number} words."), 16)))
         .collect::<Result<Vec<_>, _>>()?;
     let found = await_it("the drift is found", 20, || Ok((drifts(stage)? > changes).then_some(())));
-    story.check("found by its seal", found.is_ok(), format!("after {:.1} s", begun.elapsed().as_secs_f64()))?;
+    story.check(
+        "found by its seal",
+        found.is_ok(),
+        format!("after {:.1} s", begun.elapsed().as_secs_f64()),
+    )?;
     let mended = await_it("it is repaired", 60, || {
         let artifacts = view.inventory().list()?;
         Ok(artifacts.iter().all(|it| it.state != ArtifactState::Drifted).then_some(()))

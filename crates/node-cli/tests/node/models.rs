@@ -159,7 +159,8 @@ async fn a_model_is_fetched_through_lies_cuts_and_sigkill_and_no_piece_of_it_twi
     eventually("it is active", || async { (state(&stage, "1") == Some(ModelState::Active)).then_some(()) })
         .await;
     assert!(stage.view().models().partials().unwrap().is_empty());
-    let asked = json!({ "model": "m", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0 });
+    let asked =
+        json!({ "model": "m", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0 });
     let answer = stage.post("/v1/completions", &asked).await;
     assert!(answer["choices"][0]["text"].as_str().unwrap().contains("Paris"), "{answer}");
 

@@ -9,8 +9,7 @@
 //! never touched. What carries them is ours, whatever its name: after a crash of the Agent a container that runs and was made
 //! with the same plan is taken over; any other is removed, so that at most one is there.
 //!
-//! What a container can still reach: the services of this machine that listen on all addresses, at the gateway of its
-//! network. Its own environment holds the key of its start, so whoever may ask the engine (who could do anything anyway) can read it.
+//! What a container can still reach: the services of this machine that listen on all addresses, at any address of it. Its own environment holds the key of its start, so whoever may ask the engine (who could do anything anyway) can read it.
 //!
 //! Left out: rootless engines (the Agent does not reach their containers), indexes of several platforms in archives.
 
