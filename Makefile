@@ -10,8 +10,10 @@ help: ## this list
 
 demo: ## a network and a node on this machine, with a real model; KEEP=1 leaves them running
 	scripts/runtime
+	@# Where there is no container engine, the demo says so and leaves that step out.
+	test ! -S /var/run/docker.sock || scripts/image runtime >/dev/null
 	cargo build -q --release --locked -p node-cli
-	target/release/resultity-node demo --runtimes .tools/runtime --models .tools/models $(if $(KEEP),--keep)
+	target/release/resultity-node demo --runtimes .tools/runtime --models .tools/models --images .tools/images $(if $(KEEP),--keep)
 
 check: ## format, lints, dependency policy, documentation, generated documents
 	cargo fmt --all --check

@@ -3,7 +3,11 @@
 //! Dispatch sees it through [`Engine::serving`]: there is something to see only after the snapshot in force passed
 //! its health check, and only while the runtime answers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use node_store::{models::Standing, rotation::Trigger};
 use node_types::{
@@ -209,6 +213,7 @@ impl Engine {
             self.stop().await;
             return Err(changed);
         }
+        self.node.recheck.store(false, Ordering::Relaxed);
         self.node.approved.send_replace(Some(snapshot.digest()));
         self.node.install.notify_one();
         Ok(())
@@ -283,7 +288,11 @@ impl Engine {
         let node = Arc::clone(&self.node);
         let rotated = tokio::task::spawn_blocking(move || node.rotate(&[Trigger::ContainerUpdate])).await;
         match rotated {
-            Ok(Ok(_)) => self.node.ended.notify_one(),
+            Ok(Ok(_)) => {
+                let text = "the snapshot brings another image than before: what the rotation table says of that is done";
+                self.node.journal.note(Level::Info, Kind::Runtime, text);
+                self.node.ended.notify_one();
+            }
             Ok(Err(why)) => {
                 let text = format!("rotation for the new container failed: {why}");
                 self.node.journal.note(Level::Error, Kind::Storage, text);

@@ -25,6 +25,9 @@ pub(crate) struct Demo {
     /// The folder with the files of models, each under its SHA-256
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     models: PathBuf,
+    /// The folder in which scripts/image put the runtime's image; without it that step is left out
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    images: Option<PathBuf>,
     /// The folder to work in, else a temporary one; nothing may be in it
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     folder: Option<PathBuf>,
@@ -53,7 +56,8 @@ impl Demo {
         let (runtimes, models) = (absolute(&self.runtimes)?, absolute(&self.models)?);
         let temporary = std::env::temp_dir().join(format!("resultity-demo-{}", std::process::id()));
         let folder = absolute(self.folder.as_ref().unwrap_or(&temporary))?;
-        let told = demo::play(out, &folder, &runtimes, &models, self.keep);
+        let images = self.images.as_ref().map(absolute).transpose()?;
+        let told = demo::play(out, &folder, &runtimes, &models, images.as_deref(), self.keep);
         if self.folder.is_none() && !self.keep && told.as_ref().is_ok_and(|told| told.held) {
             // It is a temporary folder of this process's own; the system clears it otherwise.
             let _ = std::fs::remove_dir_all(&folder);

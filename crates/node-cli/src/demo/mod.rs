@@ -26,10 +26,11 @@ pub(crate) fn play(
     folder: &Path,
     runtime: &Path,
     models: &Path,
+    images: Option<&Path>,
     keep: bool,
 ) -> Result<Told, Failure> {
     let mut story = Story::new(out);
-    let mut stage = Stage::set(folder, runtime, models)?;
+    let mut stage = Stage::set(folder, runtime, models, images)?;
     let mut born = tour::birth(&mut story, &mut stage)?;
     tour::prompts(&mut story, &stage, &born)?;
     tour::killed(&mut story, &mut stage, &mut born)?;
@@ -38,6 +39,7 @@ pub(crate) fn play(
     tour::snapshots(&mut story, &stage)?;
     tour::expiry(&mut story, &stage)?;
     tour::other_network(&mut story, &stage)?;
+    tour::contained(&mut story, &mut stage)?;
     tour::logs(&mut story, &mut stage)?;
     if keep {
         stage.start_node()?;

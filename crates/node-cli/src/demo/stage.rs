@@ -23,6 +23,8 @@ use crate::{failure::Failure, files};
 pub(crate) const MODEL: &str = "gemma-3-270m";
 /// SHA-256 of its file, Gemma 3 270M as GGUF, Q4_K_M.
 const MODEL_SHA256: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
+/// Where a container engine listens.
+pub(crate) const ENGINE: &str = "/var/run/docker.sock";
 /// The largest program that is hashed, in bytes.
 const PROGRAM_BYTES_MAX: usize = 64 << 20;
 /// How long a process may take to end in good order.
@@ -39,16 +41,23 @@ pub(crate) struct Stage {
     pub(crate) devnet: Devnet,
     /// Files of models, which the network serves.
     models: PathBuf,
+    images: Option<PathBuf>,
     network: Option<Program>,
     node: Option<Program>,
 }
 
 impl Stage {
-    /// Makes the folders and starts the network. `runtime` holds the runtimes, `models` the models' files.
+    /// Makes the folders and starts the network. `runtime` holds the runtimes, `models` the models' files, `images` archives
+    /// of container images.
     ///
     /// # Errors
     /// [`Failure`].
-    pub(crate) fn set(place: &Path, runtime: &Path, models: &Path) -> Result<Self, Failure> {
+    pub(crate) fn set(
+        place: &Path,
+        runtime: &Path,
+        models: &Path,
+        images: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let binary = std::env::current_exe().map_err(Failure::Start)?;
         for made in [place, &place.join("home"), &place.join("network")] {
             folder::make(made)?;
@@ -58,6 +67,7 @@ impl Stage {
             binary,
             folder: place.to_owned(),
             models: models.to_owned(),
+            images: images.map(Path::to_owned),
             devnet: Devnet { url: String::new() },
             network: None,
             node: None,
@@ -73,12 +83,30 @@ impl Stage {
         // Where scripts/runtime found the interpreter: outside of the system's folders it has to be named.
         let interpreter = folder::read(&runtime.join("interpreter"));
         let readable: Vec<&str> = interpreter.lines().filter(|line| !line.is_empty()).collect();
+        let images = self.images.as_deref().map(|images| format!("images = {}\n", text(images)));
         format!(
-            "network_url = \"{}\"\n\n[runtime]\nfolder = {}\nreadable = {}\n",
+            "network_url = \"{}\"\n\n[runtime]\nfolder = {}\nreadable = {}\n{}",
             self.devnet.url,
             text(runtime),
-            json!(readable)
+            json!(readable),
+            images.unwrap_or_default()
         )
+    }
+
+    /// What scripts/image says of the image that it made; nothing where there is none, or no engine to run it.
+    ///
+    /// # Errors
+    /// [`Failure::Demo`] where it is described in a way that cannot be read.
+    pub(crate) fn image(&self) -> Result<Option<Value>, Failure> {
+        let Some(images) = self.images.as_deref().filter(|_| Path::new(ENGINE).exists()) else {
+            return Ok(None);
+        };
+        let described = folder::read(&images.join("runtime.json"));
+        if described.is_empty() {
+            return Ok(None);
+        }
+        let image = serde_json::from_str(&described);
+        image.map(Some).map_err(|_| stuck(format!("{} is no JSON", images.join("runtime.json").display())))
     }
 
     /// Ends the network's process; what it knows stays in its folder.

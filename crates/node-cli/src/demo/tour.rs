@@ -4,7 +4,7 @@ use std::{path::Path, thread::sleep, time::Duration};
 
 use node_types::{
     config::PIECE_BYTES,
-    inventory::ArtifactState,
+    inventory::{ArtifactKind, ArtifactState},
     log::{Kind, Level},
 };
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use super::{
     folder,
     network::{await_it, stuck},
     program::{children_of, runs},
-    stage::{MODEL, Stage},
+    stage::{ENGINE, MODEL, Stage},
     story::Story,
 };
 use crate::failure::Failure;
@@ -373,6 +373,46 @@ pub(crate) fn other_network(story: &mut Story, stage: &Stage) -> Result<(), Fail
     let said = said.lines().find(|line| line.contains("error")).unwrap_or_default().to_owned();
     let named = said.contains("testnet") && said.contains("mainnet");
     story.check("refused", !output.status.success() && named, said)
+}
+
+/// The same model in a container, where an engine answers.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn contained(story: &mut Story, stage: &mut Stage) -> Result<(), Failure> {
+    story.step(
+        "The runtime in a container",
+        "made of the image that the snapshot names by digest, with the models and nothing else",
+    )?;
+    let Some(image) = stage.image()? else {
+        let why = format!("no container engine answers at {ENGINE}, or scripts/image made no image");
+        return story.saw("this step is left out", why);
+    };
+    let wanted = image["digest"].as_str().unwrap_or_default().to_owned();
+    let view = stage.view()?;
+    let runtime = json!({
+        "kind": "container", "command": null, "environment": null, "image": image["image"], "digest": image["digest"],
+        "config_digest": image["config_digest"], "platform": image["platform"], "args": image["args"],
+    });
+    stage.devnet.post("/v1/devnet/snapshots", &json!({ "runtime": runtime }))?;
+    let begun = Instant::now();
+    let found = await_it("the container runs", 60, || {
+        let artifacts = view.inventory().list()?;
+        let image = artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::RuntimeImage);
+        Ok(image.and_then(|it| it.facts.recorded))
+    })?;
+    let same = found.to_string() == wanted;
+    story.check(
+        "its image is the approved one",
+        same,
+        format!("{found} after {:.1} s", begun.elapsed().as_secs_f64()),
+    )?;
+    stage.await_active()?;
+    let answer = stage.devnet.post("/v1/chat/completions", &chat("What is the capital of France?", 24))?;
+    let text = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().trim().to_owned();
+    story.check("the model answers from it", text.contains("Paris"), format!("{text:?}"))?;
+    let (code, _, said) = stage.command(&["drift", "check"])?;
+    story.check("drift check", code == 0, format!("exit code {code} {said}"))
 }
 
 /// Logs leave the disk.

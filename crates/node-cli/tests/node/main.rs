@@ -8,6 +8,7 @@
 )]
 
 mod clock;
+mod containers;
 mod dispatch;
 mod kill;
 mod models;

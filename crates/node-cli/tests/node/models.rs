@@ -23,19 +23,19 @@ use crate::stage::{Stage, eventually, external, with};
 /// Gemma 3 270M as GGUF, Q4_K_M.
 const SHA256: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
 
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     assert!(std::process::Command::new(root.join("scripts/runtime")).status().unwrap().success());
     root.join(".tools")
 }
 
-fn gemma() -> (PathBuf, Digest) {
+pub fn gemma() -> (PathBuf, Digest) {
     (tools().join("models").join(SHA256), format!("sha256:{SHA256}").parse().unwrap())
 }
 
-fn listed(version: &str, path: &Path, sha256: Digest) -> Value {
+pub fn listed(version: &str, path: &Path, sha256: Digest) -> Value {
     json!({
-        "name": "m", "version": version, "tasks": ["completion"], "engine": "llama.cpp", "memory_bytes": 536_870_912,
+        "name": "m", "version": version, "tasks": ["completion", "chat"], "engine": "llama.cpp", "memory_bytes": 536_870_912,
         "files": [{ "path": "model.gguf", "bytes": path.metadata().unwrap().len(), "sha256": sha256 }], "sources": [],
     })
 }
@@ -113,6 +113,14 @@ fn hash(path: &Path) -> Digest {
     Digest::of(&std::fs::read(path).unwrap())
 }
 
+/// The real model answers, and not anything.
+pub async fn assert_knows_france(stage: &Stage) {
+    let question = json!([{ "role": "user", "content": "What is the capital of France?" }]);
+    let asked = json!({ "model": "m", "messages": question, "max_tokens": 24, "temperature": 0 });
+    let answer = stage.post("/v1/chat/completions", &asked).await;
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("Paris"), "{answer}");
+}
+
 async fn answered(stage: &Stage, prompt: &str) -> Value {
     let job = stage.submit(prompt).await;
     let ended = stage.ended(&job).await;
@@ -159,10 +167,7 @@ async fn a_model_is_fetched_through_lies_cuts_and_sigkill_and_no_piece_of_it_twi
     eventually("it is active", || async { (state(&stage, "1") == Some(ModelState::Active)).then_some(()) })
         .await;
     assert!(stage.view().models().partials().unwrap().is_empty());
-    let asked =
-        json!({ "model": "m", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0 });
-    let answer = stage.post("/v1/completions", &asked).await;
-    assert!(answer["choices"][0]["text"].as_str().unwrap().contains("Paris"), "{answer}");
+    assert_knows_france(&stage).await;
 
     // A start with all in place fetches and reads nothing.
     let before = served(&stage, sha256).await;
