@@ -12,12 +12,12 @@ use std::{
 
 use node_store::{
     jobs::{Lease, Leased, Moved},
-    models::Standing,
+    models::{ModelsError, Standing},
     writer::WriteError,
 };
 use node_types::{
     JobId, Timestamp,
-    config::{Model, NodeConfig},
+    config::{Model, ModelFile, NodeConfig},
     job::{Failure, FailureKind, Job, ModelRef, Output},
     log::{Kind, Level},
     protocol::{Chunk, Readiness},
@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    engine::{Served, Serving},
+    engine::{Loaded, Served, Serving},
     journal::causes,
     models,
     node::{Halt, Node},
@@ -99,7 +99,7 @@ async fn answers(serving: &Serving) -> bool {
 
 /// Leases a job and starts its run. Says whether there may be another one.
 async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>) -> bool {
-    let Some(Served { config, endpoint }) = serving.borrow().clone() else { return false };
+    let Some(Served { config, endpoint, files }) = serving.borrow().clone() else { return false };
     let snapshots = node.store.snapshots();
     // A newer one has just been applied: its own runtime is not there yet.
     let Some(current) = snapshots.current().filter(|current| current.config.digest() == config) else {
@@ -120,7 +120,7 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
         node.set_readiness(Readiness::NoConfiguration);
         return false;
     }
-    let Some(except) = unusable(node, current.config.document()).await else { return false };
+    let Some(except) = unusable(node, current.config.document(), files).await else { return false };
     let runtime = current.config.document().runtime.digest();
     let leased = node.store.jobs().lease(runtime, None, &except, now).await;
     match node.written(leased) {
@@ -148,14 +148,17 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
 
 /// The models whose jobs wait now, because a file of theirs is not what was verified; `None` where all wait. The seals
 /// are looked at once more: since the last look somebody may have written.
-async fn unusable(node: &Arc<Node>, config: &NodeConfig) -> Option<BTreeSet<ModelRef>> {
+async fn unusable(node: &Arc<Node>, config: &NodeConfig, loaded: Arc<Loaded>) -> Option<BTreeSet<ModelRef>> {
     if !models::brings_files(config) {
         return Some(BTreeSet::new());
     }
     let asked = Arc::clone(node);
-    let standing = tokio::task::spawn_blocking(move || asked.store.models().view().stand_all()).await;
-    let held = match standing {
-        Ok(Ok(held)) => held.into_iter().collect::<BTreeMap<_, _>>(),
+    let looked = tokio::task::spawn_blocking(move || {
+        let models = asked.store.models().view();
+        Ok::<_, ModelsError>((models.stand_all()?, Loaded::now(models)?))
+    });
+    let (held, now) = match looked.await {
+        Ok(Ok((held, now))) => (held.into_iter().collect::<BTreeMap<_, _>>(), now),
         Ok(Err(error)) => {
             node.journal.failed(Level::Error, Kind::Model, "no job is started", &error);
             return None;
@@ -163,14 +166,12 @@ async fn unusable(node: &Arc<Node>, config: &NodeConfig) -> Option<BTreeSet<Mode
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     let ready = node.shelf.borrow().ready.clone();
-    let changed = |model: &&Model| {
-        models::distinct(model).iter().any(|file| {
-            matches!(
-                held.get(&file.sha256),
-                None | Some(Standing::Broken(_) | Standing::Missing | Standing::Unknown)
-            )
-        })
+    let sound = |file: &&ModelFile| {
+        // What the runtime has loaded is what is here now.
+        loaded.of(file.sha256) == now.of(file.sha256)
+            && matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted { .. }))
     };
+    let changed = |model: &&Model| !models::distinct(model).iter().all(sound);
     let unusable = config.models.iter().filter(|model| !ready.contains(&model.reference()) || changed(model));
     let unusable: BTreeSet<_> = unusable.map(Model::reference).collect();
     if unusable.iter().any(|model| ready.contains(model)) {

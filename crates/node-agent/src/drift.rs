@@ -1,7 +1,12 @@
 //! Drift, looked at from outside: every artifact against what was installed and approved, beside a running Agent or without
 //! one. It reads and changes nothing; what the Agent does about drift is the affair of [`crate::models`].
 
-use std::{io, ops::ControlFlow, path::PathBuf};
+use std::{
+    fs::File,
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use node_store::{
     hash,
@@ -11,9 +16,12 @@ use node_store::{
     view::View,
 };
 use node_types::{
-    Digest,
     config::{Model, ModelFile, NodeConfig},
     inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured, judge},
+};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
 };
 
 use crate::{artifacts, models, settings::RuntimeSettings};
@@ -48,7 +56,7 @@ pub enum How {
     Sealed,
     /// It was read and hashed just now.
     Read,
-    /// It was not read; the Agent noted it when it looked last, and why it was not read now.
+    /// It was not read, for this reason; where it was not looked at either, the Agent noted it when it looked last.
     Noted(String),
 }
 
@@ -102,22 +110,28 @@ pub fn check(
     for artifact in view.inventory().list()? {
         let (id, mut facts) = (artifact.id, artifact.facts);
         let looked = look(view, runtime, config, &id, deep, progress)?;
-        let (how, damaged) = match looked {
-            Some(Looked { found, how, damaged }) => {
-                facts.measured = Some(found);
-                (how, damaged)
-            }
-            None => (How::Noted(why_not(id.kind).to_owned()), Vec::new()),
-        };
+        let Looked { found, how, damaged } = looked.unwrap_or_else(|| Looked::not(why_not(id.kind)));
+        facts.measured = found.or(facts.measured);
         findings.push(Finding { state: judge(&facts), id, facts, how, damaged });
     }
     Ok(findings)
 }
 
 struct Looked {
-    found: Measured,
+    /// Nothing where it was not looked at.
+    found: Option<Measured>,
     how: How,
     damaged: Vec<u64>,
+}
+
+impl Looked {
+    const fn at(found: Measured, how: How) -> Self {
+        Self { found: Some(found), how, damaged: Vec::new() }
+    }
+
+    fn not(why: &str) -> Self {
+        Self { found: None, how: How::Noted(why.to_owned()), damaged: Vec::new() }
+    }
 }
 
 const fn why_not(kind: ArtifactKind) -> &'static str {
@@ -142,18 +156,18 @@ fn look(
     match id.kind {
         ArtifactKind::ModelFile => {
             let Some((_, file)) = config.and_then(|config| file_of(config, id)) else { return Ok(None) };
-            model_file(view, id, file, deep, progress)
+            model_file(view, id, file, deep, progress).map(Some)
         }
         ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
             let named = config.map_or_else(Vec::new, |config| artifacts::named(config, runtime));
             let Some(named) = named.into_iter().find(|named| named.id == *id) else { return Ok(None) };
             let found = named.measure().map_err(|source| DriftError::File { path: named.path, source })?;
-            Ok(Some(Looked { found, how: How::Read, damaged: Vec::new() }))
+            Ok(Some(Looked::at(found, How::Read)))
         }
         ArtifactKind::Agent if *id == artifacts::agent(config) => {
             let path = PathBuf::from("/proc/self/exe");
             let found = artifacts::own_program().map_err(|source| DriftError::File { path, source })?;
-            Ok(Some(Looked { found, how: How::Read, damaged: Vec::new() }))
+            Ok(Some(Looked::at(found, How::Read)))
         }
         ArtifactKind::Agent | ArtifactKind::RuntimeImage | ArtifactKind::Configuration => Ok(None),
     }
@@ -171,36 +185,59 @@ fn model_file(
     file: &ModelFile,
     deep: bool,
     progress: Progress<'_>,
-) -> Result<Option<Looked>, DriftError> {
-    let found = |digest: Digest| Measured::Present(digest);
+) -> Result<Looked, DriftError> {
+    let right = Measured::Present(file.sha256);
     match view.models().stand(file.sha256)? {
-        Standing::Sealed if !deep => {
-            Ok(Some(Looked { found: found(file.sha256), how: How::Sealed, damaged: Vec::new() }))
+        Standing::Sealed if !deep => Ok(Looked::at(right, How::Sealed)),
+        Standing::Untrusted { why, .. } if !deep => {
+            Ok(Looked::at(right, How::Noted(format!("{why}; --deep reads it"))))
         }
-        Standing::Untrusted(why) if !deep => Ok(Some(Looked {
-            found: found(file.sha256),
-            how: How::Noted(format!("{why}; --deep reads it")),
-            damaged: Vec::new(),
-        })),
-        Standing::Missing => {
-            Ok(Some(Looked { found: Measured::Absent, how: How::Read, damaged: Vec::new() }))
-        }
-        Standing::Unknown => Ok(None),
-        Standing::Sealed | Standing::Untrusted(_) | Standing::Broken(_) => {
+        Standing::Missing => Ok(Looked::at(Measured::Absent, How::Read)),
+        Standing::Unknown => Ok(Looked::not("it is here, and nobody has verified it")),
+        Standing::Sealed | Standing::Untrusted { .. } | Standing::Broken(_) => {
             let path = view.models().path(file.sha256);
             let failed = |source| DriftError::File { path: path.clone(), source };
-            #[expect(clippy::disallowed_methods, reason = "a model's file is read, not changed")]
-            let opened = std::fs::File::open(&path).map_err(failed)?;
+            let opened = match open(&path).map_err(failed)? {
+                Opened::File(opened) => opened,
+                Opened::Nothing => return Ok(Looked::at(Measured::Absent, How::Read)),
+                Opened::Other => {
+                    let why = "what stands in its place is no regular file".to_owned();
+                    return Ok(Looked::at(Measured::Absent, How::Noted(why)));
+                }
+            };
             let read = hash::file(&opened, &mut |done| {
                 progress(id, done, file.bytes);
                 ControlFlow::Continue(())
             });
-            let Some(hashes) = read.map_err(failed)? else { return Ok(None) };
+            let Some(hashes) = read.map_err(failed)? else {
+                return Ok(Looked::not("it was not read to its end"));
+            };
             let held = view.models().files()?.into_iter().find(|held| held.sha256 == file.sha256);
             let expected = held.map(|held| held.pieces).unwrap_or_default();
             let damaged = differing(&expected, &hashes.pieces);
             let damaged = if hashes.sha256 == file.sha256 { Vec::new() } else { damaged };
-            Ok(Some(Looked { found: found(hashes.sha256), how: How::Read, damaged }))
+            Ok(Looked { damaged, ..Looked::at(Measured::Present(hashes.sha256), How::Read) })
         }
     }
+}
+
+/// What stands at the path of a model's file.
+enum Opened {
+    File(File),
+    /// A link, a pipe, a folder.
+    Other,
+    Nothing,
+}
+
+/// Follows no link and waits for no writer: whoever can put something else here must not be able to hang a look at it.
+fn open(path: &Path) -> io::Result<Opened> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(Opened::Nothing),
+        // A link; a socket.
+        Err(Errno::LOOP | Errno::NXIO) => return Ok(Opened::Other),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(if file.metadata()?.is_file() { Opened::File(file) } else { Opened::Other })
 }

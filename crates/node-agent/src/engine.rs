@@ -4,12 +4,16 @@
 //! its health check, and only while the runtime answers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use node_store::{models::Standing, rotation::Trigger};
+use node_store::{
+    models::{ModelsView, Standing},
+    reader::ReadError,
+    rotation::Trigger,
+};
 use node_types::{
     Digest, Timestamp,
     config::{Model, ModelFile, NodeConfig, Runtime},
@@ -58,6 +62,38 @@ pub struct Served {
     pub config: Digest,
     /// The runtime.
     pub endpoint: Arc<Endpoint>,
+    /// The files that it has loaded.
+    pub files: Arc<Loaded>,
+}
+
+/// Files of models as they were at some moment, by what the file system said of each when it was verified last: one that
+/// was repaired or written since is another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded(BTreeMap<Digest, (Timestamp, Option<Digest>)>);
+
+impl Loaded {
+    /// As they are now.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn now(models: &ModelsView) -> Result<Self, ReadError> {
+        let files = models.files()?.into_iter();
+        Ok(Self(files.map(|file| (file.sha256, (file.installed_at, file.stamp))).collect()))
+    }
+
+    /// One digest of all.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let texts =
+            self.0.iter().map(|(file, (installed, stamp))| format!("{file} {} {stamp:?}\n", installed.ms()));
+        Digest::of(texts.collect::<String>().as_bytes())
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn of(&self, file: Digest) -> Option<(Timestamp, Option<Digest>)> {
+        self.0.get(&file).copied()
+    }
 }
 
 /// Why a snapshot's runtime does not serve.
@@ -103,8 +139,8 @@ pub enum Unhealthy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     runtime: Runtime,
-    /// Files of models, and when each was installed: one that was repaired has to be loaded again.
-    files: Vec<(Digest, Option<Timestamp>)>,
+    /// Files of models: one that was repaired has to be loaded again.
+    files: Arc<Loaded>,
 }
 
 struct Active {
@@ -159,17 +195,19 @@ impl Engine {
         self.models_are_here(snapshot)?;
         let image = self.image(snapshot).await?;
         let key = self.key(config)?;
+        // Nothing new is begun; the test inference does not compete with what still runs.
+        self.let_end(Duration::from_millis(config.limits.execution_timeout_ms)).await;
         if self.active.as_ref().is_none_or(|active| active.key != key) {
-            self.let_end(Duration::from_millis(config.limits.execution_timeout_ms)).await;
             self.stop().await;
             self.container_update(config).await;
-            let plan = plan(&self.node, snapshot)?;
+            let plan = plan(&self.node, snapshot, &key.files)?;
             let supervisor = Supervisor::start(plan);
             let state = watch_state(
                 Arc::clone(&self.node),
                 supervisor.state(),
                 self.node.approved.subscribe(),
                 Arc::clone(&self.serving),
+                Arc::clone(&key.files),
             );
             let watching = [tokio::spawn(state), tokio::spawn(pass_on(supervisor.lines()))];
             self.active = Some(Active { key: key.clone(), supervisor, watching });
@@ -239,28 +277,30 @@ impl Engine {
     /// The image of a container, looked for anew each time that the snapshot is followed; nothing for other kinds. Getting
     /// one may take long, and goes on beside the rest.
     async fn image(&mut self, snapshot: &Verified<NodeConfig>) -> Result<Option<ImageFacts>, Unhealthy> {
-        let Plan::Container(wanted) = plan(&self.node, snapshot)? else {
+        let Plan::Container(wanted) = plan(&self.node, snapshot, &Loaded::default())? else {
             self.obtaining = None;
             return Ok(None);
         };
         let (digest, timings) = (snapshot.digest(), &snapshot.document().timings);
         let (mut failures, ours) = (0, self.obtaining.take().filter(|obtaining| obtaining.config == digest));
         if let Some(mut obtaining) = ours {
-            let cause = match obtaining.obtained.try_recv() {
+            let (may_pass, cause) = match obtaining.obtained.try_recv() {
                 Ok(Ok(facts)) => return Ok(Some(facts)),
-                Ok(Err(error)) => causes(&error),
+                Ok(Err(error)) => (error.may_pass(), causes(&error)),
                 Err(oneshot::error::TryRecvError::Empty) => {
                     self.obtaining = Some(obtaining);
                     return Err(Unhealthy::Installing);
                 }
-                Err(oneshot::error::TryRecvError::Closed) => "looking for it ended early".to_owned(),
+                Err(oneshot::error::TryRecvError::Closed) => (true, "looking for it ended early".to_owned()),
             };
             failures = obtaining.failures + 1;
-            if failures >= IMAGE_FAILURES_MAX {
+            if !may_pass && failures >= IMAGE_FAILURES_MAX {
                 return Err(Unhealthy::NotReady(cause));
             }
-            let text = format!("the container's image cannot be had yet: {cause}");
-            self.node.journal.note(Level::Warn, Kind::Runtime, text);
+            if failures.is_power_of_two() {
+                let text = format!("the container's image cannot be had yet: {cause}");
+                self.node.journal.note(Level::Warn, Kind::Runtime, text);
+            }
         }
         let wait = backoff::wait(failures, timings.retry_ms_min, timings.retry_ms_max, backoff::random());
         let (node, wait) = (Arc::clone(&self.node), if failures > 0 { wait } else { Duration::ZERO });
@@ -361,15 +401,15 @@ impl Engine {
     }
 
     fn key(&self, config: &NodeConfig) -> Result<Key, Unhealthy> {
-        let mut files = Vec::new();
+        let mut files = Loaded::default();
         if models::brings_files(config) {
-            let held = self.node.store.models().view().files();
-            let held = held.map_err(|error| Unhealthy::Store(causes(&error)))?;
-            let installed: BTreeMap<_, _> = held.into_iter().map(|it| (it.sha256, it.installed_at)).collect();
-            let wanted = config.models.iter().flat_map(|model| &model.files);
-            files.extend(wanted.map(|file| (file.sha256, installed.get(&file.sha256).copied())));
+            let held = Loaded::now(self.node.store.models().view());
+            files = held.map_err(|error| Unhealthy::Store(causes(&error)))?;
+            let wanted: BTreeSet<Digest> =
+                config.models.iter().flat_map(|model| &model.files).map(|file| file.sha256).collect();
+            files.0.retain(|file, _| wanted.contains(file));
         }
-        Ok(Key { runtime: config.runtime.clone(), files })
+        Ok(Key { runtime: config.runtime.clone(), files: Arc::new(files) })
     }
 
     /// Whether every file's seal still holds, where it has one.
@@ -382,7 +422,7 @@ impl Engine {
             held.map_err(|error| Unhealthy::Store(causes(&error)))?.into_iter().collect();
         for model in &config.models {
             let sound = |file: &&ModelFile| {
-                matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted(_)))
+                matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted { .. }))
             };
             if !models::distinct(model).iter().all(sound) {
                 self.node.install.notify_one();
@@ -467,17 +507,28 @@ async fn watch_state(
     mut state: watch::Receiver<State>,
     mut approved: watch::Receiver<Option<Digest>>,
     serving: Arc<watch::Sender<Option<Served>>>,
+    files: Arc<Loaded>,
 ) {
-    let mut was_ready = false;
+    let (mut was_ready, mut fell) = (false, false);
     loop {
         let seen = state.borrow_and_update().clone();
         let approved_now = *approved.borrow_and_update();
         match seen {
             State::Ready(endpoint) => {
                 was_ready = true;
-                if let Some(config) = approved_now {
-                    serving.send_replace(Some(Served { config, endpoint }));
-                    node.set_readiness(Readiness::Active);
+                match approved_now {
+                    Some(config) => {
+                        serving.send_replace(Some(Served { config, endpoint, files: Arc::clone(&files) }));
+                        node.set_readiness(Readiness::Active);
+                    }
+                    None => {
+                        serving.send_replace(None);
+                        // It has loaded its files anew: it is tried, and they are looked at, before it serves.
+                        if std::mem::take(&mut fell) {
+                            node.recheck.store(true, Ordering::Relaxed);
+                            node.follow.notify_one();
+                        }
+                    }
                 }
             }
             State::Starting => {
@@ -486,6 +537,8 @@ async fn watch_state(
             State::Down { cause, retry_in_ms } => {
                 serving.send_replace(None);
                 if was_ready {
+                    fell = true;
+                    node.approved.send_replace(None);
                     node.set_readiness(Readiness::RuntimeDown);
                 }
                 let fields = [("retry_in_ms", json!(retry_in_ms))];
@@ -501,7 +554,7 @@ async fn watch_state(
 }
 
 /// How the runtime of a snapshot is started here.
-fn plan(node: &Node, snapshot: &Verified<NodeConfig>) -> Result<Plan, Unhealthy> {
+fn plan(node: &Node, snapshot: &Verified<NodeConfig>, files: &Loaded) -> Result<Plan, Unhealthy> {
     let config = snapshot.document();
     let settings = &node.settings.runtime;
     match &config.runtime {
@@ -557,6 +610,7 @@ fn plan(node: &Node, snapshot: &Verified<NodeConfig>) -> Result<Plan, Unhealthy>
                 images: settings.images.clone(),
                 args: args.clone(),
                 models: Some(mount(node, config)),
+                loads: files.digest(),
                 memory_bytes: (needed > 0).then(|| container::memory_limit(needed)),
                 pids_max: container::PIDS_MAX,
                 gpus: *gpus,

@@ -113,7 +113,8 @@ impl<N: Network> Syncing<N> {
     fn wait_for_runtime(&self) -> Duration {
         match self.unhealthy {
             // Nothing to try: a new snapshot wakes it.
-            0 => Duration::from_secs(3600),
+            0 if self.followed.is_some() => Duration::from_secs(3600),
+            0 => Duration::from_millis(self.timings().0.1),
             failures => {
                 let (min, max) = self.timings().0;
                 backoff::wait(failures, min, max, backoff::random())
@@ -148,6 +149,14 @@ impl<N: Network> Syncing<N> {
             // It is followed when they are here.
             Err(Unhealthy::Installing | Unhealthy::Changed { .. }) => {
                 self.node.set_readiness(Readiness::Installing);
+            }
+            // That says nothing about the snapshot.
+            Err(why @ Unhealthy::Store(_)) => {
+                self.node.journal.note(
+                    Level::Error,
+                    Kind::Storage,
+                    format!("the runtime cannot follow: {why}"),
+                );
             }
             Err(why) => self.failed(&current, why).await,
         }

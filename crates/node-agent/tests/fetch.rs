@@ -227,6 +227,34 @@ async fn each_piece_is_asked_for_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_one_piece_is_slow_the_others_come() {
+    let stage = Stage::new(2 * PIECE_BYTES + 3 * MIB);
+    let source = stage.devnet("net").await;
+    // Given an answer that drips for longer than any test lasts, and is not left for that,
+    source.fault(Fault::SlowDrip { count: 1, ms: 0 });
+    let patient = fetcher(&[]).tuned(Tuning { stall_window: 10 * PATIENCE, ..tuning() });
+    let (partial, sources) = (stage.partial().await, [source.url()]);
+    let progress = watch::Sender::new(Progress::default());
+    let others = async {
+        let is_whole = |index: &u64| partial.received(*index) == partial.piece_bytes(*index);
+        while (0..3).filter(is_whole).count() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // when the other pieces are here, then that one is still on its way,
+    tokio::select! {
+        fetched = patient.fetch(&partial, &sources, PATH, &progress) => panic!("it ended: {fetched:?}"),
+        waited = timeout(PATIENCE, others) => waited.expect("the others wait for the first"),
+    }
+    assert!(partial.received(0) < MIB, "{}", partial.received(0));
+    assert_eq!(source.served().0, 3, "each was asked for once");
+    drop(partial);
+    // and is all that is asked for later.
+    stage.fetches(&patient, &sources).await;
+    assert_eq!(source.served().0, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_cut_it_goes_on_in_the_middle_of_the_piece() {
     let stage = Stage::new(TWO_PIECES);
     let source = stage.devnet("net").await;
@@ -300,7 +328,12 @@ async fn a_damaged_piece_of_an_installed_file_alone_is_fetched() {
     fs::write(&path, &damaged).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
     let now = time::reading().unwrap().wall;
-    let partial = stage.again(|stage| stage.store.models().begin_repair(&stage.file, &[1], now)).await;
+    let repair = |stage: &Stage| {
+        let begun =
+            stage.store.models().begin_repair(&stage.file, &[1], now, &mut |_| ControlFlow::Continue(()));
+        begun.map(Option::unwrap)
+    };
+    let partial = stage.again(repair).await;
     fetch(&fetcher(&[]), &partial, &[source.url()]).await.unwrap();
     assert_eq!(source.served().1 - before, 3 * MIB);
     stage.installs(partial);

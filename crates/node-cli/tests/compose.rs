@@ -4,10 +4,15 @@
 //! a devnet in a container of the same image, which shares the Agent's addresses because it listens on loopback alone; a relay
 //! beside it lets the test in.
 //!
-//! Where there is no container engine, no compose, or somebody else than root (whose secrets the Agent would not take), the test
-//! says so and passes.
+//! Where there is no container engine the test says so and passes. Where there is one, compose and root (the Agent would not take
+//! somebody else's secrets) have to be there too.
 #![expect(clippy::print_stderr, reason = "says why nothing is tested")]
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on must fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on must fail"
+)]
 
 #[path = "../../node-agent/tests/container/compiled.rs"]
 mod compiled;
@@ -23,6 +28,8 @@ use node_types::Digest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// Where the engine listens.
+const SOCKET: &str = "/var/run/docker.sock";
 /// The longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Where the devnet listens, for those who share its addresses.
@@ -40,18 +47,18 @@ struct Composition {
 }
 
 impl Composition {
-    /// None where it cannot be made here.
+    /// None where no engine is.
     fn new() -> Option<Self> {
-        let compose = [vec!["docker", "compose"], vec!["docker-compose"]];
-        let works = |it: &Vec<&str>| run(Command::new(it[0]).args(&it[1..]).arg("version")).is_some();
-        let Some(compose) = compose.into_iter().find(works) else {
-            eprintln!("not tested: there is no docker-compose");
-            return None;
-        };
-        if run(Command::new("docker").arg("info")).is_none() || !rustix::process::geteuid().is_root() {
-            eprintln!("not tested: it needs a container engine, and root");
+        if !Path::new(SOCKET).exists() {
+            eprintln!("not tested: there is no container engine at {SOCKET}");
             return None;
         }
+        let compose = [vec!["docker", "compose"], vec!["docker-compose"]];
+        let works = |it: &Vec<&str>| run(Command::new(it[0]).args(&it[1..]).arg("version")).is_some();
+        let compose = compose.into_iter().find(works);
+        let compose = compose.expect("there is an engine: install docker-compose, or its plugin for docker");
+        assert!(rustix::process::geteuid().is_root(), "there is an engine: run this test as root");
+        done(Command::new("docker").arg("info"));
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let project = format!(

@@ -1,5 +1,7 @@
 //! The tour of `make demo`, on the real runtime and model: every check of every step holds.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::{path::Path, process::Command};
 
 use serde_json::Value;

@@ -11,6 +11,7 @@
 use std::{fs::File, io, path::Path, thread, time::Duration};
 
 use file_lease::ReadLease;
+use node_types::Digest;
 use rustix::{
     fs::{AtFlags, CWD, FileType, StatxFlags, StatxTimestamp},
     io::Errno,
@@ -56,9 +57,23 @@ pub enum Untrusted {
     /// No leases here.
     #[error("its file system has no leases")]
     NoLeases,
+    /// All but the file system's number is as it was sealed: some make theirs of the device's, which may be called
+    /// otherwise after a restart.
+    #[error("its file system has another number than when it was sealed")]
+    Renumbered,
     /// The operating system failed.
     #[error("it cannot be looked at: {0}")]
     Io(#[from] io::Error),
+}
+
+impl Untrusted {
+    /// Whether there may be a seal once the file is hashed again, as it stands and where it stands.
+    pub(crate) const fn again(&self) -> bool {
+        match self {
+            Self::Writer | Self::Broken | Self::Changed(_) | Self::TooRecent | Self::Renumbered => true,
+            Self::FileSystem(_) | Self::NotOwner | Self::NoLeases | Self::Io(_) => false,
+        }
+    }
 }
 
 impl From<Errno> for Untrusted {
@@ -220,11 +235,10 @@ impl Place {
     }
 }
 
-/// What a sealed file looked like.
+/// What the file system said of a file when it was verified: whoever writes to it or replaces it changes some of it,
+/// as far as the file system is to be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Seal {
-    file_system: u64,
+pub(crate) struct Look {
     inode: u64,
     bytes: u64,
     modified: Stamp,
@@ -233,22 +247,23 @@ pub struct Seal {
     born: Option<Stamp>,
 }
 
-impl Seal {
-    /// What of a file in `place` is not as it was sealed, in words; `None` where all is.
-    ///
-    /// # Errors
-    /// [`Untrusted::FileSystem`] where that would mean nothing.
-    pub(crate) fn broken(&self, seen: &Seen, place: &Place) -> Result<Option<String>, Untrusted> {
-        if !place.kind.is_trusted() {
-            return Err(Untrusted::FileSystem(place.kind));
-        }
-        // A single file may be mounted over.
-        if seen.device != place.device || self.file_system != place.id {
-            return Ok(Some("it is on another file system than it was sealed on".to_owned()));
-        }
+impl Look {
+    pub(crate) const fn of(seen: &Seen) -> Self {
+        let Seen { inode, bytes, modified, changed, born, .. } = *seen;
+        Self { inode, bytes, modified, changed, born }
+    }
+
+    /// One digest for all of it.
+    pub(crate) fn stamp(&self) -> Digest {
+        let Self { inode, bytes, modified, changed, born } = self;
+        Digest::of(format!("{inode} {bytes} {modified:?} {changed:?} {born:?}").as_bytes())
+    }
+
+    /// What of a file is not as it looked, in words; `None` where all is.
+    pub(crate) fn differs(&self, seen: &Seen) -> Option<String> {
         let word = |(seconds, nanoseconds): Stamp| format!("{seconds}.{nanoseconds:09}");
         let born = |born: Option<Stamp>| born.map_or_else(|| "unknown".to_owned(), word);
-        Ok([
+        [
             ("length", self.bytes.to_string(), seen.bytes.to_string()),
             ("inode", self.inode.to_string(), seen.inode.to_string()),
             ("time of birth", born(self.born), born(seen.born)),
@@ -256,8 +271,44 @@ impl Seal {
             ("time of change", word(self.changed), word(seen.changed)),
         ]
         .into_iter()
-        .find(|(_, sealed, found)| sealed != found)
-        .map(|(what, sealed, found)| format!("its {what} is {found}, it was sealed with {sealed}")))
+        .find(|(_, verified, found)| verified != found)
+        .map(|(what, verified, found)| format!("its {what} is {found}, it was verified with {verified}"))
+    }
+}
+
+/// What a sealed file looked like, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    file_system: u64,
+    #[serde(flatten)]
+    look: Look,
+}
+
+impl Seal {
+    /// What the file looked like.
+    pub(crate) const fn look(&self) -> &Look {
+        &self.look
+    }
+
+    /// What of a file in `place` is not as it was sealed, in words; `None` where all is.
+    ///
+    /// # Errors
+    /// [`Untrusted::FileSystem`] where it looks the same but that means nothing; [`Untrusted::Renumbered`].
+    pub(crate) fn broken(&self, seen: &Seen, place: &Place) -> Result<Option<String>, Untrusted> {
+        if let Some(why) = self.look.differs(seen) {
+            return Ok(Some(why));
+        }
+        if !place.kind.is_trusted() {
+            return Err(Untrusted::FileSystem(place.kind));
+        }
+        // A single file may be mounted over.
+        if seen.device != place.device {
+            return Ok(Some("it is on another file system than its folder".to_owned()));
+        }
+        if self.file_system != place.id {
+            return Err(Untrusted::Renumbered);
+        }
+        Ok(None)
     }
 }
 
@@ -325,8 +376,7 @@ impl Guard {
         if !self.holds() {
             return Err(Untrusted::Broken);
         }
-        let Seen { inode, bytes, modified, changed, born, .. } = seen;
-        Ok(Seal { file_system: self.place.id, inode, bytes, modified, changed, born })
+        Ok(Seal { file_system: self.place.id, look: Look::of(&seen) })
     }
 }
 

@@ -6,7 +6,7 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     ops::ControlFlow,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink},
@@ -274,10 +274,15 @@ fn two_models_keep_one_copy_and_it_goes_with_the_last_that_is_listed() {
     };
     set(&first, ModelState::Active, None, NOW);
     set(&second, ModelState::Failed, Some("out of memory"), NOW);
-    let refused = models.remove(sha256).unwrap_err();
+    let refused = models.remove(sha256, None).unwrap_err();
     assert!(matches!(&refused, ModelsError::Needed { model, .. } if *model == first), "{refused}");
     set(&first, ModelState::Archived, None, NOW.plus_ms(1));
-    assert!(matches!(models.remove(sha256), Err(ModelsError::Needed { model, .. }) if model == second));
+    let needed_by = |but, by: &ModelRef| {
+        let refused = models.remove(sha256, but);
+        assert!(matches!(&refused, Err(ModelsError::Needed { model, .. }) if model == by), "{refused:?}");
+    };
+    needed_by(Some(&first), &second);
+    needed_by(None, &first);
     set(&second, ModelState::Failed, Some("still"), NOW.plus_ms(2));
     let rows = models.view().models().unwrap();
     let rows: Vec<_> =
@@ -290,11 +295,14 @@ fn two_models_keep_one_copy_and_it_goes_with_the_last_that_is_listed() {
         ],
         "since when, changes with the state alone"
     );
-    models.forget(&second).wait().unwrap();
-    models.remove(sha256).unwrap();
+    models.forget(&first).wait().unwrap();
+    needed_by(Some(&second), &second);
+    set(&second, ModelState::Archived, None, NOW);
+    needed_by(None, &second);
+    models.remove(sha256, Some(&second)).unwrap();
     assert!(!models.path(sha256).exists());
     assert_eq!(models.view().stand_all().unwrap(), []);
-    models.remove(sha256).unwrap();
+    models.remove(sha256, Some(&second)).unwrap();
 }
 
 #[test]
@@ -326,7 +334,7 @@ fn a_file_without_a_row_is_used_after_it_was_hashed() {
     assert_eq!(models.measure(good, NOW, &mut on).unwrap(), Measurement::Same);
     assert_eq!(models.view().stand(good).unwrap(), Standing::Sealed);
     let found = models.measure(bad, NOW, &mut on).unwrap();
-    assert_eq!(found, Measurement::Differs { found: Digest::of(b"Tokenizer"), damaged: Vec::new() });
+    assert_eq!(found, Measurement::Differs { found: Some(Digest::of(b"Tokenizer")), damaged: Vec::new() });
     assert_eq!(models.view().stand(bad).unwrap(), Standing::Unknown);
 }
 
@@ -466,7 +474,7 @@ fn a_repair_fetches_the_damaged_piece_alone() {
         panic!()
     };
     assert_eq!(damaged, [1]);
-    let partial = models.begin_repair(&wanted, &damaged, NOW).unwrap();
+    let partial = models.begin_repair(&wanted, &damaged, NOW, &mut on).unwrap().unwrap();
     assert_eq!((partial.received(0), partial.received(1)), (PIECE_BYTES, 0));
     let expected = PieceHash::from_bytes(blake3::hash(TAIL).into());
     assert_eq!(partial.expected_piece(1), Some(expected));
@@ -494,17 +502,110 @@ fn a_repair_takes_the_place_of_the_damaged_file_when_it_was_verified() {
     file.set_len(PIECE_BYTES + 3).unwrap();
     fs::set_permissions(models.path(sha256), fs::Permissions::from_mode(0o444)).unwrap();
     drop(file);
-    let partial = models.begin_repair(&wanted(&content), &[0], NOW).unwrap();
+    let partial = models.begin_repair(&wanted(&content), &[0], NOW, &mut on).unwrap().unwrap();
     assert_eq!((partial.received(0), partial.received(1)), (0, 0));
     fetch(&partial, &content, NOW);
     assert!(matches!(models.view().stand(sha256).unwrap(), Standing::Broken(_)), "until it is finished");
     assert_eq!(partial.finish(NOW, &mut on).unwrap(), Finished::Installed);
     assert_eq!(fs::read(models.path(sha256)).unwrap(), content);
     // Nothing is known of what is damaged: all of it is fetched.
-    let partial = models.begin_repair(&wanted(&content), &[], NOW).unwrap();
+    let partial = models.begin_repair(&wanted(&content), &[], NOW, &mut on).unwrap().unwrap();
     assert_eq!(partial.received_all(), 0);
-    let missing = models.begin_repair(&wanted(b"other"), &[], NOW).unwrap_err();
+    let missing = models.begin_repair(&wanted(b"other"), &[], NOW, &mut on).unwrap_err();
     assert!(matches!(missing, ModelsError::Missing { .. }), "{missing}");
+}
+
+#[test]
+fn a_repair_that_is_broken_off_goes_on_where_it_was() {
+    let home = Home::new();
+    let mut content = vec![0; usize::try_from(PIECE_BYTES).unwrap()];
+    content.extend(two_pieces());
+    let (sha256, wanted) = (install(&home.models, &content), wanted(&content));
+    let mut copied = Vec::new();
+    let mut stopping = |bytes| {
+        copied.push(bytes);
+        ControlFlow::Break(())
+    };
+    assert!(home.models.begin_repair(&wanted, &[2], NOW, &mut stopping).unwrap().is_none());
+    assert_eq!(copied, [PIECE_BYTES]);
+    let home = home.reopened();
+    assert_eq!(home.models.view().partials().unwrap()[0].received, PIECE_BYTES);
+    let mut copied = Vec::new();
+    let mut progress = |bytes| {
+        copied.push(bytes);
+        ControlFlow::Continue(())
+    };
+    let partial = home.models.begin_repair(&wanted, &[2], NOW, &mut progress).unwrap().unwrap();
+    assert_eq!(copied, [PIECE_BYTES], "the second piece alone");
+    assert_eq!([0, 1, 2].map(|piece| partial.received(piece)), [PIECE_BYTES, PIECE_BYTES, 0]);
+    assert_eq!(partial.path(), home.partial_path(sha256));
+    fetch(&partial, &content, NOW);
+    assert_eq!(partial.finish(NOW, &mut on).unwrap(), Finished::Installed);
+}
+
+/// What was cut and given its length again, when the power went, is zeros.
+#[test]
+fn what_is_begun_anew_counts_nothing_of_before() {
+    let home = Home::new();
+    let wanted = wanted(b"weights");
+    let partial = home.models.begin(&wanted, NOW).unwrap();
+    fetch(&partial, b"weights", NOW);
+    drop(partial);
+    // It is cut, and cannot get this length.
+    let endless = ModelFile { bytes: u64::MAX, ..wanted.clone() };
+    assert!(matches!(home.models.begin(&endless, NOW), Err(ModelsError::Io { .. })));
+    let file = fs::OpenOptions::new().write(true).open(home.partial_path(wanted.sha256)).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    file.set_len(wanted.bytes).unwrap();
+    let partial = home.models.begin(&wanted, NOW).unwrap();
+    assert_eq!(partial.received_all(), 0);
+}
+
+#[test]
+fn rows_of_before_say_less() {
+    let home = Home::new();
+    let sha256 = install(&home.models, b"weights");
+    home.sql(r#"UPDATE files SET mark = '{"unsealed":"it was changed just now"}'"#);
+    let untrusted = Standing::Untrusted { why: "it was changed just now".into(), again: true };
+    assert_eq!(home.models.view().stand(sha256).unwrap(), untrusted);
+    assert_eq!(home.models.view().files().unwrap()[0].stamp, None);
+    assert_eq!(home.models.measure(sha256, NOW, &mut on).unwrap(), Measurement::Same);
+    assert_eq!(home.models.view().stand(sha256).unwrap(), Standing::Sealed);
+}
+
+/// XFS and F2FS make the number of theirs of the device's.
+#[test]
+fn a_file_system_with_another_number_is_no_damage_but_the_file_is_hashed() {
+    let home = Home::new();
+    let sha256 = install(&home.models, b"weights");
+    let renumber = "UPDATE files SET mark = json_set(mark, '$.sealed.file_system', 1)";
+    home.sql(renumber);
+    let standing = home.models.view().stand(sha256).unwrap();
+    assert!(
+        matches!(&standing, Standing::Untrusted { why, again: true } if why.contains("another number")),
+        "{standing:?}"
+    );
+    assert_eq!(home.models.measure(sha256, NOW, &mut on).unwrap(), Measurement::Same);
+    assert_eq!(home.models.view().stand(sha256).unwrap(), Standing::Sealed);
+    home.sql(renumber);
+    overwrite(&home.models.path(sha256), 0, b"W");
+    assert!(matches!(home.models.view().stand(sha256).unwrap(), Standing::Broken(_)));
+}
+
+#[test]
+fn quarantine_keeps_the_newest_of_a_file() {
+    let home = Home::new();
+    let models = &home.models;
+    let other = install(models, b"other");
+    models.quarantine(other, NOW).unwrap();
+    for now in [NOW, NOW, NOW.plus_ms(1)] {
+        let sha256 = install(models, b"weights");
+        let moved = models.quarantine(sha256, now).unwrap();
+        let aside = models.view().quarantined().unwrap();
+        assert_eq!(aside.iter().filter(|file| file.sha256 == sha256).count(), 1);
+        assert!(aside.iter().any(|file| file.path == moved));
+        assert!(aside.iter().any(|file| file.sha256 == other));
+    }
 }
 
 #[test]
@@ -541,12 +642,22 @@ fn a_scrub_reads_piece_by_piece_goes_on_after_a_restart_and_names_the_damaged_on
 fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
     let home = Home::new();
     let models = &home.models;
-    let kept = install(models, b"weights");
+    let archived = install(models, b"weights");
     let listed = install(models, b"listed");
     let unlisted = install(models, b"unlisted");
-    home.sql(&format!("DELETE FROM files WHERE sha256 <> x'{}'", kept.hex()));
+    home.sql(&format!("DELETE FROM files WHERE sha256 <> x'{}'", archived.hex()));
     let files = vec![("a".to_owned(), listed, 6)];
     models.set_state(&model(), files, ModelState::Pending, None, NOW).wait().unwrap();
+    let (files, before) =
+        (vec![("a".to_owned(), archived, 7)], ModelRef { name: "before".into(), ..model() });
+    models.set_state(&before, files, ModelState::Archived, None, NOW).wait().unwrap();
+    let fetched_again = install(models, b"repaired");
+    models.begin(&wanted(b"repaired"), NOW.plus_ms(1)).map(drop).unwrap();
+    let needless = install(models, b"needless");
+    let young_needless = wanted(b"young needless");
+    let partial = models.begin(&young_needless, NOW).unwrap();
+    fetch(&partial, b"young needless", NOW);
+    assert_eq!(partial.finish(NOW.plus_ms(1), &mut on).unwrap(), Finished::Installed);
     let old = models.begin(&wanted(b"old"), NOW).unwrap();
     fetch(&old, b"old", NOW);
     drop(old);
@@ -565,17 +676,19 @@ fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
     let expired = models.expired_partials(ttl_ms, now).unwrap();
     assert_eq!(expired.iter().map(|partial| partial.sha256).collect::<Vec<_>>(), [Digest::of(b"old")]);
     let pruned = models.prune(ttl_ms, now).unwrap();
-    assert_eq!((pruned.partials, pruned.quarantined, pruned.orphans), (1, 1, 3));
+    assert_eq!((pruned.partials, pruned.quarantined, pruned.orphans), (1, 1, 4));
     assert!(pruned.bytes > 0);
-    for gone in
-        [models.path(unlisted), home.partial_path(Digest::of(b"old")), models.folder().join("notes.txt")]
-    {
+    let notes = models.folder().join("notes.txt");
+    for gone in [models.path(unlisted), models.path(needless), home.partial_path(Digest::of(b"old")), notes] {
         assert!(!gone.exists(), "{}", gone.display());
     }
-    for left in [models.path(kept), models.path(listed), home.partial_path(young.sha256), young_aside] {
+    let needed = [archived, listed, fetched_again, young_needless.sha256].map(|sha256| models.path(sha256));
+    for left in needed.into_iter().chain([home.partial_path(young.sha256), young_aside]) {
         assert!(left.exists(), "{}", left.display());
     }
-    assert_eq!(models.view().partials().unwrap().len(), 1);
+    let rows: BTreeSet<_> = models.view().files().unwrap().into_iter().map(|file| file.sha256).collect();
+    assert_eq!(rows, [archived, fetched_again, young_needless.sha256].into());
+    assert_eq!(models.view().partials().unwrap().len(), 2);
     assert_eq!(models.prune(ttl_ms, now).unwrap(), Pruned::default(), "nothing is left to do");
 }
 

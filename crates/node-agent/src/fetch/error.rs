@@ -52,7 +52,10 @@ impl FetchError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Client(_) | Self::NoSource { .. } => false,
-            Self::Sources { failures, .. } => failures.iter().any(|failure| !failure.problem.lasts()),
+            // A piece that is wrong comes wrong again, until somebody mends the source.
+            Self::Sources { failures, .. } => failures.iter().any(|failure| {
+                !failure.problem.lasts() && !matches!(failure.problem, Problem::Corrupt { .. })
+            }),
             Self::Store { .. } | Self::Clock(_) => true,
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use node_store::{
@@ -119,6 +119,7 @@ impl InstallError {
     pub fn hope(&self) -> Hope {
         match self {
             Self::Fetch(source) if source.may_pass() => Hope::Wait,
+            Self::Fetch(source) if matches!(**source, FetchError::NoSource { .. }) => Hope::None,
             Self::Fetch(_) | Self::OtherContent { .. } => Hope::Doubt,
             Self::Models(_)
             | Self::Write(_)
@@ -126,7 +127,9 @@ impl InstallError {
             | Self::Clock(_)
             | Self::Room { .. }
             | Self::Stopped => Hope::Wait,
-            Self::Memory { .. } | Self::Disk { .. } | Self::Header { .. } => Hope::None,
+            Self::Memory { .. } | Self::Disk { .. } => Hope::None,
+            Self::Header { source: HeaderError::Read { .. }, .. } => Hope::Wait,
+            Self::Header { .. } => Hope::Never,
         }
     }
 }
@@ -138,8 +141,10 @@ pub enum Hope {
     Wait,
     /// Something was wrong that somebody has to mend, if it was not for a moment only.
     Doubt,
-    /// Nothing, until something is changed here or at the network.
+    /// Nothing, until something is changed here.
     None,
+    /// Nothing: the same hash is the same file.
+    Never,
 }
 
 /// How far an installation is.
@@ -174,8 +179,6 @@ pub struct Installer {
     journal: Journal,
     fetcher: Fetcher,
     memory: Memory,
-    /// Files without a seal that were hashed since the start.
-    hashed: Mutex<BTreeSet<Digest>>,
 }
 
 impl Installer {
@@ -189,13 +192,7 @@ impl Installer {
             store,
             fetcher: Fetcher::new(settings.folders.clone())?,
             memory: hardware::memory(),
-            hashed: Mutex::default(),
         })
-    }
-
-    /// Whether a file whose seal says nothing was hashed since the start.
-    fn is_hashed(&self, file: Digest) -> bool {
-        lock(&self.hashed).contains(&file)
     }
 
     /// Makes every file of a model present and verified: what is there and unchanged stays, what was damaged is
@@ -228,7 +225,21 @@ impl Installer {
         for (file, need) in wanted {
             self.bring(model, file, need, progress).await?;
         }
+        for file in distinct(model) {
+            self.check_header(file).await?;
+        }
         Ok(())
+    }
+
+    /// Looks whether a file is a model that can be loaded, however it came here. One that is none is moved aside.
+    async fn check_header(&self, file: &ModelFile) -> Result<(), InstallError> {
+        let (path, name) = (self.store.models().path(file.sha256), file.path.clone());
+        let Err(source) = blocking(move || header::check(&path, &name)).await else { return Ok(()) };
+        if matches!(source, HeaderError::Unsound { .. }) {
+            let (store, sha256, now) = (Arc::clone(&self.store), file.sha256, self.now()?);
+            blocking(move || store.models().quarantine(sha256, now)).await?;
+        }
+        Err(InstallError::Header { path: file.path.clone(), source })
     }
 
     /// Whether what is to be fetched fits the disk.
@@ -265,12 +276,13 @@ impl Installer {
                 self.note(model, file, Noted::right(sha256, false)).await?;
                 return Ok(Need::Nothing);
             }
-            Standing::Untrusted(_) if self.is_hashed(sha256) => return Ok(Need::Nothing),
+            // It was verified once, and is read again by whoever watches it.
+            Standing::Untrusted { .. } => return Ok(Need::Nothing),
             Standing::Missing => {
                 self.note(model, file, Noted::other(Measured::Absent)).await?;
                 return Ok(Need::All);
             }
-            Standing::Broken(_) | Standing::Untrusted(_) | Standing::Unknown => {}
+            Standing::Broken(_) | Standing::Unknown => {}
         }
         let (store, now) = (Arc::clone(&self.store), self.now()?);
         let measured = reading(progress, file, move |progress| store.models().measure(sha256, now, progress));
@@ -287,12 +299,13 @@ impl Installer {
         };
         match measured {
             Measurement::Same => {
-                lock(&self.hashed).insert(sha256);
                 self.note(model, file, Noted::right(sha256, true)).await?;
                 Ok(Need::Nothing)
             }
             Measurement::Differs { found, damaged } => {
-                self.note(model, file, Noted::other(Measured::Present(found))).await?;
+                // What cannot be read is not there.
+                let found = found.map_or(Measured::Absent, Measured::Present);
+                self.note(model, file, Noted::other(found)).await?;
                 Ok(Need::Pieces(damaged))
             }
             Measurement::Missing => {
@@ -315,7 +328,10 @@ impl Installer {
             Need::Nothing => return Ok(()),
             Need::All => blocking(move || store.models().begin(&wanted, now)).await?,
             Need::Pieces(damaged) => {
-                blocking(move || store.models().begin_repair(&wanted, &damaged, now)).await?
+                let repair = move |progress: &mut dyn FnMut(u64) -> ControlFlow<()>| {
+                    store.models().begin_repair(&wanted, &damaged, now, progress)
+                };
+                reading(progress, file, repair).await?.ok_or(InstallError::Stopped)?
             }
         };
         let partial = Arc::new(partial);
@@ -334,13 +350,6 @@ impl Installer {
             }
             Finished::Stopped => return Err(InstallError::Stopped),
         }
-        let (path, name) = (self.store.models().path(file.sha256), file.path.clone());
-        if let Err(source) = blocking(move || header::check(&path, &name)).await {
-            let (store, sha256, now) = (Arc::clone(&self.store), file.sha256, self.now()?);
-            blocking(move || store.models().quarantine(sha256, now)).await?;
-            return Err(InstallError::Header { path: file.path.clone(), source });
-        }
-        lock(&self.hashed).insert(file.sha256);
         self.note(model, file, Noted::right(file.sha256, true)).await?;
         let fields = [("model", json!(model.reference().to_string())), ("bytes", json!(file.bytes))];
         let text = format!("{} is installed and verified", file.path);
@@ -497,8 +506,4 @@ async fn blocking<T: Send + 'static, E: Send + 'static>(
         Ok(answer) => answer,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,12 +24,12 @@ use std::{
 };
 
 use node_store::{
-    models::{Measurement, ModelRow, ModelsError, Scrubbed, Standing},
+    models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing},
     store::Store,
 };
 use node_types::{
     Digest,
-    config::{Model, NodeConfig, PIECE_BYTES, Runtime},
+    config::{Model, NodeConfig, Runtime},
     inventory::{ArtifactId, ArtifactKind, Measured},
     job::ModelRef,
     log::{Kind, Level},
@@ -48,7 +48,8 @@ pub use install::{
 };
 
 use crate::{
-    artifacts, backoff,
+    artifacts::{self, Named},
+    backoff,
     fetch::FetchError,
     journal::{Journal, causes},
     node::{Node, Shelf},
@@ -59,8 +60,10 @@ use crate::{
 pub const EVERY: Duration = Duration::from_secs(1);
 /// Between two lines in the log about an installation that goes on: 10 seconds.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-/// A scrub that waits for the node to be idle waits at most so many times its pace.
-const SCRUB_PATIENCE: u32 = 10;
+/// How long a file that could not be scrubbed is left alone: 1 minute.
+const SCRUB_AGAIN: Duration = Duration::from_secs(60);
+/// The first and the longest wait before a file that could not be sealed is read again, in milliseconds.
+const SEAL_MS: (u64, u64) = (1000, 60_000);
 /// How often in a row a source may give what is wrong before the model counts as one that cannot be had.
 const DOUBTS_MAX: u32 = 3;
 /// Between two looks at the stamps of the runtime's program and environment: 1 minute.
@@ -68,17 +71,30 @@ const STAMPS_EVERY: Duration = Duration::from_secs(60);
 
 /// Something that takes longer than a look.
 enum Work {
-    Installed(ModelRef, Result<(), InstallError>),
+    /// Under this snapshot.
+    Installed(Digest, ModelRef, Result<(), InstallError>),
     Scrubbed(Digest, Result<Scrubbed, ModelsError>),
     Measured(Digest, Result<Measurement, ModelsError>),
     Own(Result<(), InstallError>),
+    /// Under this snapshot: what was read of the runtime.
+    Runtime(Digest, Vec<Read>),
+}
+
+/// A file or folder of the runtime's that was read.
+struct Read {
+    named: Named,
+    stamp: Option<Digest>,
+    found: io::Result<Measured>,
 }
 
 /// How an installation that failed is tried again.
 struct Failed {
     why: String,
     times: u32,
-    again: Instant,
+    /// How often in a row a source gave what is wrong.
+    doubts: u32,
+    /// `None`: not under this snapshot.
+    again: Option<Instant>,
     /// Nothing but a change will help.
     for_good: bool,
 }
@@ -95,10 +111,15 @@ pub struct Keeper {
     failed: BTreeMap<ModelRef, Failed>,
     /// What each model was said to be last.
     states: BTreeMap<ModelRef, (ModelState, Option<String>)>,
-    next_scrub: Instant,
+    /// Files that could not be scrubbed, and until when they are left alone.
+    unscrubbed: BTreeMap<Digest, Instant>,
+    /// Files without a seal: when they are read again, and how often they were.
+    unsealed: BTreeMap<Digest, (Instant, u32)>,
+    untidy: u32,
     /// What the runtime's files looked like when they were read last.
     stamps: BTreeMap<ArtifactId, Digest>,
-    next_stamps: Instant,
+    /// `None` until they were read under this snapshot.
+    next_stamps: Option<Instant>,
     /// Which of them is not what the snapshot approves.
     runtime: BTreeMap<ArtifactId, String>,
     /// The configuration that was noted.
@@ -123,9 +144,11 @@ impl Keeper {
             installing: None,
             failed: BTreeMap::new(),
             states: BTreeMap::new(),
-            next_scrub: Instant::now(),
+            unscrubbed: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
+            untidy: 1,
             stamps: BTreeMap::new(),
-            next_stamps: Instant::now(),
+            next_stamps: None,
             runtime: BTreeMap::new(),
             renoted: None,
             due: BTreeSet::new(),
@@ -169,7 +192,7 @@ impl Keeper {
             self.installing = None;
             self.stamps.clear();
             self.runtime.clear();
-            self.next_stamps = Instant::now();
+            self.next_stamps = None;
             self.due.insert(artifacts::agent(Some(config)));
         }
         if self.renoted != Some(digest) {
@@ -177,7 +200,6 @@ impl Keeper {
             self.configuration(digest).await;
         }
         self.due.append(&mut *self.node.due.lock().unwrap_or_else(PoisonError::into_inner));
-        self.look_at_runtime(config).await;
         let held = match self.standings().await {
             Ok(held) => held,
             Err(error) => {
@@ -188,7 +210,7 @@ impl Keeper {
         let shelf = self.shelf(digest, config, &held);
         self.publish(&shelf);
         self.keep_states(config, &held).await;
-        self.begin(config);
+        self.begin(digest, config, &held);
         self.tidy(&current.config).await;
     }
 
@@ -201,7 +223,10 @@ impl Keeper {
     /// What may be used now. A model that may not be is to be installed.
     fn shelf(&mut self, digest: Digest, config: &NodeConfig, held: &BTreeMap<Digest, Standing>) -> Shelf {
         let runtime = self.runtime.values().next().cloned();
-        let mut shelf = Shelf { config: Some(digest), runtime, ..Shelf::default() };
+        // Nothing is started before the runtime's own files were read.
+        let known =
+            self.next_stamps.is_some() || artifacts::named(config, &self.node.settings.runtime).is_empty();
+        let mut shelf = Shelf { config: known.then_some(digest), runtime, ..Shelf::default() };
         for model in &config.models {
             let reference = model.reference();
             if !brings_files(config) {
@@ -213,12 +238,14 @@ impl Keeper {
             if standing == plan::Stands::Not {
                 self.unpassed.insert(reference.clone());
             }
-            let usable = match standing {
-                plan::Stands::Sealed => true,
-                // Whoever was verified once is used while it is read again.
-                plan::Stands::Unsealed => true,
-                plan::Stands::Not => false,
-            };
+            // An installation has to pass once under each snapshot: it asks more than whether the files are here.
+            let usable = !self.unpassed.contains(&reference)
+                && match standing {
+                    plan::Stands::Sealed => true,
+                    // Whoever was verified once is used while it is read again.
+                    plan::Stands::Unsealed => true,
+                    plan::Stands::Not => false,
+                };
             if let Some(failed) = self.failed.get(&reference).filter(|failed| failed.for_good) {
                 shelf.failed.insert(reference, failed.why.clone());
             } else if usable {
@@ -231,11 +258,19 @@ impl Keeper {
     /// Tells the others where something changed.
     fn publish(&self, shelf: &Shelf) {
         let node = &self.node;
-        let before = node.shelf.send_replace(shelf.clone());
-        if before == *shelf {
+        let mut emptied = false;
+        let changed = node.shelf.send_if_modified(|held| {
+            let changes = held != shelf;
+            if changes {
+                emptied = shelf.ready.is_empty() && !held.ready.is_empty() && held.config == shelf.config;
+                held.clone_from(shelf);
+            }
+            changes
+        });
+        if !changed {
             return;
         }
-        if shelf.ready.is_empty() && !before.ready.is_empty() && before.config == shelf.config {
+        if emptied {
             node.set_readiness(Readiness::Installing);
         }
         node.queued.notify_one();
@@ -252,7 +287,7 @@ impl Keeper {
             let files = if brings_files(config) { distinct(model) } else { Vec::new() };
             let broken = files.into_iter().find_map(|file| match held.get(&file.sha256)? {
                 Standing::Broken(why) => Some(format!("{}: {why}", file.path)),
-                Standing::Sealed | Standing::Untrusted(_) | Standing::Missing | Standing::Unknown => None,
+                Standing::Sealed | Standing::Untrusted { .. } | Standing::Missing | Standing::Unknown => None,
             });
             let standing = if untested.is_some() || failed.is_some_and(|failed| failed.for_good) {
                 plan::Condition::Failed
@@ -260,6 +295,11 @@ impl Keeper {
                 if tested { plan::Condition::Tested } else { plan::Condition::Untested }
             } else if broken.is_some() {
                 plan::Condition::Broken
+            } else if brings_files(config)
+                && plan::stands(distinct(model).into_iter().map(|file| held.get(&file.sha256)))
+                    != plan::Stands::Not
+            {
+                plan::Condition::Untested
             } else {
                 plan::Condition::Incomplete
             };
@@ -292,49 +332,92 @@ impl Keeper {
         }
     }
 
-    /// Starts what is to be done next, one thing at a time: what is needed first, then the scrub.
-    fn begin(&mut self, config: &NodeConfig) {
-        if !self.work.is_empty() {
-            return;
-        }
+    /// Starts what is to be done next, one thing at a time: what is needed first, then what is due, then the scrub.
+    fn begin(&mut self, digest: Digest, config: &NodeConfig, held: &BTreeMap<Digest, Standing>) {
         let now = Instant::now();
-        let due = |reference: &ModelRef| self.failed.get(reference).is_none_or(|failed| failed.again <= now);
+        if self.work.is_empty() && self.next_stamps.is_none_or(|next| next <= now) {
+            self.read_runtime(digest, config);
+        }
+        if self.work.is_empty() {
+            self.install(digest, config, now);
+        }
+        if self.work.is_empty() {
+            self.seal(config, held, now);
+        }
+        while self.work.is_empty()
+            && let Some(id) = self.due.pop_first()
+        {
+            self.measure(id, config, held);
+        }
+        if self.work.is_empty() {
+            self.scrub(config, held, now);
+        }
+    }
+
+    fn install(&mut self, digest: Digest, config: &NodeConfig, now: Instant) {
+        let due = |reference: &ModelRef| {
+            self.failed.get(reference).is_none_or(|failed| failed.again.is_some_and(|again| again <= now))
+        };
         let next = config.models.iter().find(|model| {
             let reference = model.reference();
             self.unpassed.contains(&reference) && due(&reference)
         });
-        if let Some(model) = next {
-            let (model, installer, progress) =
-                (model.clone(), Arc::clone(&self.installer), self.progress.clone());
-            self.installing = Some(model.reference());
-            self.work.spawn(async move {
-                let installed = installer.install(&model, &progress).await;
-                Work::Installed(model.reference(), installed)
-            });
-            return;
+        let Some(model) = next.cloned() else { return };
+        let (installer, progress) = (Arc::clone(&self.installer), self.progress.clone());
+        self.installing = Some(model.reference());
+        self.work.spawn(async move {
+            let installed = installer.install(&model, &progress).await;
+            Work::Installed(digest, model.reference(), installed)
+        });
+    }
+
+    /// Reads a file again that has no seal: once a start where its file system has none, and else until it has one.
+    fn seal(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
+        let mut unsealed = BTreeMap::new();
+        for file in listed(config) {
+            let Some(Standing::Untrusted { again, .. }) = held.get(&file) else { continue };
+            let (next, times) = self.unsealed.get(&file).copied().unwrap_or((now, 0));
+            if *again || times == 0 {
+                unsealed.insert(file, (next, times));
+            }
         }
-        if let Some(id) = self.due.pop_first() {
-            self.measure(id, config);
-            return;
+        // What was read once on such a file system is left to the scrub.
+        let done = self.unsealed.iter().filter(|(file, (_, times))| *times > 0 && held.contains_key(file));
+        let done: Vec<_> = done.map(|(file, kept)| (*file, *kept)).collect();
+        for (file, kept) in done {
+            unsealed.entry(file).or_insert(kept);
         }
-        self.scrub(config, now);
+        self.unsealed = unsealed;
+        let untrusted = |file: &Digest, times: u32| match held.get(file) {
+            Some(Standing::Untrusted { again, .. }) => *again || times == 0,
+            Some(Standing::Sealed | Standing::Broken(_) | Standing::Missing | Standing::Unknown) | None => {
+                false
+            }
+        };
+        let due =
+            self.unsealed.iter_mut().find(|(file, (next, times))| *next <= now && untrusted(file, *times));
+        let Some((sha256, (next, times))) = due else { return };
+        *times = times.saturating_add(1);
+        *next = now + backoff::wait(*times, SEAL_MS.0, SEAL_MS.1, backoff::random());
+        let sha256 = *sha256;
+        self.read_again(sha256);
     }
 
     /// Reads an artifact again that is due.
-    fn measure(&mut self, id: ArtifactId, config: &NodeConfig) {
+    fn measure(&mut self, id: ArtifactId, config: &NodeConfig, held: &BTreeMap<Digest, Standing>) {
         match id.kind {
             ArtifactKind::ModelFile => {
                 let files =
                     config.models.iter().flat_map(|model| model.files.iter().map(move |file| (model, file)));
                 let mut named = files.filter(|(model, file)| artifact(model, file) == id);
                 let Some((_, file)) = named.next().filter(|_| brings_files(config)) else { return };
-                let (sha256, store) = (file.sha256, Arc::clone(&self.node.store));
-                let Ok(now) = time::now(&store) else { return };
-                self.work.spawn(async move {
-                    let read =
-                        move || store.models().measure(sha256, now, &mut |_| ControlFlow::Continue(()));
-                    Work::Measured(sha256, blocking(read).await)
-                });
+                match held.get(&file.sha256) {
+                    // The scrub reads it within its period, and notes that.
+                    Some(Standing::Sealed) => {}
+                    Some(Standing::Untrusted { .. }) => self.read_again(file.sha256),
+                    // It is being installed.
+                    Some(Standing::Broken(_) | Standing::Missing | Standing::Unknown) | None => {}
+                }
             }
             // A release for another platform is not here.
             ArtifactKind::Agent if id != artifacts::agent(Some(config)) => {}
@@ -345,15 +428,27 @@ impl Keeper {
             // Read again at the next look.
             ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
                 self.stamps.remove(&id);
-                self.next_stamps = Instant::now();
+                self.next_stamps = self.next_stamps.map(|_| Instant::now());
             }
             ArtifactKind::Configuration => self.renoted = None,
-            // The engine asks whoever keeps containers.
+            // The engine asks whoever keeps containers, once it has one.
+            ArtifactKind::RuntimeImage if *self.node.approved.borrow() != self.config => {}
             ArtifactKind::RuntimeImage => {
                 self.node.recheck.store(true, Ordering::Relaxed);
                 self.node.follow.notify_one();
             }
         }
+    }
+
+    /// Reads a file again, from its first byte to its last.
+    fn read_again(&mut self, sha256: Digest) {
+        let store = Arc::clone(&self.node.store);
+        let Ok(now) = time::now(&store) else { return };
+        self.work.spawn(async move {
+            let (_waiting, gone) = waiting();
+            let read = move || store.models().measure(sha256, now, &mut |_| gone());
+            Work::Measured(sha256, blocking(read).await)
+        });
     }
 
     /// The configuration that is in force was verified when the store was opened or when it was applied.
@@ -366,71 +461,77 @@ impl Keeper {
     }
 
     /// Reads the runtime's program and environment where they may have changed: their stamps are looked at once a minute.
-    async fn look_at_runtime(&mut self, config: &NodeConfig) {
-        if Instant::now() < self.next_stamps {
+    fn read_runtime(&mut self, digest: Digest, config: &NodeConfig) {
+        let named = artifacts::named(config, &self.node.settings.runtime);
+        if named.is_empty() {
+            self.next_stamps = Some(Instant::now() + STAMPS_EVERY);
             return;
         }
-        self.next_stamps = Instant::now() + STAMPS_EVERY;
-        for named in artifacts::named(config, &self.node.settings.runtime) {
-            let (id, asked) = (named.id.clone(), named.clone());
-            // What is not there has no stamp; reading it says so.
-            let stamp = reading(move || asked.stamp()).await.ok();
-            if stamp.is_some() && self.stamps.get(&id).copied() == stamp {
-                continue;
-            }
-            let asked = named.clone();
-            let found = match reading(move || asked.measure()).await {
-                Ok(found) => found,
-                Err(error) => {
-                    let what = format!("cannot read {}", named.path.display());
-                    self.node.journal.failed(Level::Error, Kind::Runtime, &what, &error);
+        let stamps = self.stamps.clone();
+        self.work.spawn(async move {
+            let mut read = Vec::new();
+            for named in named {
+                let (known, asked) = (stamps.get(&named.id).copied(), named.clone());
+                // What is not there has no stamp; reading it says so.
+                let stamp = reading(move || asked.stamp()).await.ok();
+                if stamp.is_some() && known == stamp {
                     continue;
                 }
-            };
-            match stamp {
+                let asked = named.clone();
+                let found = reading(move || asked.measure()).await;
+                read.push(Read { named, stamp, found });
+            }
+            Work::Runtime(digest, read)
+        });
+    }
+
+    /// Takes note of what was read of the runtime. What cannot be read is not what the snapshot approves.
+    async fn runtime_read(&mut self, read: Vec<Read>) {
+        for Read { named, stamp, found } in read {
+            let (id, path) = (named.id, named.path.display());
+            match stamp.filter(|_| found.is_ok()) {
                 Some(stamp) => self.stamps.insert(id.clone(), stamp),
                 None => self.stamps.remove(&id),
             };
-            let right = found == Measured::Present(named.expected);
-            if right {
-                self.runtime.remove(&id);
-            } else {
-                let is = match found {
-                    Measured::Present(digest) => format!("is {digest}"),
-                    Measured::Absent => "is missing".to_owned(),
-                };
-                let path = named.path.display();
-                self.runtime
-                    .insert(id.clone(), format!("{path} {is}, the snapshot approves {}", named.expected));
-            }
-            let noted = if right { Noted::right(named.expected, true) } else { Noted::other(found) };
+            let is = match &found {
+                Ok(Measured::Present(found)) if *found == named.expected => None,
+                Ok(Measured::Present(found)) => Some(format!("is {found}")),
+                Ok(Measured::Absent) => Some("is missing".to_owned()),
+                Err(error) => Some(format!("cannot be read ({error})")),
+            };
+            let noted = match (&is, found) {
+                (None, _) => Noted::right(named.expected, true),
+                (Some(_), found) => Noted::other(found.unwrap_or(Measured::Absent)),
+            };
+            match is {
+                None => self.runtime.remove(&id),
+                Some(is) => {
+                    let text = format!("{path} {is}, the snapshot approves {}", named.expected);
+                    self.runtime.insert(id.clone(), text)
+                }
+            };
             if let Err(error) = note(&self.node.store, &self.node.journal, id, noted).await {
                 self.node.journal.failed(Level::Error, Kind::Runtime, "cannot note what was read", &error);
             }
         }
+        self.next_stamps = Some(Instant::now() + STAMPS_EVERY);
     }
 
     /// Reads the next piece again, if it is time and nobody is disturbed by it.
-    fn scrub(&mut self, config: &NodeConfig, now: Instant) {
-        if now < self.next_scrub || !brings_files(config) {
-            return;
-        }
-        let period = Duration::from_millis(self.node.settings.models.scrub_ms);
+    fn scrub(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
+        self.unscrubbed.retain(|_, until| *until > now);
         let (Ok(files), Ok(at)) = (self.node.store.models().view().files(), time::now(&self.node.store))
         else {
             return;
         };
-        let pieces: u64 = files.iter().map(|file| file.bytes.div_ceil(PIECE_BYTES)).sum();
-        let pace = plan::pace(period, pieces);
-        let late = now >= self.next_scrub + pace * SCRUB_PATIENCE;
-        if self.node.is_running() && !late {
-            return;
-        }
-        let Some(sha256) = plan::next_scrub(&files, period, at) else {
-            self.next_scrub = now + pace;
-            return;
+        let listed: BTreeSet<Digest> = listed(config).collect();
+        let sound = |file: &&HeldFile| {
+            let stands =
+                matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted { .. }));
+            stands && listed.contains(&file.sha256) && !self.unscrubbed.contains_key(&file.sha256)
         };
-        self.next_scrub = now + pace;
+        let (period_ms, busy) = (self.node.settings.models.scrub_ms, self.node.is_running());
+        let Some(sha256) = plan::next_scrub(files.iter().filter(sound), period_ms, busy, at) else { return };
         let store = Arc::clone(&self.node.store);
         self.work.spawn(async move {
             Work::Scrubbed(sha256, blocking(move || store.models().scrub_piece(sha256, at)).await)
@@ -446,14 +547,17 @@ impl Keeper {
             Err(_) => return,
         };
         match work {
-            Work::Installed(reference, Ok(())) => {
+            // Of an earlier snapshot: whatever it says is not about this one.
+            Work::Installed(config, ..) | Work::Runtime(config, _) if Some(config) != self.config => {}
+            Work::Runtime(_, read) => self.runtime_read(read).await,
+            Work::Installed(_, reference, Ok(())) => {
                 self.installing = None;
                 self.failed.remove(&reference);
                 self.unpassed.remove(&reference);
                 // A file may be another one now, also where the shelf looks the same.
                 self.node.follow.notify_one();
             }
-            Work::Installed(reference, Err(error)) => {
+            Work::Installed(_, reference, Err(error)) => {
                 self.installing = None;
                 self.node.flush.notify_one();
                 self.install_failed(reference, &error);
@@ -487,8 +591,12 @@ impl Keeper {
                 );
             }
             Work::Scrubbed(sha256, Ok(Scrubbed::Good { done: true })) => self.note_read(sha256).await,
-            Work::Scrubbed(_, Ok(Scrubbed::Good { done: false } | Scrubbed::Missing)) => {}
-            Work::Scrubbed(_, Err(error)) => {
+            Work::Scrubbed(_, Ok(Scrubbed::Good { done: false })) => {}
+            Work::Scrubbed(sha256, Ok(Scrubbed::Missing)) => {
+                self.unscrubbed.insert(sha256, Instant::now() + SCRUB_AGAIN);
+            }
+            Work::Scrubbed(sha256, Err(error)) => {
+                self.unscrubbed.insert(sha256, Instant::now() + SCRUB_AGAIN);
                 self.node.journal.failed(
                     Level::Error,
                     Kind::Model,
@@ -521,17 +629,19 @@ impl Keeper {
             self.node.store.snapshots().current().map(|current| current.config.document().timings.clone());
         let (min, max, sync) =
             timings.map_or((500, 30_000, 30_000), |it| (it.retry_ms_min, it.retry_ms_max, it.sync_ms));
-        let times = self.failed.get(&reference).map_or(1, |failed| failed.times.saturating_add(1));
-        let for_good = match error.hope() {
-            Hope::Wait => false,
-            Hope::Doubt => times >= DOUBTS_MAX,
-            Hope::None => true,
+        let (times, doubts) =
+            self.failed.get(&reference).map_or((0, 0), |failed| (failed.times, failed.doubts));
+        let times = times.saturating_add(1);
+        let (doubts, for_good) = match error.hope() {
+            Hope::Wait => (0, false),
+            Hope::Doubt => (doubts + 1, doubts + 1 >= DOUBTS_MAX),
+            Hope::None | Hope::Never => (doubts, true),
         };
-        // What nobody here can mend is tried again when the network is looked at again: it may have mended it.
-        let wait = if for_good || matches!(error, InstallError::OtherContent { .. }) {
-            Duration::from_millis(sync)
-        } else {
-            backoff::wait(times, min, max, backoff::random())
+        let wait = match error.hope() {
+            Hope::Wait => Some(backoff::wait(times, min, max, backoff::random())),
+            // What nobody here can mend is tried again when the network is looked at again: it may have mended it.
+            Hope::Doubt | Hope::None => Some(Duration::from_millis(sync)),
+            Hope::Never => None,
         };
         if times.is_power_of_two() {
             self.node.journal.note(
@@ -540,7 +650,10 @@ impl Keeper {
                 format!("model {reference} is not installed: {why}"),
             );
         }
-        self.failed.insert(reference, Failed { why, times, again: Instant::now() + wait, for_good });
+        self.failed.insert(
+            reference,
+            Failed { why, times, doubts, again: wait.map(|wait| Instant::now() + wait), for_good },
+        );
     }
 
     /// Puts away what no snapshot lists any more, and what was never finished.
@@ -554,22 +667,31 @@ impl Keeper {
         else {
             return;
         };
+        let mut failed = false;
         for row in rows {
             if config.model(&row.reference).is_some() {
                 continue;
             }
             let steps = plan::unlisted(&row, config, now);
             if let Err(error) = self.put_away(&row, steps, now).await {
-                let text = format!("cannot put model {} away", row.reference);
-                self.node.journal.failed(Level::Warn, Kind::Model, &text, &error);
+                failed = true;
+                if self.untidy.is_power_of_two() {
+                    let text = format!("cannot put model {} away", row.reference);
+                    self.node.journal.failed(Level::Warn, Kind::Model, &text, &error);
+                }
             }
         }
         let (store, ttl_ms) = (Arc::clone(&self.node.store), config.timings.partial_file_ttl_ms);
         if self.work.is_empty()
             && let Err(error) = blocking(move || store.models().prune(ttl_ms, now)).await
         {
-            self.node.journal.failed(Level::Warn, Kind::Model, "cannot remove unfinished downloads", &error);
+            failed = true;
+            if self.untidy.is_power_of_two() {
+                let what = "cannot remove unfinished downloads";
+                self.node.journal.failed(Level::Warn, Kind::Model, what, &error);
+            }
         }
+        self.untidy = if failed { self.untidy.saturating_add(1) } else { 1 };
     }
 
     async fn put_away(
@@ -631,10 +753,9 @@ pub async fn remove(
     row: &ModelRow,
     now: node_types::Timestamp,
 ) -> Result<(), InstallError> {
-    store.models().forget(&row.reference).await?;
     for (path, sha256, _) in &row.files {
-        let (asked, sha256) = (Arc::clone(store), *sha256);
-        match blocking(move || asked.models().remove(sha256)).await {
+        let (asked, sha256, but) = (Arc::clone(store), *sha256, row.reference.clone());
+        match blocking(move || asked.models().remove(sha256, Some(&but))).await {
             // Another model uses it too.
             Ok(()) | Err(ModelsError::Needed { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -642,6 +763,8 @@ pub async fn remove(
         let id = ArtifactId { kind: ArtifactKind::ModelFile, name: format!("{}/{path}", row.reference) };
         store.inventory().remove(id, now).await?;
     }
+    // Last: as long as it is known, what is left of it is removed at the next attempt.
+    store.models().forget(&row.reference).await?;
     Ok(())
 }
 
@@ -670,6 +793,21 @@ async fn own_program(store: &Arc<Store>, journal: &Journal, id: ArtifactId) -> R
         Measured::Absent => None,
     };
     note(store, journal, id, Noted { installed, found, read: true }).await
+}
+
+/// Says whether somebody still waits: for as long as the first of the two is kept.
+fn waiting() -> (watch::Sender<()>, impl Fn() -> ControlFlow<()> + Send + 'static) {
+    let (waiting, seen) = watch::channel(());
+    (
+        waiting,
+        move || if seen.has_changed().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) },
+    )
+}
+
+/// The files that a snapshot lists, for models that the node keeps.
+fn listed(config: &NodeConfig) -> impl Iterator<Item = Digest> {
+    let models = config.models.iter().filter(|_| brings_files(config));
+    models.flat_map(|model| model.files.iter().map(|file| file.sha256))
 }
 
 /// Reads what is no model's beside the others.

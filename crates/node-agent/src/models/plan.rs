@@ -1,9 +1,11 @@
 //! What the keeper decides, as pure functions.
 
-use std::time::Duration;
-
 use node_store::models::{HeldFile, ModelRow, Standing};
-use node_types::{Digest, Timestamp, config::NodeConfig, models::ModelState};
+use node_types::{
+    Digest, Timestamp,
+    config::{NodeConfig, PIECE_BYTES},
+    models::ModelState,
+};
 
 /// How the files of a model stand together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub(super) fn stands<'a>(files: impl Iterator<Item = Option<&'a Standing>>) -> S
     for standing in files {
         match standing {
             Some(Standing::Sealed) => {}
-            Some(Standing::Untrusted(_)) => all = Stands::Unsealed,
+            Some(Standing::Untrusted { .. }) => all = Stands::Unsealed,
             Some(Standing::Broken(_) | Standing::Missing | Standing::Unknown) | None => return Stands::Not,
         }
     }
@@ -81,25 +83,30 @@ pub(super) fn unlisted(row: &ModelRow, config: &NodeConfig, now: Timestamp) -> U
     }
 }
 
-/// Between two pieces, so that all are read within the period.
-pub(super) fn pace(period: Duration, pieces: u64) -> Duration {
-    let pieces = u32::try_from(pieces).unwrap_or(u32::MAX).max(1);
-    period / pieces
-}
-
-/// The file whose scrub is to go on: one that was begun first, then the one that was read longest ago, if that is
-/// longer than the period.
-pub(super) fn next_scrub(files: &[HeldFile], period: Duration, now: Timestamp) -> Option<Digest> {
-    let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
-    let due = |file: &&HeldFile| {
-        let read = file.scrub.completed_at.unwrap_or(file.verified_at).max(file.verified_at);
-        file.scrub.next_piece > 0 || now >= read.plus_ms(period_ms)
+/// The file whose next piece is to be read, if one is due.
+///
+/// A file's round begins half a period after all of it was read last, and takes a quarter of one; while jobs run each piece
+/// waits for another eighth. So all is read within the period on a node that is never idle, too.
+pub(super) fn next_scrub<'a>(
+    files: impl Iterator<Item = &'a HeldFile>,
+    period_ms: u64,
+    busy: bool,
+    now: Timestamp,
+) -> Option<Digest> {
+    let patience = if busy { period_ms / 8 } else { 0 };
+    let due = |file: &HeldFile| {
+        let (next, pieces) = (file.scrub.next_piece, file.bytes.div_ceil(PIECE_BYTES).max(1));
+        let due = match file.scrub.began_at.filter(|_| next > 0) {
+            Some(began) => began.plus_ms((period_ms / 4).saturating_mul(next) / pieces),
+            None => {
+                let read = file.scrub.completed_at.unwrap_or(file.verified_at).max(file.verified_at);
+                read.plus_ms(period_ms / 2)
+            }
+        };
+        due.plus_ms(patience)
     };
-    files
-        .iter()
-        .filter(due)
-        .min_by_key(|file| (file.scrub.next_piece == 0, file.scrub.completed_at.unwrap_or(file.verified_at)))
-        .map(|file| file.sha256)
+    let all = files.map(|file| (due(file), file.sha256)).filter(|(due, _)| *due <= now);
+    all.min().map(|(_, sha256)| sha256)
 }
 
 #[cfg(test)]
@@ -110,7 +117,8 @@ mod tests {
 
     #[test]
     fn one_file_that_is_not_right_keeps_a_model_from_being_used() {
-        let (sealed, untrusted) = (Standing::Sealed, Standing::Untrusted("nfs".to_owned()));
+        let (sealed, untrusted) =
+            (Standing::Sealed, Standing::Untrusted { why: "nfs".to_owned(), again: false });
         let of = |files: &[Option<&Standing>]| stands(files.iter().copied());
         assert_eq!(of(&[Some(&sealed), Some(&sealed)]), Stands::Sealed);
         assert_eq!(of(&[Some(&sealed), Some(&untrusted)]), Stands::Unsealed);
@@ -121,33 +129,62 @@ mod tests {
         }
     }
 
-    #[test]
-    fn scrubs_go_on_where_they_were_and_then_with_what_was_read_longest_ago() {
-        let file = |number: u8, verified: u64, next_piece, completed: Option<u64>| HeldFile {
+    fn file(number: u8, verified: u64, scrub: Scrub) -> HeldFile {
+        HeldFile {
             sha256: Digest::of(&[number]),
-            bytes: 1,
+            bytes: 4 * PIECE_BYTES,
             pieces: Vec::new(),
             installed_at: Timestamp::EPOCH,
             verified_at: Timestamp::from_ms(verified),
             sealed: true,
-            scrub: Scrub { next_piece, began_at: None, completed_at: completed.map(Timestamp::from_ms) },
-        };
-        let (period, now) = (Duration::from_millis(100), Timestamp::from_ms(1000));
-        let next = |files: &[HeldFile]| next_scrub(files, period, now);
-        assert_eq!(next(&[file(1, 901, 0, None)]), None, "read 99 ms ago");
-        assert_eq!(next(&[file(1, 900, 0, None)]), Some(Digest::of(&[1])));
-        assert_eq!(next(&[file(1, 100, 0, Some(901))]), None);
-        assert_eq!(next(&[file(1, 100, 0, Some(500)), file(2, 100, 0, Some(400))]), Some(Digest::of(&[2])));
-        assert_eq!(
-            next(&[file(1, 100, 0, Some(400)), file(2, 950, 3, Some(800))]),
-            Some(Digest::of(&[2])),
-            "begun"
-        );
+            stamp: None,
+            scrub,
+        }
     }
 
     #[test]
-    fn all_pieces_are_read_within_the_period() {
-        assert_eq!(pace(Duration::from_secs(100), 50), Duration::from_secs(2));
-        assert_eq!(pace(Duration::from_secs(100), 0), Duration::from_secs(100));
+    fn a_round_begins_after_half_a_period_and_goes_on_where_it_was() {
+        let scrub = |next_piece, began: Option<u64>, completed: Option<u64>| Scrub {
+            next_piece,
+            began_at: began.map(Timestamp::from_ms),
+            completed_at: completed.map(Timestamp::from_ms),
+        };
+        let next =
+            |files: &[HeldFile], busy, now| next_scrub(files.iter(), 800, busy, Timestamp::from_ms(now));
+        let (one, two) = (Digest::of(&[1]), Digest::of(&[2]));
+        let fresh = [file(1, 1000, Scrub::default())];
+        assert_eq!([next(&fresh, false, 1399), next(&fresh, false, 1400)], [None, Some(one)]);
+        assert_eq!(
+            [next(&fresh, true, 1499), next(&fresh, true, 1500)],
+            [None, Some(one)],
+            "it yields to jobs"
+        );
+        let begun = [file(1, 1000, scrub(2, Some(1400), None))];
+        assert_eq!([next(&begun, false, 1499), next(&begun, false, 1500)], [None, Some(one)]);
+        let read = [file(1, 100, scrub(0, Some(900), Some(1000)))];
+        assert_eq!([next(&read, false, 1399), next(&read, false, 1400)], [None, Some(one)]);
+        let both = [file(1, 1000, Scrub::default()), file(2, 990, Scrub::default())];
+        assert_eq!(next(&both, false, 2000), Some(two), "what was read longest ago comes first");
+    }
+
+    #[test]
+    fn a_node_that_is_never_idle_reads_everything_within_the_period() {
+        let period = 80_000;
+        let mut files: Vec<_> = (0..5).map(|number| file(number, 0, Scrub::default())).collect();
+        for now in (0..2 * period).step_by(100) {
+            let at = Timestamp::from_ms(now);
+            let Some(sha256) = next_scrub(files.iter(), period, true, at) else { continue };
+            let file = files.iter_mut().find(|file| file.sha256 == sha256).unwrap();
+            if file.scrub.next_piece == 0 {
+                file.scrub.began_at = Some(at);
+            }
+            file.scrub.next_piece += 1;
+            if file.scrub.next_piece == 4 {
+                let read = file.scrub.completed_at.map_or(0, Timestamp::ms);
+                assert!(now - read <= period, "{now}");
+                file.scrub = Scrub { next_piece: 0, completed_at: Some(at), ..file.scrub };
+            }
+        }
+        assert!(files.iter().all(|file| file.scrub.completed_at.is_some_and(|at| at.ms() > period)));
     }
 }

@@ -134,6 +134,7 @@ impl Stage {
                 folder: self.folder.path().join("models"),
                 first: Some("model".to_owned()),
             }),
+            loads: Digest::of(b"files"),
             memory_bytes: Some(256 << 20),
             pids_max: PIDS_MAX,
             gpus: false,

@@ -15,6 +15,9 @@ use crate::{
     settings::Layer,
 };
 
+/// How long files that are being read may keep the process from ending: 2 seconds.
+const LAST_READS: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Run the node until Ctrl-C or SIGTERM. Running jobs may end first; a second Ctrl-C does not wait.
 ///
 /// What it does goes to its log (`resultity-node logs`); what a person should see goes to the standard error.
@@ -110,8 +113,11 @@ impl Run {
         // The standard error may be a file while the standard output is a terminal.
         self.speak(filter, context.out.is_coloured() && std::io::stderr().is_terminal());
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        threads.map_err(Failure::Start)?.block_on(until_stopped(context.settings.clone()))?;
-        Ok(Verdict::Done)
+        let threads = threads.map_err(Failure::Start)?;
+        let ended = threads.block_on(until_stopped(context.settings.clone()));
+        // What still reads a file ends with the process.
+        threads.shutdown_timeout(LAST_READS);
+        ended.map(|()| Verdict::Done)
     }
 
     fn speak(&self, filter: EnvFilter, colours: bool) {

@@ -103,6 +103,51 @@ fn a_file_that_is_gone_is_drift_and_one_that_never_came_is_not() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_a_file_and_is_none_is_drift_and_nobody_waits_for_it() {
+    let shop = Shop::stocked();
+    let place = shop.path(shop.big);
+    // A link to the very file that should be here, a pipe that nobody writes to, a folder.
+    let right = shop.folder.join(shop.big.hex());
+    let link: &dyn Fn() = &|| std::os::unix::fs::symlink(&right, &place).unwrap();
+    let pipe: &dyn Fn() = &|| {
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &place, fifo, 0o444.into(), 0).unwrap();
+    };
+    let folder: &dyn Fn() = &|| std::fs::create_dir(&place).unwrap();
+    std::fs::remove_file(&place).unwrap();
+    for (what, put, take) in [
+        ("a link", link, std::fs::remove_file as fn(_) -> _),
+        ("a pipe", pipe, std::fs::remove_file),
+        ("a folder", folder, std::fs::remove_dir),
+    ] {
+        put();
+        for deep in [&[][..], &["--deep"]] {
+            let ran = shop.home.run([&["drift", "check", "--json"], deep].concat());
+            assert_eq!(ran.code, Some(3), "{what}: {ran:?}");
+            let checked = ran.json();
+            let found = artifact(&checked, "m@1/weights.bin");
+            assert_eq!((&found["drift"], &found["measured"]), (&true.into(), &"absent".into()), "{what}");
+            let because = found["because"].as_str().unwrap();
+            assert!(because.contains("no regular file"), "{what}: {because}");
+        }
+        take(&place).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_nobody_has_verified_is_said_to_be_one() {
+    let shop = Shop::new();
+    let place = shop.path(shop.big);
+    std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+    std::fs::copy(shop.folder.join(shop.big.hex()), &place).unwrap();
+    let checked = shop.home.json(["drift", "check"]);
+    assert_eq!(checked["drifted"], 0);
+    let found = artifact(&checked, "m@1/weights.bin");
+    assert_eq!(found["known"], "noted");
+    assert!(found["because"].as_str().unwrap().contains("nobody has verified it"), "{found}");
+}
+
+#[test]
 fn the_history_is_filtered_and_its_newest_are_last() {
     let shop = Shop::stocked();
     let all = shop.home.json(["drift", "history"]);

@@ -6,6 +6,7 @@ use std::{
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use node_devnet::Fault;
@@ -51,6 +52,7 @@ async fn set(models: &Path, settings: &str) -> Stage {
     let (path, sha256) = gemma();
     let template = with(external(), "/models", json!([listed("1", &path, sha256)]));
     let template = with(template, "/runtime", runtime);
+    let template = with(template, "/timings/sync_ms", 1000);
     let interpreter = std::fs::read_to_string(tools.join("runtime/interpreter")).unwrap();
     let settings = format!(
         "[runtime]\nfolder = {}\nreadable = [{}]\n{settings}",
@@ -111,6 +113,16 @@ fn flip(path: &Path, at: u64) {
 
 fn hash(path: &Path) -> Digest {
     Digest::of(&std::fs::read(path).unwrap())
+}
+
+/// The network sees the node connected, and taking no jobs.
+async fn assert_takes_nothing(stage: &Stage) {
+    eventually("the network sees that it takes no jobs", || async {
+        let state = stage.get("state").await;
+        let node = &state["nodes"][0];
+        (node["connected"] == true && node["concurrency"].as_u64() == Some(0)).then_some(())
+    })
+    .await;
 }
 
 /// The real model answers, and not anything.
@@ -361,7 +373,7 @@ async fn a_snapshot_that_changes_the_model_rolls_through_all_states() {
         json!({ "models": [listed("2", &second, second_sha256)], "timings": { "unlisted_model_ttl_ms": 0 } });
     stage.post("/v1/devnet/snapshots", &patch).await;
     eventually("1 is removed", || async { (!kept(&stage, first_sha256).exists()).then_some(()) }).await;
-    assert_eq!(state(&stage, "1"), None);
+    eventually("1 is forgotten", || async { state(&stage, "1").is_none().then_some(()) }).await;
     assert!(kept(&stage, second_sha256).exists());
     stage.active().await;
     assert_eq!(stage.stop_node().await, Some(0));
@@ -405,7 +417,7 @@ async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_ri
     .await;
     let (code, said) = stage.command(&["drift", "check"]);
     assert_eq!(code, Some(3), "{said}");
-    assert!(stage.get("state").await["nodes"][0]["concurrency"].as_u64().unwrap_or(0) == 0);
+    assert_takes_nothing(&stage).await;
     assert_eq!(stage.stop_node().await, Some(0));
     std::fs::write(&program, &good).unwrap();
     stage.start_node();
@@ -420,4 +432,189 @@ async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_ri
         artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::Agent && it.facts.recorded.is_some())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_drips_and_is_mended_costs_time_and_no_byte_twice() {
+    let (path, sha256) = gemma();
+    let bytes = path.metadata().unwrap().len();
+    let mut stage = set(&tools().join("models"), "").await;
+    stage.fault(Fault::SlowDrip { count: 0, ms: 600_000 });
+    stage.start_node();
+    let received = |stage: &Stage| {
+        let partials = stage.view().models().partials().unwrap();
+        partials.first().map_or(0, |partial| partial.received)
+    };
+    eventually("a few bytes are here", || async { (received(&stage) > 0).then_some(()) }).await;
+    let few = received(&stage);
+    eventually("and a few more", || async { (received(&stage) > few).then_some(()) }).await;
+    assert!(received(&stage) < 1 << 10, "{} bytes: it drips", received(&stage));
+    assert_eq!(state(&stage, "1"), Some(ModelState::Pending));
+    assert_takes_nothing(&stage).await;
+
+    // Answers that have begun go on dripping until the node leaves them, 30 seconds after they began.
+    stage.fault(Fault::None);
+    let active = async {
+        while state(&stage, "1") != Some(ModelState::Active) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), active).await.unwrap();
+    // What dripped in stayed, but for what was on its way when it was left.
+    let served = served(&stage, sha256).await;
+    assert!((bytes..bytes + 1024).contains(&served), "{served} of {bytes}");
+    assert_eq!(hash(&kept(&stage, sha256)), sha256);
+    stage.active().await;
+    assert_knows_france(&stage).await;
+}
+
+/// A template and settings for the chatty stand-in, which reads the model that it is given: one that says `refuse` fails every
+/// request. A prompt that says `hold` waits until there is a file `gate` beside the program.
+fn picky(folder: &Path) -> (Value, String) {
+    let (template, settings) = crate::runtimes::chatty(folder);
+    let asked = "        print(\"asked:\", prompt, flush=True)\n";
+    let more = "        gate = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), \"gate\")
+        while prompt == \"hold\" and not os.path.exists(gate):
+            time.sleep(0.05)
+        if open(sys.argv[2]).read() == \"refuse\":
+            self.send_error(500)
+            return
+";
+    let program = include_str!("chatty.py").replace(asked, &format!("{asked}{more}"));
+    let program = program.replace("import sys\n", "import sys\nimport time\n");
+    assert!(program.contains(more));
+    std::fs::write(folder.join("chatty.py"), &program).unwrap();
+    let template = with(template, "/runtime/digest", json!(Digest::of(program.as_bytes())));
+    (with(template, "/runtime/args", json!(["{port}", "{model}"])), settings)
+}
+
+/// A version of the model, with this content, where the operator's files are.
+fn brought(folder: &Path, version: &str, content: &str) -> (Value, Digest) {
+    let sha256 = Digest::of(content.as_bytes());
+    std::fs::write(folder.join("models").join(sha256.hex()), content).unwrap();
+    let model = json!({
+        "name": "m", "version": version, "tasks": ["completion"], "engine": "stand-in", "memory_bytes": 0,
+        "files": [{ "path": "m.bin", "bytes": content.len(), "sha256": sha256 }], "sources": [],
+    });
+    (model, sha256)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_test_inference_fails_is_failed_and_the_last_one_serves_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = picky(folder.path());
+    let (first, _) = brought(folder.path(), "1", "refuse");
+    let mut stage = Stage::set(with(template, "/models", json!([first])), &settings).await;
+    stage.start_node();
+    // Where nothing was before, nothing comes back.
+    let failed =
+        eventually("1 fails", || async { row(&stage, "1").filter(|row| row.state == ModelState::Failed) })
+            .await;
+    let reason = failed.reason.unwrap();
+    assert!(reason.contains("test inference") && reason.contains("500"), "{reason}");
+    assert_takes_nothing(&stage).await;
+
+    let (second, _) = brought(folder.path(), "2", "right");
+    stage.post("/v1/devnet/snapshots", &json!({ "models": [second] })).await;
+    stage.active().await;
+    answered(&stage, "say").await;
+
+    // The third has the right hash and answers nothing: the second comes back.
+    let (third, sha256) = brought(folder.path(), "3", "refuse");
+    stage.post("/v1/devnet/snapshots", &json!({ "models": [third] })).await;
+    let report = eventually("the network is told of the way back", || async {
+        let reports = stage.get("reports").await;
+        let reports = reports["reports"].as_array().unwrap().clone();
+        reports.into_iter().map(|it| it["report"].clone()).find(|it| it["outcome"] == "rolled_back")
+    })
+    .await;
+    let report = report.to_string();
+    assert!(report.contains("the test inference with m@3 failed") && report.contains("500"), "{report}");
+    eventually("2 is in force", || async {
+        let view = stage.view().snapshots().unwrap();
+        (view.current().unwrap().config.document().version == 2).then_some(())
+    })
+    .await;
+    eventually("2 is active", || async { (state(&stage, "2") == Some(ModelState::Active)).then_some(()) })
+        .await;
+    stage.active().await;
+    answered(&stage, "say").await;
+    assert!(kept(&stage, sha256).exists(), "its file is the right one");
+    assert_eq!(stage.stop_node().await, Some(0));
+    let (one, three) = (states_told(&stage, "1").await, states_told(&stage, "3").await);
+    assert!(one.contains(&"failed".to_owned()), "{one:?}");
+    assert!(
+        !one.contains(&"active".to_owned()) && !three.contains(&"active".to_owned()),
+        "{one:?} {three:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_of_the_runtime_that_changes_is_drift_and_runs_nothing_until_it_is_right_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut template, settings) = picky(folder.path());
+    let environment = folder.path().join("environment");
+    let library = environment.join("lib/library.py");
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    std::fs::write(&library, "right = True\n").unwrap();
+    let digest = node_store::hash::tree(&environment).unwrap();
+    template["runtime"]["environment"] = json!({ "path": "environment", "digest": digest });
+    let mut stage = Stage::set(template, &settings).await;
+    stage.start_node();
+    stage.active().await;
+    let environment_is = async |stage: &Stage, wanted: ArtifactState| {
+        eventually(&format!("the environment is {wanted}"), || async {
+            let artifacts = stage.view().inventory().list().unwrap();
+            let found = artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::RuntimeEnvironment);
+            found.filter(|it| it.state == wanted).map(|_| ())
+        })
+        .await;
+    };
+    environment_is(&stage, ArtifactState::Ok).await;
+    assert_eq!(stage.command(&["drift", "check"]).0, Some(0));
+
+    // It is looked at every minute, and at every start.
+    assert_eq!(stage.stop_node().await, Some(0));
+    std::fs::write(&library, "right = None\n").unwrap();
+    stage.start_node();
+    environment_is(&stage, ArtifactState::Drifted).await;
+    let (code, said) = stage.command(&["drift", "check"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("runtime_environment"), "{said}");
+    assert_takes_nothing(&stage).await;
+    let job = stage.submit("say").await;
+    assert!(!stage.said().contains("asked: say"));
+
+    assert_eq!(stage.stop_node().await, Some(0));
+    std::fs::write(&library, "right = True\n").unwrap();
+    stage.start_node();
+    assert_eq!(stage.ended(&job).await["end"], "result");
+    environment_is(&stage, ArtifactState::Ok).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_a_model_goes_only_after_the_jobs_that_run_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = picky(folder.path());
+    let mut stage = Stage::set(template, &settings).await;
+    stage.start_node();
+    stage.active().await;
+    let job = stage.submit("hold").await;
+    eventually("it runs", || async { stage.said().contains("asked: hold").then_some(()) }).await;
+    let (first, (second, second_sha256)) = (Digest::of(b"m"), brought(folder.path(), "2", "another"));
+    let patch = json!({ "models": [second], "timings": { "unlisted_model_ttl_ms": 0 } });
+    stage.post("/v1/devnet/snapshots", &patch).await;
+    eventually("2 is here", || async { kept(&stage, second_sha256).exists().then_some(()) }).await;
+    // The old one is not listed any more, and would be kept for no time at all.
+    assert!(kept(&stage, first).exists());
+    assert!(stage.job(&job).await["end"].is_null());
+
+    std::fs::write(folder.path().join("gate"), "").unwrap();
+    let ended = stage.ended(&job).await;
+    assert_eq!(ended["end"], "result", "{ended}");
+    eventually("the file of 1 goes", || async { (!kept(&stage, first).exists()).then_some(()) }).await;
+    assert_eq!(state(&stage, "1"), None);
+    eventually("2 is active", || async { (state(&stage, "2") == Some(ModelState::Active)).then_some(()) })
+        .await;
+    assert_eq!(stage.said().matches("asked: hold").count(), 1);
 }

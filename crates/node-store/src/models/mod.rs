@@ -23,6 +23,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, ErrorKind},
+    num::NonZeroU64,
     ops::ControlFlow,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -31,16 +32,16 @@ use std::{
 
 use node_types::{
     Digest, Timestamp,
-    config::{ModelFile, PieceHash},
+    config::{ModelFile, PIECE_BYTES, PieceHash},
     job::ModelRef,
     models::ModelState,
 };
-use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{Advice, FileType, Mode, OFlags, RenameFlags, fadvise};
 
 use crate::{
     hash,
     reader::{ReadError, Reader},
-    seal::{Guard, Place, Seen, Untrusted},
+    seal::{Guard, Look, Place, Seal, Seen, Untrusted},
     writer::{Effect, Ticket, WriteError, Writer},
 };
 
@@ -50,7 +51,7 @@ mod table;
 pub use partial::{Finished, Partial};
 pub(crate) use table::nonsense;
 
-use table::{FileRow, Mark};
+use table::{FileRow, Mark, Unsealed};
 
 const FOLDER: &str = "models";
 /// Nobody writes to a file that was verified.
@@ -73,6 +74,9 @@ pub struct HeldFile {
     pub verified_at: Timestamp,
     /// Whether it was sealed then.
     pub sealed: bool,
+    /// A digest of what the file system said of it then, sealed or not: it changes whenever the file was written or
+    /// replaced and then verified again. `None` while the file counts as damaged, and in old rows.
+    pub stamp: Option<Digest>,
     /// How far it has been read again.
     pub scrub: Scrub,
 }
@@ -138,8 +142,14 @@ pub enum Standing {
     Sealed,
     /// It was written or replaced since, or was found damaged: this says what differs.
     Broken(String),
-    /// Nothing can be said, for this reason: it is to be hashed.
-    Untrusted(String),
+    /// It looks as it did when it was verified, but could not be sealed: it is to be hashed.
+    Untrusted {
+        /// Why not.
+        why: String,
+        /// Whether hashing it again may seal it: the reason is passing. Where it is not, its file system is the
+        /// reason, as a rule.
+        again: bool,
+    },
     /// It is not here.
     Missing,
     /// It is here, but nobody verified it.
@@ -153,8 +163,8 @@ pub enum Measurement {
     Same,
     /// It is something else.
     Differs {
-        /// What it is.
-        found: Digest,
+        /// What it is; `None` where some of it cannot be read.
+        found: Option<Digest>,
         /// Its pieces that are not as they were when it was verified; none where nobody ever verified it.
         damaged: Vec<u64>,
     },
@@ -219,8 +229,8 @@ pub enum ModelsError {
         /// The partial file.
         path: PathBuf,
     },
-    /// A model that is listed needs it.
-    #[error("{path} is a file of {model}, which the snapshot lists: it stays")]
+    /// A model has it.
+    #[error("{path} is a file of {model}: it stays")]
     Needed {
         /// The file.
         path: PathBuf,
@@ -320,7 +330,8 @@ impl ModelsView {
         for name in names(&folder)? {
             let path = folder.join(&name);
             let parsed = name.split_once('-').and_then(|(hex, ms)| Some((digest(hex)?, ms.parse().ok()?)));
-            if let (Some((sha256, ms)), Some(seen)) = (parsed, Seen::at(&path)?) {
+            let seen = Seen::at(&path)?.filter(|seen| seen.kind != FileType::Directory);
+            if let (Some((sha256, ms)), Some(seen)) = (parsed, seen) {
                 found.push(Quarantined { sha256, at: Timestamp::from_ms(ms), bytes: seen.bytes, path });
             }
         }
@@ -381,11 +392,16 @@ impl ModelsView {
         }
         Ok(match &row.mark {
             Mark::Damaged(why) => Standing::Broken(why.clone()),
-            Mark::Unsealed(why) => Standing::Untrusted(why.clone()),
+            Mark::Unsealed(Unsealed { why, again, look }) => {
+                match look.as_ref().and_then(|look| look.differs(&seen)) {
+                    Some(why) => Standing::Broken(why),
+                    None => Standing::Untrusted { why: why.clone(), again: *again },
+                }
+            }
             Mark::Sealed(seal) => match seal.broken(&seen, place) {
                 Ok(None) => Standing::Sealed,
                 Ok(Some(why)) => Standing::Broken(why),
-                Err(why) => Standing::Untrusted(why.to_string()),
+                Err(why) => Standing::Untrusted { why: why.to_string(), again: why.again() },
             },
         })
     }
@@ -442,6 +458,9 @@ impl Models {
     /// piece is named, all are missing; where a copy was begun before, that one goes on. The file itself is left
     /// as it is until [`Partial::finish`] replaces it.
     ///
+    /// `progress` gets the bytes copied so far. Where it breaks, after a piece, the answer is `None`; what was copied
+    /// stays, and the next call copies the rest.
+    ///
     /// # Errors
     /// [`ModelsError::Missing`] where the file is not here; those of [`Models::begin`].
     pub fn begin_repair(
@@ -449,15 +468,20 @@ impl Models {
         wanted: &ModelFile,
         damaged: &[u64],
         now: Timestamp,
-    ) -> Result<Partial, ModelsError> {
-        Partial::begin_repair(&self.inner, wanted, damaged, now)
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Partial>, ModelsError> {
+        Partial::begin_repair(&self.inner, wanted, damaged, now, progress)
     }
 
     /// Hashes a file that is here. One that is what it should be is sealed again, and taken over where nobody
     /// verified it before. `progress` gets the bytes read so far and may break off.
     ///
+    /// Where some of a file that was verified cannot be read, its pieces are read one by one: `progress` begins
+    /// again, and those that cannot be read are damaged.
+    ///
     /// # Errors
-    /// [`ModelsError::NotOurs`] where something else stands in its place; [`ModelsError`].
+    /// [`ModelsError::NotOurs`] where something else stands in its place; [`ModelsError::Io`] where nobody verified
+    /// what cannot be read, or every piece can be read after all; [`ModelsError`].
     pub fn measure(
         &self,
         sha256: Digest,
@@ -468,6 +492,8 @@ impl Models {
         let path = inner.path(sha256);
         let Some(file) = open_held(&path)? else { return Ok(Measurement::Missing) };
         let Some(place) = inner.view.place()? else { return Ok(Measurement::Missing) };
+        // Before the first byte: what is written while the rest is read shows against it.
+        let look = Look::of(&Seen::of(&file).map_err(failed(&path))?);
         let mut guard = Guard::take(&file, place);
         let hashed = hash::file(&file, &mut |bytes| {
             // Whoever wants to write waits as long as we have the lease, and there is no seal any more.
@@ -476,21 +502,30 @@ impl Models {
             }
             progress(bytes)
         });
-        let Some(found) = hashed.map_err(failed(&path))? else { return Ok(Measurement::Stopped) };
-        let _turn = inner.take_turn();
         let held = inner.view.reader.read(|tx| table::file(tx, sha256))?.map(|row| row.held);
+        let found = match (hashed, held.as_ref()) {
+            (Ok(Some(found)), _) => found,
+            (Ok(None), _) => return Ok(Measurement::Stopped),
+            (Err(error), Some(held)) if error.kind() != ErrorKind::NotFound => {
+                drop(guard);
+                return inner.measure_pieces(held, &file, &error, now, progress);
+            }
+            (Err(error), _) => return Err(failed(&path)(error)),
+        };
+        let _turn = inner.take_turn();
         if found.sha256 == sha256 {
-            let row = FileRow::verified(sha256, found, guard.and_then(Guard::seal), now);
+            let row = FileRow::verified(sha256, found, guard.and_then(Guard::seal), look, now);
             inner.writer.submit(Effect::Keeps, move |tx| table::keep_file(tx, &row, false)).wait()?;
             return Ok(Measurement::Same);
         }
         let damaged = held.map_or_else(Vec::new, |held| differing(&held.pieces, &found.pieces));
         let mark = Mark::Damaged(format!("its content is {} since it was read at {now}", found.sha256));
         inner.writer.submit(Effect::Keeps, move |tx| table::set_mark(tx, sha256, &mark)).wait()?;
-        Ok(Measurement::Differs { found: found.sha256, damaged })
+        Ok(Measurement::Differs { found: Some(found.sha256), damaged })
     }
 
-    /// Reads the next piece of a file again and compares it with what it was when the file was verified.
+    /// Reads the next piece of a file again and compares it with what it was when the file was verified. It is read
+    /// from the disk, not from what the kernel remembers of it, unless somebody has it mapped.
     ///
     /// # Errors
     /// [`ModelsError`].
@@ -507,6 +542,9 @@ impl Models {
             scrub.began_at = Some(now);
         }
         if let Some(wanted) = usize::try_from(piece).ok().and_then(|piece| held.pieces.get(piece)) {
+            // Advice alone. What is remembered may be good where the disk is not.
+            let length = NonZeroU64::new(PIECE_BYTES);
+            let _ = fadvise(&file, piece.saturating_mul(PIECE_BYTES), length, Advice::DontNeed);
             // What the disk cannot read is damaged too.
             if hash::piece(&file, piece).ok().as_ref() != Some(wanted) {
                 let mark = Mark::Damaged(format!("its piece {piece} was found damaged at {now}"));
@@ -524,7 +562,7 @@ impl Models {
         Ok(Scrubbed::Good { done })
     }
 
-    /// Moves a file aside and forgets it. Returns where it is now.
+    /// Moves a file aside, in place of what was moved aside of it before, and forgets it. Returns where it is now.
     ///
     /// # Errors
     /// [`ModelsError::Missing`] where it is not here, and then it is forgotten too; [`ModelsError`].
@@ -537,15 +575,17 @@ impl Models {
         moved
     }
 
-    /// Removes a file that no listed model needs.
+    /// Removes a file that no model has, archived ones included: they may be rolled back to. The model `but` does
+    /// not count once it is archived, so that its files can go before [it is forgotten](Self::forget).
     ///
     /// # Errors
-    /// [`ModelsError::Needed`] where one that is not archived lists it; [`ModelsError`].
-    pub fn remove(&self, sha256: Digest) -> Result<(), ModelsError> {
+    /// [`ModelsError::Needed`] where another has it; [`ModelsError`].
+    pub fn remove(&self, sha256: Digest, but: Option<&ModelRef>) -> Result<(), ModelsError> {
         let _turn = self.inner.take_turn();
         let path = self.inner.path(sha256);
+        let but = but.cloned();
         let needed = self.inner.writer.submit(Effect::Shrinks, move |tx| {
-            let needed = table::needed_by(tx, sha256)?;
+            let needed = table::needed_by(tx, sha256, but.as_ref())?;
             if needed.is_none() {
                 table::drop_file(tx, sha256)?;
             }
@@ -577,8 +617,9 @@ impl Models {
         Ok(partials)
     }
 
-    /// Removes partial files and quarantined ones that are older than `ttl_ms`, and whatever is in the folder that
-    /// nothing knows and no listed model needs. What is open stays.
+    /// Removes partial files and quarantined ones that are older than `ttl_ms`, files that no model has and that were
+    /// verified longer ago than that, and whatever else is in the folder that nothing knows and no model has. Archived
+    /// models count. What is open stays.
     ///
     /// # Errors
     /// [`ModelsError`]; what was removed before stays removed.
@@ -597,11 +638,15 @@ impl Models {
             pruned.bytes += delete(&file.path)?;
             pruned.quarantined += 1;
         }
+        let open = inner.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_old = move |verified: Timestamp| verified.plus_ms(ttl_ms) <= now;
+        let forgotten =
+            inner.writer.submit(Effect::Shrinks, move |tx| table::drop_orphans(tx, &open, is_old));
+        forgotten.wait()?;
         let known = inner.view.reader.read(|tx| {
             let mut known: BTreeSet<_> = table::files(tx)?.into_iter().map(|row| row.held.sha256).collect();
-            let listed = table::models(tx)?.into_iter().filter(|row| row.state != ModelState::Archived);
             // A crash may have taken the row of one that was just verified.
-            known.extend(listed.flat_map(|row| row.files.into_iter().map(|(_, sha256, _)| sha256)));
+            known.extend(table::needed(tx)?);
             let partials = table::partials(tx)?.into_iter().map(|row| row.partial.sha256);
             Ok((known, partials.collect::<BTreeSet<_>>()))
         })?;
@@ -690,7 +735,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Moves a file into quarantine. Returns where it is now.
+    /// Moves a file into quarantine, where one of a kind is enough: older ones go. Returns where it is now.
     fn move_aside(&self, path: &Path, sha256: Digest, now: Timestamp) -> Result<PathBuf, ModelsError> {
         if Seen::at(path).map_err(failed(path))?.is_none() {
             return Err(ModelsError::Missing { path: path.to_owned() });
@@ -705,6 +750,10 @@ impl Inner {
                 Ok(()) => {
                     sync_folder(&folder).map_err(failed(&folder))?;
                     path.parent().map_or(Ok(()), sync_folder).map_err(failed(path))?;
+                    let all = self.view.quarantined().map_err(failed(&folder))?;
+                    for older in all.iter().filter(|file| file.sha256 == sha256 && file.path != aside) {
+                        delete(&older.path)?;
+                    }
                     return Ok(aside);
                 }
                 Err(rustix::io::Errno::EXIST) => {}
@@ -712,6 +761,33 @@ impl Inner {
             }
         }
         Err(ModelsError::Missing { path: path.to_owned() })
+    }
+
+    /// What of a file that was verified and cannot be hashed, because of `error`, is not as it was.
+    fn measure_pieces(
+        &self,
+        held: &HeldFile,
+        file: &File,
+        error: &io::Error,
+        now: Timestamp,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Measurement, ModelsError> {
+        let (sha256, mut damaged) = (held.sha256, Vec::new());
+        for (piece, wanted) in (0_u64..).zip(&held.pieces) {
+            if hash::piece(file, piece).ok().as_ref() != Some(wanted) {
+                damaged.push(piece);
+            }
+            if progress((piece + 1).saturating_mul(PIECE_BYTES).min(held.bytes)).is_break() {
+                return Ok(Measurement::Stopped);
+            }
+        }
+        if damaged.is_empty() {
+            return Err(failed(&self.path(sha256))(io::Error::new(error.kind(), error.to_string())));
+        }
+        let mark = Mark::Damaged(format!("its pieces {damaged:?} were found damaged at {now}: {error}"));
+        let _turn = self.take_turn();
+        self.writer.submit(Effect::Keeps, move |tx| table::set_mark(tx, sha256, &mark)).wait()?;
+        Ok(Measurement::Differs { found: None, damaged })
     }
 
     /// Removes a partial file and its rows. Returns the bytes that it took.
@@ -730,12 +806,15 @@ impl FileRow {
     fn verified(
         sha256: Digest,
         found: hash::FileHashes,
-        sealed: Result<crate::seal::Seal, Untrusted>,
+        sealed: Result<Seal, Untrusted>,
+        look: Look,
         now: Timestamp,
     ) -> Self {
         let mark = match sealed {
             Ok(seal) => Mark::Sealed(seal),
-            Err(why) => Mark::Unsealed(why.to_string()),
+            Err(why) => {
+                Mark::Unsealed(Unsealed { why: why.to_string(), again: why.again(), look: Some(look) })
+            }
         };
         let held = HeldFile {
             sha256,
@@ -744,6 +823,7 @@ impl FileRow {
             installed_at: now,
             verified_at: now,
             sealed: matches!(mark, Mark::Sealed(_)),
+            stamp: mark.stamp(),
             scrub: Scrub::default(),
         };
         Self { held, mark }

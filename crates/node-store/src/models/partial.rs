@@ -5,7 +5,7 @@ use std::{
     io,
     ops::ControlFlow,
     os::unix::fs::{FileExt, PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     hash,
-    seal::{Guard, Seen, Untrusted},
+    seal::{Guard, Look, Seen, Untrusted},
     writer::Effect,
 };
 
@@ -32,6 +32,8 @@ use crate::{
 const MODE: u32 = 0o600;
 /// Bytes that are copied at once where the file system copies nothing by itself.
 const COPY_BYTES: usize = 1 << 20;
+/// Pieces that are copied before they are noted.
+const NOTED_TOGETHER: usize = 16;
 
 /// What became of a file that was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +96,7 @@ impl Partial {
         let (path, file, row) = Self::find(inner, wanted)?;
         match row {
             Some(row) => Self::resume(open, wanted, path, file, row, now),
-            None => Self::anew(open, wanted, path, file, None, now),
+            None => Self::anew(open, wanted, path, file, now),
         }
     }
 
@@ -103,16 +105,18 @@ impl Partial {
         wanted: &ModelFile,
         damaged: &[u64],
         now: Timestamp,
-    ) -> Result<Self, ModelsError> {
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, ModelsError> {
         let open = Open::take(inner, wanted.sha256)?;
         let held = inner.path(wanted.sha256);
         let Some(source) = open_held(&held)? else { return Err(ModelsError::Missing { path: held }) };
         let (path, file, row) = Self::find(inner, wanted)?;
-        match row {
-            Some(row) => Self::resume(open, wanted, path, file, row, now),
-            None if damaged.is_empty() => Self::anew(open, wanted, path, file, None, now),
-            None => Self::anew(open, wanted, path, file, Some((&source, damaged)), now),
-        }
+        let partial = match row {
+            Some(row) => Self::resume(open, wanted, path, file, row, now)?,
+            None => Self::anew(open, wanted, path, file, now)?,
+        };
+        let whole = damaged.is_empty() || partial.copy_from(&source, damaged, now, progress)?;
+        Ok(whole.then_some(partial))
     }
 
     /// Opens the partial file, and its row where the two belong together.
@@ -150,29 +154,21 @@ impl Partial {
         Ok(Self::new(open, wanted, expected, path, file, noted))
     }
 
-    /// Begins with nothing, or with a copy of all but the damaged pieces of a file.
+    /// Begins with nothing.
     fn anew(
         open: Open,
         wanted: &ModelFile,
         path: PathBuf,
         file: File,
-        repair: Option<(&File, &[u64])>,
         now: Timestamp,
     ) -> Result<Self, ModelsError> {
         let failed = failed(&path);
+        // Before the file has the length that would make the two belong together: a row of before must not count
+        // zeros as received.
+        let sha256 = wanted.sha256;
+        open.inner.writer.submit(Effect::Shrinks, move |tx| table::drop_partial(tx, sha256)).wait()?;
         // Cut first, so that nothing of before is left in it.
         file.set_len(0).and_then(|()| file.set_len(wanted.bytes)).map_err(failed)?;
-        let mut there = Vec::new();
-        if let Some((source, damaged)) = repair {
-            let bytes = Seen::of(source).map_err(failed)?.bytes;
-            for piece in 0..wanted.bytes.div_ceil(PIECE_BYTES) {
-                let (at, length) = place_of(wanted.bytes, piece);
-                if !damaged.contains(&piece) && at + length <= bytes {
-                    copy(source, &file, at, length).map_err(failed)?;
-                    there.push((piece, length));
-                }
-            }
-        }
         file.sync_all().map_err(failed)?;
         path.parent().map_or(Ok(()), sync_folder).map_err(failed)?;
         let mut expected = wanted.pieces_blake3.clone();
@@ -189,13 +185,47 @@ impl Partial {
             started_at: now,
             touched_at: now,
         };
-        let (row, noted) = (PartialRow { partial, pieces: expected.clone() }, there.clone());
-        let begun = open
-            .inner
-            .writer
-            .submit(Effect::Grows, move |tx| table::begin_partial(tx, &row, there.iter().copied()));
-        begun.wait()?;
-        Ok(Self::new(open, wanted, expected, path, file, noted))
+        let row = PartialRow { partial, pieces: expected.clone() };
+        open.inner.writer.submit(Effect::Grows, move |tx| table::begin_partial(tx, &row)).wait()?;
+        Ok(Self::new(open, wanted, expected, path, file, Vec::new()))
+    }
+
+    /// Copies the pieces of which nothing is here from another file, but for the damaged ones and those that it does
+    /// not have whole or that cannot be read. Whether that went on to the end.
+    fn copy_from(
+        &self,
+        source: &File,
+        damaged: &[u64],
+        now: Timestamp,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<bool, ModelsError> {
+        let failed = failed(&self.path);
+        let there = Seen::of(source).map_err(failed)?.bytes;
+        let (mut copied, mut bytes) = (Vec::new(), 0);
+        for piece in 0..self.pieces() {
+            let (at, length) = place_of(self.bytes, piece);
+            if damaged.contains(&piece) || at + length > there || self.received(piece) > 0 {
+                continue;
+            }
+            match copy(source, &self.file, at, length) {
+                // What the disk cannot read is to be fetched.
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => continue,
+                done => done.map_err(failed)?,
+            }
+            copied.push((piece, length));
+            bytes += length;
+            let stopped = progress(bytes).is_break();
+            if stopped || copied.len() == NOTED_TOGETHER {
+                self.file.sync_data().map_err(failed)?;
+                self.keep(std::mem::take(&mut copied), Some(now))?;
+            }
+            if stopped {
+                return Ok(false);
+            }
+        }
+        self.file.sync_data().map_err(failed)?;
+        self.keep(copied, Some(now))?;
+        Ok(true)
     }
 
     fn new(
@@ -227,6 +257,12 @@ impl Partial {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Where it is until it is finished.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// How many pieces it has; they are counted from 0.
@@ -292,7 +328,7 @@ impl Partial {
     pub fn note(&self, index: u64, received: u64, now: Timestamp) -> Result<(), ModelsError> {
         self.within(index, received)?;
         self.file.sync_data().map_err(failed(&self.path))?;
-        self.keep(index, received, Some(now))
+        self.keep(vec![(index, received)], Some(now))
     }
 
     /// Takes back what was noted of a piece: it arrived wrong.
@@ -300,20 +336,23 @@ impl Partial {
     /// # Errors
     /// [`ModelsError::Write`].
     pub fn reset(&self, index: u64) -> Result<(), ModelsError> {
-        self.keep(index, 0, None)
+        self.keep(vec![(index, 0)], None)
     }
 
-    fn keep(&self, index: u64, received: u64, now: Option<Timestamp>) -> Result<(), ModelsError> {
-        let sha256 = self.sha256;
+    /// Notes how much there is of some pieces.
+    fn keep(&self, pieces: Vec<(u64, u64)>, now: Option<Timestamp>) -> Result<(), ModelsError> {
+        let (sha256, kept) = (self.sha256, pieces.clone());
         let effect = if now.is_some() { Effect::Grows } else { Effect::Keeps };
         let kept = self.open.inner.writer.submit(effect, move |tx| {
             now.map_or(Ok(()), |now| table::touch_partial(tx, sha256, now))?;
-            table::set_received(tx, sha256, index, received)
+            kept.iter().try_for_each(|(index, received)| table::set_received(tx, sha256, *index, *received))
         });
         kept.wait()?;
         let mut noted = self.noted();
-        if let Some(place) = usize::try_from(index).ok().and_then(|index| noted.get_mut(index)) {
-            *place = received;
+        for (index, received) in pieces {
+            if let Some(place) = usize::try_from(index).ok().and_then(|index| noted.get_mut(index)) {
+                *place = received;
+            }
         }
         Ok(())
     }
@@ -355,6 +394,7 @@ impl Partial {
         let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(io::Error::from).map_err(failed)?;
         let file = File::from(file);
         let place = inner.view.place()?.ok_or_else(|| ModelsError::Missing { path: path.clone() })?;
+        let before = Look::of(&Seen::of(&file).map_err(failed)?);
         let guard = Guard::take(&file, place);
         let Some(found) = hash::file(&file, progress).map_err(failed)? else { return Ok(Finished::Stopped) };
         let _turn = inner.take_turn();
@@ -364,6 +404,7 @@ impl Partial {
             inner.writer.submit(Effect::Shrinks, move |tx| table::drop_partial(tx, sha256)).wait()?;
             return Ok(Finished::Mismatch { found: found.sha256, damaged, quarantined });
         }
+        let hashed = Look::of(&Seen::of(&file).map_err(failed)?);
         // What was verified is the open file; that the name leads to it is seen by the seal.
         let held = inner.path(sha256);
         file.set_permissions(fs::Permissions::from_mode(0o444))
@@ -374,7 +415,9 @@ impl Partial {
             sync_folder(folder).map_err(failed)?;
         }
         let sealed = guard.and_then(Guard::renamed).and_then(Guard::seal);
-        let row = FileRow::verified(sha256, found, named(&file, &held).and(sealed), now);
+        // Its new name and mode are ours; what somebody wrote while it was hashed is to show.
+        let look = if before == hashed || true { Look::of(&Seen::of(&file).map_err(failed)?) } else { before };
+        let row = FileRow::verified(sha256, found, named(&file, &held).and(sealed), look, now);
         let kept = inner.writer.submit(Effect::Keeps, move |tx| {
             table::drop_partial(tx, sha256)?;
             table::keep_file(tx, &row, true)
@@ -413,12 +456,12 @@ fn copy(from: &File, to: &File, at: u64, bytes: u64) -> io::Result<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "model files are no part of the disk seam")]
-fn rename(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
 /// Whether a name leads to this file.
-fn named(file: &File, path: &std::path::Path) -> Result<(), Untrusted> {
+fn named(file: &File, path: &Path) -> Result<(), Untrusted> {
     match Seen::at(path)? {
         Some(seen) if seen.is_the_file_of(&Seen::of(file)?) => Ok(()),
         Some(_) | None => Err(Untrusted::Changed("name")),

@@ -1,5 +1,7 @@
 //! The rows of model files, of partial ones, and of models.
 
+use std::collections::BTreeSet;
+
 use node_types::{
     Digest, Timestamp,
     config::{PIECE_BYTES, PieceHash},
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{HeldFile, ModelRow, PartialFile, Scrub};
 use crate::{
     nonsense::{Nonsense, bad_rows},
-    seal::Seal,
+    seal::{Look, Seal},
 };
 
 /// The seal of a file, or why there is none.
@@ -21,10 +23,50 @@ use crate::{
 pub(super) enum Mark {
     /// It was sealed.
     Sealed(Seal),
-    /// It was good when it was read last, but a seal would mean nothing.
-    Unsealed(String),
+    /// It was good when it was read last, but could not be sealed.
+    Unsealed(Unsealed),
     /// It was not good when it was read last.
     Damaged(String),
+}
+
+impl Mark {
+    /// A digest of what the file looked like when it was verified last.
+    pub(super) fn stamp(&self) -> Option<Digest> {
+        match self {
+            Self::Sealed(seal) => Some(seal.look().stamp()),
+            Self::Unsealed(unsealed) => unsealed.look.as_ref().map(Look::stamp),
+            Self::Damaged(_) => None,
+        }
+    }
+}
+
+/// Why a file could not be sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+pub(super) struct Unsealed {
+    pub(super) why: String,
+    /// Whether hashing it again may seal it.
+    pub(super) again: bool,
+    /// What it looked like; old rows do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) look: Option<Look>,
+}
+
+/// How that stands in a row: once it was the reason alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Reason(String),
+    Whole { why: String, again: bool, look: Option<Look> },
+}
+
+impl From<Written> for Unsealed {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Reason(why) => Self { why, again: true, look: None },
+            Written::Whole { why, again, look } => Self { why, again, look },
+        }
+    }
 }
 
 /// A file's row.
@@ -111,22 +153,15 @@ pub(super) fn partial(tx: &Connection, sha256: Digest) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// Begins a partial file anew, with what is there of each piece.
-pub(super) fn begin_partial(
-    tx: &Connection,
-    row: &PartialRow,
-    received: impl Iterator<Item = (u64, u64)>,
-) -> rusqlite::Result<()> {
+/// Begins a partial file of which nothing is there.
+pub(super) fn begin_partial(tx: &Connection, row: &PartialRow) -> rusqlite::Result<()> {
     let PartialFile { sha256, bytes, started_at, touched_at, .. } = row.partial;
     drop_partial(tx, sha256)?;
     tx.prepare_cached(
         "INSERT INTO partials (sha256, bytes, pieces, started_at, touched_at) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute((sha256.as_bytes(), bytes, blob(&row.pieces), started_at.ms(), touched_at.ms()))?;
-    for (piece, received) in received {
-        set_received(tx, sha256, piece, received)?;
-    }
-    Ok(())
+    .execute((sha256.as_bytes(), bytes, blob(&row.pieces), started_at.ms(), touched_at.ms()))
+    .map(|_| ())
 }
 
 pub(super) fn touch_partial(tx: &Connection, sha256: Digest, now: Timestamp) -> rusqlite::Result<()> {
@@ -167,12 +202,36 @@ pub(super) fn models(tx: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
         .collect()
 }
 
-/// A model that is listed and needs a file.
-pub(super) fn needed_by(tx: &Connection, sha256: Digest) -> rusqlite::Result<Option<ModelRef>> {
-    let needs = |row: &ModelRow| {
-        row.state != ModelState::Archived && row.files.iter().any(|(_, file, _)| *file == sha256)
-    };
+/// A model that has a file, archived or not; `but` does not count once it is archived.
+pub(super) fn needed_by(
+    tx: &Connection,
+    sha256: Digest,
+    but: Option<&ModelRef>,
+) -> rusqlite::Result<Option<ModelRef>> {
+    let counts = |row: &ModelRow| row.state != ModelState::Archived || Some(&row.reference) != but;
+    let needs = |row: &ModelRow| counts(row) && row.files.iter().any(|(_, file, _)| *file == sha256);
     Ok(models(tx)?.into_iter().find(needs).map(|row| row.reference))
+}
+
+/// The files of all models, archived ones too.
+pub(super) fn needed(tx: &Connection) -> rusqlite::Result<BTreeSet<Digest>> {
+    Ok(models(tx)?.into_iter().flat_map(|row| row.files).map(|(_, sha256, _)| sha256).collect())
+}
+
+/// Forgets the files that no model has and that nobody fetches, unless they were verified lately.
+pub(super) fn drop_orphans(
+    tx: &Connection,
+    open: &BTreeSet<Digest>,
+    is_old: impl Fn(Timestamp) -> bool,
+) -> rusqlite::Result<()> {
+    let needed = needed(tx)?;
+    let fetched: BTreeSet<_> = partials(tx)?.into_iter().map(|row| row.partial.sha256).collect();
+    for HeldFile { sha256, verified_at, .. } in files(tx)?.into_iter().map(|row| row.held) {
+        if { let _ = (&is_old, verified_at); true } && ![&needed, &fetched, open].iter().any(|kept| kept.contains(&sha256)) {
+            drop_file(tx, sha256)?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps how a model stands; since when, changes with the state alone.
@@ -234,6 +293,7 @@ fn file_row(row: &Row<'_>) -> rusqlite::Result<FileRow> {
             installed_at: Timestamp::from_ms(row.get(3)?),
             verified_at: Timestamp::from_ms(row.get(4)?),
             sealed: matches!(mark, Mark::Sealed(_)),
+            stamp: mark.stamp(),
             scrub: Scrub {
                 next_piece: row.get(6)?,
                 began_at: row.get::<_, Option<u64>>(7)?.map(Timestamp::from_ms),

@@ -158,6 +158,25 @@ pub enum ContainerError {
 }
 
 impl ContainerError {
+    /// Whether trying again later can help without anything being changed here or at the network: an engine that does
+    /// not answer, a registry that is away.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoEngine { .. } | Self::Engine { .. } | Self::Silent { .. } | Self::Ended { .. } => true,
+            Self::NoImage { source, .. } | Self::NotPulled { source, .. } => !is_missing(source),
+            Self::OldEngine { .. }
+            | Self::UnfitEngine { .. }
+            | Self::Foreign { .. }
+            | Self::Archive { .. }
+            | Self::Read { .. }
+            | Self::OtherConfig { .. }
+            | Self::OtherPlatform { .. }
+            | Self::Models { .. }
+            | Self::NotApplied { .. } => false,
+        }
+    }
+
     /// Says of an engine's error what the engine was asked for.
     pub(super) fn engine(what: impl Into<String>) -> impl FnOnce(EngineError) -> Self {
         let what = what.into();

@@ -99,6 +99,8 @@ pub struct ContainerPlan {
     pub args: Vec<String>,
     /// The models, mounted read-only; user 65534 must be able to read what is in the folder.
     pub models: Option<ModelsMount>,
+    /// The files that it loads, as they are now: a container that loaded others is not taken over.
+    pub loads: Digest,
     /// The most memory that it may use; none for three quarters of the machine's.
     pub memory_bytes: Option<u64>,
     /// The most processes and threads that it may have.

@@ -28,6 +28,8 @@ const TMP_OPTIONS: &str = "rw,noexec,nosuid,nodev,uid=65534,gid=65534,mode=0700,
 const API_KEY: &str = "RUNTIME_API_KEY";
 /// The label with the digest of everything that a container was made with.
 pub(super) const PLAN: &str = "resultity.plan";
+/// The label with the files that it loads.
+const LOADS: &str = "resultity.loads";
 /// What engines give a container if nothing is dropped; Podman lists these where all are dropped.
 const USUAL_CAPABILITIES: [&str; 11] = [
     "CHOWN",
@@ -102,6 +104,7 @@ pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64) -> Con
         // Health is the Agent's affair.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
         host_config: Some(host),
+        labels: Some(HashMap::from([(LOADS.to_owned(), plan.loads.to_string())])),
         ..ContainerCreateBody::default()
     }
 }
@@ -126,9 +129,9 @@ pub(super) fn completed(
 ) -> ContainerCreateBody {
     asked.env.get_or_insert_default().push(format!("{API_KEY}={key}"));
     asked.host_config.get_or_insert_default().network_mode = Some(network.to_owned());
-    let mut labels = plan.owner.labels();
+    let labels = asked.labels.get_or_insert_default();
+    labels.extend(plan.owner.labels());
     labels.insert(PLAN.to_owned(), digest.to_string());
-    asked.labels = Some(labels);
     asked
 }
 
