@@ -753,6 +753,10 @@ pub async fn remove(
     row: &ModelRow,
     now: node_types::Timestamp,
 ) -> Result<(), InstallError> {
+    if row.state != ModelState::Archived {
+        let (models, archived) = (store.models(), ModelState::Archived);
+        models.set_state(&row.reference, row.files.clone(), archived, row.reason.clone(), now).await?;
+    }
     for (path, sha256, _) in &row.files {
         let (asked, sha256, but) = (Arc::clone(store), *sha256, row.reference.clone());
         match blocking(move || asked.models().remove(sha256, Some(&but))).await {

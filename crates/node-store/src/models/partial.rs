@@ -416,7 +416,7 @@ impl Partial {
         }
         let sealed = guard.and_then(Guard::renamed).and_then(Guard::seal);
         // Its new name and mode are ours; what somebody wrote while it was hashed is to show.
-        let look = if before == hashed || true { Look::of(&Seen::of(&file).map_err(failed)?) } else { before };
+        let look = if before == hashed { Look::of(&Seen::of(&file).map_err(failed)?) } else { before };
         let row = FileRow::verified(sha256, found, named(&file, &held).and(sealed), look, now);
         let kept = inner.writer.submit(Effect::Keeps, move |tx| {
             table::drop_partial(tx, sha256)?;

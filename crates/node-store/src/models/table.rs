@@ -227,7 +227,7 @@ pub(super) fn drop_orphans(
     let needed = needed(tx)?;
     let fetched: BTreeSet<_> = partials(tx)?.into_iter().map(|row| row.partial.sha256).collect();
     for HeldFile { sha256, verified_at, .. } in files(tx)?.into_iter().map(|row| row.held) {
-        if { let _ = (&is_old, verified_at); true } && ![&needed, &fetched, open].iter().any(|kept| kept.contains(&sha256)) {
+        if is_old(verified_at) && ![&needed, &fetched, open].iter().any(|kept| kept.contains(&sha256)) {
             drop_file(tx, sha256)?;
         }
     }
