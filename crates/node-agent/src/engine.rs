@@ -361,7 +361,10 @@ impl Engine {
     /// Keeps that a model failed its test, for the operator and for whoever judges the snapshot.
     async fn test_failed(&self, model: &Model, cause: String) -> Unhealthy {
         let reference = model.reference();
-        let reason = format!("its test inference failed: {cause}");
+        let reason = format!("its test inference failed: {}", cause.lines().next().unwrap_or_default());
+        let fields = [("model", json!(reference.to_string())), ("state", json!(ModelState::Failed.name()))];
+        let text = format!("model {reference} is failed: {reason}");
+        self.node.journal.measured(Level::Error, Kind::Model, None, text, fields);
         self.node.set_untested(Some((reference.clone(), reason.clone())));
         match time::now(&self.node.store) {
             Ok(now) => {

@@ -192,7 +192,7 @@ fn seal_by_hand(store: &Store) -> PathBuf {
     let raw = rusqlite::Connection::open(store.volume().folder().join("state.db")).unwrap();
     let mark: String = raw.query_row("SELECT mark FROM files", (), |row| row.get(0)).unwrap();
     let mut mark: serde_json::Value = serde_json::from_str(&mark).unwrap();
-    models.remove(sha256).unwrap();
+    models.remove(sha256, None).unwrap();
     let bytes = FILES_BYTES / FILES;
     let tx = raw.unchecked_transaction().unwrap();
     for number in 0..FILES {

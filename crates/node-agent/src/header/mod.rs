@@ -2,7 +2,7 @@
 //!
 //! A runtime reserves memory by what a header says. So every count and length in it is held against the length of the
 //! file, and every tensor must lie inside. Nothing here reserves memory by what the file says: it is read through a small
-//! buffer, and a safetensors header, which is JSON, is at most [`safetensors::HEADER_BYTES_MAX`] long.
+//! buffer, and a safetensors header, which is JSON, is at most 100 MB long.
 //!
 //! Left out on purpose: whether the weights are the ones that are wanted (their hash says that), and whether a runtime
 //! knows what the header asks for.

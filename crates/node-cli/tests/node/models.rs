@@ -16,6 +16,7 @@ use node_types::{
     config::PIECE_BYTES,
     inventory::{ArtifactKind, ArtifactState},
     models::ModelState,
+    trace::Step,
 };
 use serde_json::{Value, json};
 
@@ -227,7 +228,18 @@ async fn a_byte_that_is_flipped_is_found_named_and_mended_piece_by_piece_while_j
     for number in 6..12 {
         jobs.push(stage.submit(&format!("Count to {number}:")).await);
     }
+    let change = |became: ArtifactState| {
+        let history = stage.view().inventory().history(None).unwrap();
+        history.into_iter().rfind(|it| it.id.kind == ArtifactKind::ModelFile && it.became == became)
+    };
+    let drifted = eventually("it is found", || async { change(ArtifactState::Drifted) }).await;
+    let late = stage.submit("What comes now waits.").await;
+    jobs.push(late.clone());
     eventually("it is mended", || async { (hash(&kept(&stage, sha256)) == sha256).then_some(()) }).await;
+    let mended = eventually("that is noted", || async {
+        change(ArtifactState::Ok).filter(|change| change.at > drifted.at)
+    })
+    .await;
     for job in &jobs {
         let ended = stage.ended(job).await;
         assert_eq!(ended["end"], "result", "{ended}");
@@ -235,6 +247,13 @@ async fn a_byte_that_is_flipped_is_found_named_and_mended_piece_by_piece_while_j
             ended["messages"].as_array().unwrap().iter().filter(|it| it["kind"] == "result").count();
         assert_eq!(results, 1);
     }
+    let trace = eventually("it is acknowledged", || async {
+        let traces = stage.view().jobs().traces(0).unwrap();
+        traces.into_iter().find(|(_, trace)| trace.job.to_string() == late)
+    })
+    .await;
+    let leased = trace.1.events.iter().find(|event| matches!(event.step, Step::Leased { .. })).unwrap();
+    assert!(leased.at >= mended.at, "nothing is begun on a model that has drifted");
     let fetched = served(&stage, sha256).await - before;
     assert_eq!(fetched, PIECE_BYTES.min(bytes - 2 * PIECE_BYTES), "that piece and no other");
     eventually("it is active again", || async {
@@ -282,7 +301,8 @@ async fn a_file_that_is_swapped_by_rename_before_the_runtime_loads_it_is_not_ser
     assert_eq!(stage.stop_node().await, Some(0));
     // Same length, same times, another content: another name takes its place while nobody looks.
     let file = kept(&stage, sha256);
-    let other = file.with_extension("swap");
+    // Not in the folder of models: what nobody knows there goes.
+    let other = stage.home().join("swap");
     std::fs::copy(&file, &other).unwrap();
     flip(&other, 3 * PIECE_BYTES + 5);
     let times = file.metadata().unwrap();
@@ -418,6 +438,12 @@ async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_ri
     let (code, said) = stage.command(&["drift", "check"]);
     assert_eq!(code, Some(3), "{said}");
     assert_takes_nothing(&stage).await;
+    eventually("the network is told what has drifted", || async {
+        let state = stage.get("state").await;
+        let drifted = state["nodes"][0]["heartbeat"]["drifted"].as_array().cloned().unwrap_or_default();
+        drifted.contains(&json!("runtime_binary stand-in")).then_some(())
+    })
+    .await;
     assert_eq!(stage.stop_node().await, Some(0));
     std::fs::write(&program, &good).unwrap();
     stage.start_node();

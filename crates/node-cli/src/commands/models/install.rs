@@ -47,7 +47,7 @@ const POLL: Duration = Duration::from_millis(500);
   resultity-node models install gemma-3-270m@1.0.0
   resultity-node models install --models-folders /mnt/usb/models --json | jq '.models[] | select(.installed | not)'")]
 pub(crate) struct Install {
-    /// A model, as <name>@<version> or by a name that only one has; all of them where none is named
+    /// A model, as NAME@VERSION or by a name that only one has; all of them where none is named
     models: Vec<String>,
     #[command(flatten)]
     folders: ModelFolders,

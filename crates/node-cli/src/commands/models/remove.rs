@@ -25,7 +25,7 @@ use crate::{
   resultity-node models remove gemma-3-270m@0.9.0
   resultity-node models remove gemma-3-270m --yes --json")]
 pub(crate) struct Remove {
-    /// The model, as <name>@<version> or by a name that only one has
+    /// The model, as NAME@VERSION or by a name that only one has
     model: String,
     /// Also one that the snapshot lists; the Agent fetches it again when it runs
     #[arg(long)]
