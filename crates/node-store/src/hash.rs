@@ -28,6 +28,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Bytes that are read at once: pieces are whole multiples of it.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// What the system is asked to read ahead.
+const AHEAD_BYTES: u64 = 8 << 20;
 /// Chunks that wait for each hash.
 const CHUNKS_AHEAD: usize = 3;
 
@@ -56,16 +58,31 @@ pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io
         let pieces = pieces.spawn_scoped(scope, move || hash_pieces(also_read))?;
         let reader = thread::Builder::new().name("hash-read".into());
         reader.spawn_scoped(scope, move || {
-            for offset in (0..).step_by(to_usize(CHUNK_BYTES)) {
-                let chunk = match chunk_at(file, offset, CHUNK_BYTES) {
-                    Ok(chunk) if chunk.is_empty() => return,
-                    Ok(chunk) => Arc::new(chunk),
+            // Used in turn: fresh memory for each would cost as much as reading it. When one comes round again, both have
+            // let go of it; otherwise it is left to them.
+            let mut ring: Vec<Arc<Vec<u8>>> = (0..CHUNKS_AHEAD + 3).map(|_| Arc::default()).collect();
+            for offset in (0_u64..).step_by(to_usize(CHUNK_BYTES)) {
+                ring.rotate_left(1);
+                let Some(held) = ring.first_mut() else { return };
+                if Arc::get_mut(held).is_none() {
+                    *held = Arc::default();
+                }
+                let Some(free) = Arc::get_mut(held) else { return };
+                if offset.is_multiple_of(AHEAD_BYTES) {
+                    // The disk works while this is hashed. Advice alone.
+                    let next = std::num::NonZeroU64::new(AHEAD_BYTES);
+                    let _ = fadvise(file, offset + AHEAD_BYTES, next, Advice::WillNeed);
+                }
+                match fill(file, free, offset, CHUNK_BYTES) {
+                    Ok(()) if free.is_empty() => return,
+                    Ok(()) => {}
                     Err(error) => {
                         // Where nobody listens any more, nobody wants to know.
                         let _ = for_sha256.send(Err(error));
                         return;
                     }
-                };
+                }
+                let chunk = Arc::clone(held);
                 if for_blake3.send(Arc::clone(&chunk)).is_err() || for_sha256.send(Ok(chunk)).is_err() {
                     return;
                 }
@@ -127,7 +144,14 @@ pub(crate) fn prefix(file: &File, at: u64, bytes: u64) -> io::Result<blake3::Has
 
 /// As much of `bytes` from `offset` on as the file has.
 fn chunk_at(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
-    let mut chunk = vec![0; to_usize(bytes)];
+    let mut chunk = Vec::new();
+    fill(file, &mut chunk, offset, bytes)?;
+    Ok(chunk)
+}
+
+/// The same, into memory that is there.
+fn fill(file: &File, chunk: &mut Vec<u8>, offset: u64, bytes: u64) -> io::Result<()> {
+    chunk.resize(to_usize(bytes), 0);
     let mut filled = 0;
     while filled < chunk.len() {
         match file.read_at(&mut chunk[filled..], offset + filled as u64) {
@@ -138,7 +162,7 @@ fn chunk_at(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
         }
     }
     chunk.truncate(filled);
-    Ok(chunk)
+    Ok(())
 }
 
 /// No more than a chunk.
