@@ -76,13 +76,12 @@ fn state(stage: &Stage, version: &str) -> Option<ModelState> {
 async fn states_told(stage: &Stage, version: &str) -> Vec<String> {
     let logs = stage.get("logs").await;
     let batches = logs["batches"].as_array().unwrap().clone();
-    let records = batches.iter().flat_map(|batch| batch["records"].as_array().unwrap());
+    // The newest batch comes first; within a batch the oldest record does.
+    let records = batches.iter().rev().flat_map(|batch| batch["records"].as_array().unwrap());
     let fields = records.map(|record| &record["fields"]);
     let told =
         fields.filter(|fields| fields["model"] == format!("m@{version}") && fields["state"].is_string());
-    // The newest comes first.
-    let told: Vec<_> = told.map(|fields| fields["state"].as_str().unwrap().to_owned()).collect();
-    told.into_iter().rev().collect()
+    told.map(|fields| fields["state"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Bytes of a file that the network has served.
