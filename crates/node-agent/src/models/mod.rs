@@ -373,34 +373,19 @@ impl Keeper {
 
     /// Reads a file again that has no seal: once a start where its file system has none, and else until it has one.
     fn seal(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
-        let mut unsealed = BTreeMap::new();
+        self.unsealed.retain(|file, _| held.contains_key(file));
         for file in listed(config) {
             let Some(Standing::Untrusted { again, .. }) = held.get(&file) else { continue };
-            let (next, times) = self.unsealed.get(&file).copied().unwrap_or((now, 0));
-            if *again || times == 0 {
-                unsealed.insert(file, (next, times));
+            let (next, times) = self.unsealed.entry(file).or_insert((now, 0));
+            // What was read once on a file system that seals nothing is left to the scrub.
+            if *next > now || (*times > 0 && !again) {
+                continue;
             }
+            *times = times.saturating_add(1);
+            *next = now + backoff::wait(*times, SEAL_MS.0, SEAL_MS.1, backoff::random());
+            self.read_again(file);
+            return;
         }
-        // What was read once on such a file system is left to the scrub.
-        let done = self.unsealed.iter().filter(|(file, (_, times))| *times > 0 && held.contains_key(file));
-        let done: Vec<_> = done.map(|(file, kept)| (*file, *kept)).collect();
-        for (file, kept) in done {
-            unsealed.entry(file).or_insert(kept);
-        }
-        self.unsealed = unsealed;
-        let untrusted = |file: &Digest, times: u32| match held.get(file) {
-            Some(Standing::Untrusted { again, .. }) => *again || times == 0,
-            Some(Standing::Sealed | Standing::Broken(_) | Standing::Missing | Standing::Unknown) | None => {
-                false
-            }
-        };
-        let due =
-            self.unsealed.iter_mut().find(|(file, (next, times))| *next <= now && untrusted(file, *times));
-        let Some((sha256, (next, times))) = due else { return };
-        *times = times.saturating_add(1);
-        *next = now + backoff::wait(*times, SEAL_MS.0, SEAL_MS.1, backoff::random());
-        let sha256 = *sha256;
-        self.read_again(sha256);
     }
 
     /// Reads an artifact again that is due.
@@ -567,7 +552,11 @@ impl Keeper {
                 let text = "a piece of a model's file has changed on the disk though its seal holds";
                 self.node.journal.measured(Level::Error, Kind::Model, None, text, fields);
             }
-            Work::Measured(sha256, Ok(Measurement::Same)) => self.note_read(sha256).await,
+            Work::Measured(sha256, Ok(Measurement::Same)) => {
+                self.note_read(sha256).await;
+                // It may have another stamp now, also where the shelf looks the same.
+                self.node.follow.notify_one();
+            }
             // The next look sees how it stands now.
             Work::Measured(
                 _,

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::stand_in::StandIn;
 
-/// The longest that anything is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that anything is waited for, on a machine with other things to do too.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Stage {
     pub folder: tempfile::TempDir,
@@ -137,7 +137,16 @@ impl Stage {
         let mut node = self.node.take().unwrap();
         let pid = rustix::process::Pid::from_child(&node);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        eventually("the node ends", || std::future::ready(node.try_wait().unwrap())).await.code()
+        let code = eventually("the node ends", || std::future::ready(node.try_wait().unwrap())).await.code();
+        if self.devnet.is_some() {
+            // Or whoever waits for the next start would see this one.
+            eventually("the network sees that it ended", || async {
+                let state = self.get("state").await;
+                (state["nodes"][0]["connected"] != true).then_some(())
+            })
+            .await;
+        }
+        code
     }
 
     /// Ends the network, and what it has on disk stays.
