@@ -58,6 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "node",
             "hardware",
             "artifacts",
+            "update",
             "header",
             "fetch",
             "models",

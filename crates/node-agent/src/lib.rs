@@ -26,6 +26,7 @@ pub mod settings;
 pub mod sync;
 pub mod time;
 mod tls;
+pub mod update;
 
 /// The Agent's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    commands::{account, config, demo, devnet, drift, init, jobs, key, logs, models, rotate, run, status},
+    commands::{
+        account, config, demo, devnet, drift, init, jobs, key, logs, models, rotate, run, status, update,
+    },
     failure::Failure,
     out::Out,
     settings::Layer,
@@ -167,6 +169,18 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Write the manual pages
+    #[command(
+        after_help = "Examples:\n  mkdir pages && resultity-node manual pages && man -l pages/resultity-node-status.1"
+    )]
+    Manual {
+        /// A folder without such pages
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        folder: PathBuf,
+    },
+    /// See which releases of the Agent the network approves, and put one in place
+    #[command(subcommand)]
+    Update(update::Update),
     /// Write docs/cli.md
     #[command(hide = true)]
     HelpDocument,

@@ -4,6 +4,7 @@ use std::{error::Error as _, io, path::PathBuf};
 
 use node_agent::{
     agent::AgentError, drift::DriftError, fetch::FetchError, models::InstallError, time::NoClock,
+    update::NotApproved,
 };
 use node_store::{
     binding::BadLink,
@@ -194,6 +195,30 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A program that nobody approved.
+    #[error("{file} is not put in place: {reason}")]
+    NotApproved {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        reason: NotApproved,
+    },
+    /// A program that a package manager looks after.
+    #[error(
+        "{program} belongs to the package {package}: install the new package (`apt install ./<file>.deb`), then compare it with `resultity-node update verify {program}`"
+    )]
+    Packaged {
+        /// The program.
+        program: PathBuf,
+        /// The package.
+        package: String,
+    },
+    /// There is nothing to go back to.
+    #[error("there is no {kept}: `resultity-node update apply` keeps the program there that it replaces")]
+    NothingKept {
+        /// Where it would be.
+        kept: PathBuf,
+    },
     /// The Agent.
     #[error(transparent)]
     Agent(AgentError),
@@ -271,6 +296,9 @@ impl Failure {
             | Self::Install(_)
             | Self::Drift(_)
             | Self::NoClock(_)
+            | Self::NotApproved { .. }
+            | Self::Packaged { .. }
+            | Self::NothingKept { .. }
             | Self::Agent(_)
             | Self::Http(_)
             | Self::Start(_)

@@ -1,14 +1,21 @@
 //! The operator's files: envelopes, keystores, settings, passphrases. The volume's own files are the store's.
 //!
-//! Limits: a file is read up to the bytes that its reader allows; nothing is ever overwritten.
+//! Limits: a file is read up to the bytes that its reader allows; nothing is ever overwritten, but a program by another
+//! release of it, and then the one before is kept.
 
 use std::{
-    fs::File,
+    fs::{self, File, OpenOptions},
     io::{self, Read as _},
-    path::Path,
+    ops::ControlFlow,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
 };
 
-use node_store::disk::{self, RealDisk};
+use node_store::{
+    disk::{self, RealDisk},
+    hash,
+};
+use node_types::Digest;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
@@ -46,6 +53,129 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     // A bare name has an empty folder, which cannot be synced.
     let full = std::path::absolute(path).map_err(refused)?;
     disk::write_new(&RealDisk, &full, bytes).map_err(refused)
+}
+
+/// SHA-256 of a whole file.
+///
+/// # Errors
+/// [`Failure::File`].
+pub(crate) fn digest(path: &Path) -> Result<Digest, Failure> {
+    let refused = |source| Failure::File { what: "read", path: path.to_owned(), source };
+    let file = open(path).map_err(refused)?;
+    digest_of(&file).map_err(refused)
+}
+
+fn digest_of(file: &File) -> io::Result<Digest> {
+    let hashes = hash::file(file, &mut |_| ControlFlow::Continue(()))?;
+    hashes.map(|hashes| hashes.sha256).ok_or_else(|| io::Error::other("it was not read to its end"))
+}
+
+/// The file behind all links.
+///
+/// # Errors
+/// [`Failure::File`].
+#[expect(clippy::disallowed_methods, reason = "an operator's file is no file of the volume's disk")]
+pub(crate) fn resolved(path: &Path) -> Result<PathBuf, Failure> {
+    fs::canonicalize(path).map_err(|source| Failure::File { what: "find", path: path.to_owned(), source })
+}
+
+/// Puts a copy of `from` in the place of a program, 0755, and keeps the program under `<name>.previous`; gives that name.
+///
+/// The copy itself is what is compared with `expected`, so that whoever writes to `from` meanwhile gains nothing. At every
+/// moment a whole program stands in the place.
+///
+/// # Errors
+/// [`Failure::File`]; then the program is as it was.
+pub(crate) fn put_in_place(from: &Path, program: &Path, expected: &Digest) -> Result<PathBuf, Failure> {
+    let new = beside(program, "new");
+    let refused = |path: &Path, source| Failure::File { what: "write", path: path.to_owned(), source };
+    let mut source =
+        open(from).map_err(|source| Failure::File { what: "read", path: from.to_owned(), source })?;
+    let copied = copy_new(&mut source, &new, expected);
+    let placed = copied.and_then(|()| keep(program)).and_then(|kept| swap(&new, program).map(|()| kept));
+    placed.map_err(|error| {
+        // It holds nothing that is not in `from`.
+        let _ = remove(&new);
+        refused(program, error)
+    })
+}
+
+/// Puts the program back that [`put_in_place`] kept; the two change places. Gives the name of the one that is kept now.
+///
+/// # Errors
+/// [`Failure::NothingKept`], [`Failure::File`].
+pub(crate) fn put_back(program: &Path) -> Result<PathBuf, Failure> {
+    let (kept, new) = (beside(program, "previous"), beside(program, "new"));
+    let refused = |source| Failure::File { what: "write", path: program.to_owned(), source };
+    match link(&kept, &new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Failure::NothingKept { kept }),
+        linked => linked.map_err(refused)?,
+    }
+    keep(program).and_then(|kept| swap(&new, program).map(|()| kept)).map_err(refused)
+}
+
+/// A name in the same folder.
+fn beside(program: &Path, what: &str) -> PathBuf {
+    let mut name = program.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{what}"));
+    program.with_file_name(name)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program is no file of the volume's disk")]
+fn copy_new(from: &mut File, new: &Path, expected: &Digest) -> io::Result<()> {
+    // What an attempt before this one left.
+    remove(new)?;
+    let mut options = OpenOptions::new();
+    let mut copy = options.read(true).write(true).create_new(true).mode(0o755).open(new)?;
+    io::copy(from, &mut copy)?;
+    copy.sync_all()?;
+    if digest_of(&copy)? == *expected {
+        Ok(())
+    } else {
+        Err(io::Error::other("the file changed while it was copied"))
+    }
+}
+
+/// Keeps a program under another name too.
+fn keep(program: &Path) -> io::Result<PathBuf> {
+    let (kept, half) = (beside(program, "previous"), beside(program, "keeping"));
+    link(program, &half)?;
+    rename(&half, &kept)?;
+    Ok(kept)
+}
+
+fn swap(new: &Path, program: &Path) -> io::Result<()> {
+    rename(new, program)?;
+    open(program.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program is no file of the volume's disk")]
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    remove(to)?;
+    fs::hard_link(from, to)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program is no file of the volume's disk")]
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program is no file of the volume's disk")]
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// The package of dpkg's that a file belongs to: the lists under `/var/lib/dpkg/info` name them.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the package manager's lists are no files of the volume's disk"
+)]
+pub(crate) fn package_of(file: &Path) -> Option<String> {
+    let list = fs::read_to_string("/var/lib/dpkg/info/resultity-node.list").ok()?;
+    list.lines().any(|line| Path::new(line) == file).then(|| "resultity-node".to_owned())
 }
 
 #[expect(clippy::disallowed_methods, reason = "an operator's file is no file of the volume's disk")]

@@ -53,7 +53,7 @@ use crate::{
     fetch::FetchError,
     journal::{Journal, causes},
     node::{Node, Shelf},
-    time,
+    time, update,
 };
 
 /// Between two looks at all seals: 1 second.
@@ -785,7 +785,19 @@ async fn own_program(store: &Arc<Store>, journal: &Journal, id: ArtifactId) -> R
         Measured::Present(digest) => (!known).then_some(digest),
         Measured::Absent => None,
     };
-    note(store, journal, id, Noted { installed, found, read: true }).await
+    note(store, journal, id, Noted { installed, found, read: true }).await?;
+    if let (Some(current), Measured::Present(program)) = (store.snapshots().current(), found) {
+        let advice = update::advise(
+            &current.config.document().updates,
+            crate::VERSION,
+            artifacts::TARGET,
+            Some(program),
+        );
+        if let Some((level, text)) = update::announcement(&advice) {
+            journal.note(level, Kind::Agent, text);
+        }
+    }
+    Ok(())
 }
 
 /// Says whether somebody still waits: for as long as the first of the two is kept.

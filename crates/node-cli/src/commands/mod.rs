@@ -11,11 +11,13 @@ pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod key;
 pub(crate) mod logs;
+mod manual;
 pub(crate) mod models;
 pub(crate) mod rotate;
 pub(crate) mod run;
 pub(crate) mod sandbox;
 pub(crate) mod status;
+pub(crate) mod update;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,8 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Devnet(devnet) => devnet.run(out),
         Command::Demo(demo) => demo.run(out),
         Command::Completions { shell } => completions::run(shell, out),
+        Command::Manual { folder } => manual::run(&folder, out),
+        Command::Update(update) => update.run(&with(&none)?),
         Command::HelpDocument => help_document::run(out),
     }
 }

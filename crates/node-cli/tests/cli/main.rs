@@ -21,3 +21,4 @@ mod terminal;
 #[path = "../../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
+mod update;
