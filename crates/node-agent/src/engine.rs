@@ -513,12 +513,14 @@ async fn watch_state(
     files: Arc<Loaded>,
 ) {
     let (mut was_ready, mut fell) = (false, false);
+    let (mut last, mut downs) = (None, 0_u32);
     loop {
         let seen = state.borrow_and_update().clone();
         let approved_now = *approved.borrow_and_update();
         match seen {
             State::Ready(endpoint) => {
                 was_ready = true;
+                last = None;
                 match approved_now {
                     Some(config) => {
                         serving.send_replace(Some(Served { config, endpoint, files: Arc::clone(&files) }));
@@ -546,7 +548,11 @@ async fn watch_state(
                 }
                 let fields = [("retry_in_ms", json!(retry_in_ms))];
                 let text = format!("the runtime is down: {cause}");
-                node.journal.measured(Level::Error, Kind::Runtime, None, text, fields);
+                downs = if last.as_ref() == Some(&text) { downs + 1 } else { 1 };
+                // One that never comes up would fill the log with the same line.
+                let level = if downs.is_power_of_two() { Level::Error } else { Level::Debug };
+                node.journal.measured(level, Kind::Runtime, None, text.clone(), fields);
+                last = Some(text);
             }
         }
         tokio::select! {
@@ -588,7 +594,11 @@ fn plan(node: &Node, snapshot: &Verified<NodeConfig>, files: &Loaded) -> Result<
                 hidden: node_types::Network::ALL
                     .map(|network| node.settings.home.join(network.name()))
                     .into(),
-                work_folder: folder.join("work").join(config.network.name()),
+                work_folder: settings
+                    .work
+                    .clone()
+                    .unwrap_or_else(|| folder.join("work"))
+                    .join(config.network.name()),
                 readable,
                 user: settings.user.clone(),
                 retry_ms_min: timings.retry_ms_min,

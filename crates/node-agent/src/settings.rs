@@ -65,6 +65,9 @@ pub struct RuntimeSettings {
     pub api_key_file: Option<PathBuf>,
     /// For the kind `process`: the folder in which the snapshot's `command` stands.
     pub folder: Option<PathBuf>,
+    /// For the kind `process`: the folder in which each network's runtime has a work folder, emptied at every start; `work`
+    /// in [`Self::folder`] unless set.
+    pub work: Option<PathBuf>,
     /// For the kind `process`: more that it may read (never write), for example a virtual environment.
     pub readable: Vec<PathBuf>,
     /// For the kind `container`: the socket of the container engine, Docker's or Podman's; `/var/run/docker.sock` unless set.

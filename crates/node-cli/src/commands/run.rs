@@ -45,6 +45,9 @@ pub(crate) struct Run {
     /// The folder with the runtimes that the node starts itself
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     runtime_folder: Option<PathBuf>,
+    /// The folder for what such a runtime writes, else work in the runtime folder; emptied at every start
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    runtime_work: Option<PathBuf>,
     /// More that such a runtime may read; may be given several times
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     runtime_readable: Vec<PathBuf>,
@@ -91,6 +94,7 @@ impl Run {
         layer.flag("runtime.url", self.runtime_url.clone());
         layer.flag("runtime.api_key_file", self.runtime_api_key_file.clone());
         layer.flag("runtime.folder", self.runtime_folder.clone());
+        layer.flag("runtime.work", self.runtime_work.clone());
         layer.flags("runtime.readable", self.runtime_readable.iter().map(Into::into).collect());
         layer.flag("runtime.user", self.runtime_user.clone());
         layer.flag("runtime.socket", self.runtime_socket.clone());

@@ -42,6 +42,7 @@ pub(crate) const KEYS: &[(&str, Form)] = &[
     ("runtime.user", Form::Text),
     ("runtime.socket", Form::Path),
     ("runtime.images", Form::Path),
+    ("runtime.work", Form::Path),
     ("models.folders", Form::Paths),
     ("models.scrub_ms", Form::Text),
 ];

@@ -111,6 +111,7 @@ impl Values {
                 url: self.text("runtime.url", url)?,
                 api_key_file: self.path("runtime.api_key_file"),
                 folder: self.path("runtime.folder"),
+                work: self.path("runtime.work"),
                 readable: self.paths("runtime.readable"),
                 user: self.text("runtime.user", "a user's name")?,
                 socket: self.path("runtime.socket"),
