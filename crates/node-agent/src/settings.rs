@@ -28,6 +28,8 @@ pub struct Settings {
     pub page: PageSettings,
     /// How long running jobs may go on after the Agent was asked to stop, in milliseconds.
     pub shutdown_grace_ms: u64,
+    /// How the command line is called for this node, for what the operator is told to type.
+    pub command: String,
 }
 
 /// Where the key-encryption key may come from. Never the environment, never an argument.

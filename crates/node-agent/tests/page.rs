@@ -6,12 +6,18 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use node_agent::{
     author::Author,
     node::Node,
-    page::{CONNECTIONS_MAX, HEAD_BYTES_MAX, Page, PageError},
+    page::{CONNECTIONS_MAX, HEAD_BYTES_MAX, LISTENERS_MAX, Page, PageError},
     settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
+    standing::{Health, Source, Standing},
     time,
 };
 use node_store::store::{Options, Store};
-use node_types::Network;
+use node_types::{
+    Network,
+    log::{Kind, Level},
+    protocol::Readiness,
+};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -38,6 +44,7 @@ fn settings(home: &Path, page: PageSettings) -> Settings {
         models: ModelSettings::default(),
         page,
         shutdown_grace_ms: 0,
+        command: "resultity-node".to_owned(),
     }
 }
 
@@ -232,4 +239,152 @@ async fn no_more_than_so_many_connections_are_served_at_a_time() {
     held.pop();
     let read = tokio::time::timeout(PATIENCE, one_more.read(&mut answer)).await.unwrap().unwrap();
     assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
+}
+
+/// The body of an answer that is not chunked.
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").unwrap().1
+}
+
+/// Reads a stream until it has said this.
+async fn read_until(stream: &mut TcpStream, words: &str) -> String {
+    let reading = async {
+        let mut seen = Vec::new();
+        loop {
+            let mut some = [0; 4096];
+            let read = stream.read(&mut some).await.unwrap();
+            assert!(read > 0, "it ended before {words:?}: {}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&some[..read]);
+            let text = String::from_utf8_lossy(&seen);
+            if text.contains(words) {
+                return text.into_owned();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.unwrap()
+}
+
+async fn listen(scene: &Scene, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(scene.address()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn note(scene: &Scene, level: Level, text: &str) {
+    scene.node.journal.note(level, Kind::Model, text);
+    scene.node.store.logs().flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_page_is_one_document_with_everything_in_it() {
+    let scene = Scene::set().await;
+    for number in 0..300 {
+        scene.node.journal.note(Level::Info, Kind::Model, format!("{number} {}", "<script>".repeat(200)));
+    }
+    note(&scene, Level::Warn, "</script><script>alert(1)</script>").await;
+    let answer = scene.get("/").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: text/html; charset=utf-8\r\n"));
+    let policy = answer.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+    for part in [
+        "default-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "connect-src 'self'",
+    ] {
+        assert!(policy.split("; ").any(|it| it == part), "{part}: {policy}");
+    }
+    let page = body(&answer);
+    assert!(page.len() < 100_000, "{} bytes", page.len());
+    assert!(!page.contains("<script>alert"), "a record ended the element that it stands in");
+    let data = page.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
+    let data: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(data["report"]["source"], "agent");
+    let records = data["records"].as_array().unwrap();
+    assert_eq!(records.last().unwrap()["message"], "</script><script>alert(1)</script>");
+    assert!(records.len() < 300, "the oldest had no room");
+}
+
+#[tokio::test]
+async fn the_report_is_the_one_that_the_command_line_reads() {
+    let scene = Scene::set().await;
+    let answer = scene.get("/v1/status").await;
+    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    let report: Standing = serde_json::from_str(body(&answer)).unwrap();
+    assert_eq!(report.source, Source::Agent);
+    assert_eq!(report.agent.pid, Some(std::process::id()));
+    assert_eq!(report.agent.page.as_deref(), scene.page.as_ref().map(Page::url));
+    assert_eq!((report.health, report.snapshot), (Health::Attention, None), "{:?}", report.next);
+    assert!(report.hardware.is_some_and(|hardware| hardware.disk.total_bytes.is_some()));
+    assert!(report.storage.iter().any(|class| class.class == "logs" && class.limit_bytes.is_some()));
+}
+
+#[tokio::test]
+async fn the_log_is_asked_for_by_level_and_text_and_from_a_number_on() {
+    let scene = Scene::set().await;
+    note(&scene, Level::Info, "first").await;
+    note(&scene, Level::Error, "second").await;
+    let found = async |question: &str| {
+        let answer = scene.get(&format!("/v1/logs?{question}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let records: Value = serde_json::from_str(body(&answer)).unwrap();
+        records["records"].as_array().unwrap().clone()
+    };
+    let errors = found("level=error").await;
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0]["message"], "second");
+    assert_eq!(found("text=FIRST").await.len(), 1);
+    assert_eq!(found("job=0192").await.len(), 0, "half an ID is nobody's");
+    assert_eq!(found(&format!("after={}", errors[0]["seq"])).await.len(), 0);
+    for wrong in ["level=loud", "after=x"] {
+        let answer = scene.get(&format!("/v1/logs?{wrong}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{wrong}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_listens_hears_of_changes_and_of_the_records_asked_for() {
+    let mut scene = Scene::set().await;
+    let mut stream = listen(&scene, "/v1/events?level=warn").await;
+    let begun = read_until(&mut stream, "event: report").await;
+    assert!(begun.contains("content-type: text/event-stream"), "{begun}");
+    note(&scene, Level::Info, "not this").await;
+    note(&scene, Level::Warn, "but this").await;
+    // The end of a list of records: the report tells of the newest warning, too.
+    let heard = read_until(&mut stream, "\"message\":\"but this\"}]").await;
+    assert!(heard.contains("event: log") && !heard.contains("not this"), "{heard}");
+    scene.node.set_readiness(Readiness::RuntimeDown);
+    read_until(&mut stream, "\"readiness\":\"runtime_down\"").await;
+    // The page's end is the stream's.
+    scene.page.take().unwrap().stop().await;
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the stream goes on");
+}
+
+#[tokio::test]
+async fn so_many_may_listen_and_no_more() {
+    let scene = Scene::set().await;
+    let mut held = Vec::new();
+    for _ in 0..LISTENERS_MAX {
+        let mut stream = listen(&scene, "/v1/events").await;
+        read_until(&mut stream, "event: report").await;
+        held.push(stream);
+    }
+    let refused = scene.get("/v1/events").await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    held.pop();
+    // The place is free once the server has seen that its listener is gone: it writes to it within seconds.
+    let freed = async {
+        loop {
+            let mut stream = listen(&scene, "/v1/events").await;
+            if read_until(&mut stream, "HTTP/1.1 ").await.starts_with("HTTP/1.1 200") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, freed).await.unwrap();
 }

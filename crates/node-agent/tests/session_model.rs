@@ -298,6 +298,7 @@ fn settings(home: &Path) -> Settings {
         models: ModelSettings::default(),
         page: PageSettings::off(),
         shutdown_grace_ms: 1000,
+        command: "resultity-node".to_owned(),
     }
 }
 

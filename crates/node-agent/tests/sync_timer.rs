@@ -108,6 +108,7 @@ async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
         models: ModelSettings::default(),
         page: PageSettings::off(),
         shutdown_grace_ms: 100,
+        command: "resultity-node".to_owned(),
     };
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(agent::run_on(settings, Arc::clone(&network), stopped));

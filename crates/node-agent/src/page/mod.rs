@@ -1,20 +1,27 @@
 //! The page: what the node says of itself over HTTP, to whoever looks at it on this machine.
 //!
-//! `GET /metrics` is for Prometheus. Nothing can be changed through it, and no other origin is let in: there
+//! `/` is one document with the report in it ([`document`]), `/v1/status` the report as JSON, `/v1/logs` the log, `/v1/events` both
+//! as they change ([`feed`]); `/metrics` is for Prometheus. Nothing can be changed through it, and no other origin is let in: there
 //! is no CORS header, `Host` is checked ([`guard`]), and an address that other machines reach wants a token.
 //!
-//! Limits: [`CONNECTIONS_MAX`] connections, [`HEAD_BYTES_MAX`] and [`HEAD_TIME`] for the head of a request.
+//! Limits: [`CONNECTIONS_MAX`] connections, [`LISTENERS_MAX`] of them for events, [`HEAD_BYTES_MAX`] and [`HEAD_TIME`] for the head of a request.
 
+pub mod document;
+pub mod feed;
 pub mod guard;
+pub mod records;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
-    extract::{Request, State},
+    extract::{Query, Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse as _, Response},
+    response::{
+        IntoResponse as _, Response,
+        sse::{KeepAlive, Sse},
+    },
     routing::get,
 };
 use hyper::server::conn::http1;
@@ -31,12 +38,20 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use crate::{journal::causes, metrics, node::Node};
+use crate::{
+    journal::causes,
+    metrics,
+    node::Node,
+    standing::{self, Standing, StandingError},
+};
 pub use guard::TOKEN_CHARS_MIN;
 use guard::{Judgement, Token};
+use records::{Asked, Filter, Shown};
 
 /// Connections that are served at a time; others wait.
 pub const CONNECTIONS_MAX: usize = 32;
+/// Those who may listen to events at a time; others are refused.
+pub const LISTENERS_MAX: usize = 8;
 /// The longest head of a request, in bytes.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Within which time the head of a request must be here: 10 seconds. So long may a connection be silent, too.
@@ -86,6 +101,9 @@ pub struct Page {
 struct Shared {
     node: Arc<Node>,
     token: Option<Arc<Token>>,
+    reports: watch::Sender<Option<Arc<Standing>>>,
+    listeners: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
 }
 
 /// The address of this machine that a connection came in at.
@@ -125,10 +143,21 @@ impl Page {
         if let Err(error) = node.store.announce(Some(&url)) {
             node.journal.failed(Level::Warn, Kind::Agent, "cannot say where the status page is", &error);
         }
+        node.set_page(Some(url.clone()));
         node.journal.note(Level::Info, Kind::Agent, format!("the status page is at {url}"));
         let (stop, stopped) = watch::channel(false);
-        let shared = Shared { node: Arc::clone(node), token: token.map(Arc::new) };
-        let serving = tokio::spawn(serve(listener, routes(shared), stopped));
+        let reports = watch::Sender::new(None);
+        let refreshing = feed::refresh(Arc::clone(node), reports.clone(), stopped.clone());
+        let shared = Shared {
+            node: Arc::clone(node),
+            token: token.map(Arc::new),
+            reports,
+            listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
+            stop: stopped.clone(),
+        };
+        let serving = tokio::spawn(async {
+            tokio::join!(serve(listener, routes(shared), stopped), refreshing);
+        });
         Ok(Some(Self { node: Arc::clone(node), url, stop, serving }))
     }
 
@@ -173,6 +202,10 @@ fn read_token(path: PathBuf) -> Result<Token, PageError> {
 
 fn routes(shared: Shared) -> Router {
     Router::new()
+        .route("/", get(document_page))
+        .route("/v1/status", get(status))
+        .route("/v1/logs", get(logs))
+        .route("/v1/events", get(events))
         .route("/metrics", get(metrics_text))
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here\n"))
         .layer(middleware::from_fn_with_state(shared.clone(), guarded))
@@ -235,6 +268,104 @@ async fn looked<T: Send + 'static>(
 async fn metrics_text(State(shared): State<Shared>) -> Response {
     let text = looked(&shared.node, |node| metrics::text(node)).await;
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+/// The report cannot be made.
+fn unreadable(error: &StandingError) -> Response {
+    let text = format!("the node cannot say how it stands: {}\n", causes(error));
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// The page's document. The report has the first call on its bytes, the log takes what is left.
+async fn document_page(State(shared): State<Shared>) -> Response {
+    let (report, records) = looked(&shared.node, |node| {
+        let newest = node_store::logs::Query {
+            level_min: Some(Level::Info),
+            limit: Some(records::RECORDS_MAX),
+            ..Default::default()
+        };
+        // Where the log cannot be read, the report says so.
+        (standing::of_agent(node), node.store.logs().view().query(&newest).unwrap_or_default())
+    })
+    .await;
+    let report = match report {
+        Ok(report) => serde_json::to_string(&report).unwrap_or_default(),
+        Err(error) => return unreadable(&error),
+    };
+    let used = document::escaped(&report).len() + "{\"report\":,\"records\":[]}".len();
+    let room = document::room().saturating_sub(used);
+    let records = records::newest_within(records.into_iter().map(Shown::from).collect(), room);
+    let records = serde_json::to_string(&records).unwrap_or_else(|_| "[]".to_owned());
+    let page = document::with(&format!("{{\"report\":{report},\"records\":{records}}}"));
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, document::POLICY.as_str()),
+    ];
+    (headers, page).into_response()
+}
+
+/// The report.
+async fn status(State(shared): State<Shared>) -> Response {
+    match looked(&shared.node, |node| standing::of_agent(node)).await {
+        Ok(report) => json(serde_json::to_string(&report).unwrap_or_default()),
+        Err(error) => unreadable(&error),
+    }
+}
+
+/// The filter that is asked for, or why it is none.
+fn filter(request: &Request) -> Result<Filter, String> {
+    let asked = Query::<Asked>::try_from_uri(request.uri()).map_err(|error| error.body_text() + "\n")?;
+    asked.0.filter().map_err(|error| format!("{error}\n"))
+}
+
+/// The log.
+async fn logs(State(shared): State<Shared>, request: Request) -> Response {
+    let query = match filter(&request) {
+        Ok(Filter::Some(query)) => query,
+        Ok(Filter::None) => return json("{\"records\":[]}".to_owned()),
+        Err(refused) => return (StatusCode::BAD_REQUEST, refused).into_response(),
+    };
+    match looked(&shared.node, move |node| node.store.logs().view().query(&query)).await {
+        Ok(found) => {
+            let records: Vec<Shown> = found.into_iter().map(Shown::from).collect();
+            json(serde_json::json!({ "records": records }).to_string())
+        }
+        Err(error) => {
+            let text = format!("the log cannot be read: {}\n", causes(&error));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+/// Report and log as they change. A browser that comes back says which record it had last.
+async fn events(State(shared): State<Shared>, request: Request) -> Response {
+    let mut filter = match filter(&request) {
+        Ok(filter) => filter,
+        Err(refused) => return (StatusCode::BAD_REQUEST, refused).into_response(),
+    };
+    let Ok(place) = Arc::clone(&shared.listeners).try_acquire_owned() else {
+        let text =
+            format!("{LISTENERS_MAX} listen already: close another page, or ask /v1/status now and then\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    let last =
+        request.headers().get("last-event-id").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let (Filter::Some(query), Some(last)) = (&mut filter, last) {
+        query.after = Some(last.max(query.after.unwrap_or(0)));
+    }
+    let reports = shared.reports.subscribe();
+    // The one that is held may be old, and the next one comes only when something changes.
+    let first = match looked(&shared.node, |node| standing::of_agent(node)).await {
+        Ok(report) => report,
+        Err(error) => return unreadable(&error),
+    };
+    let ears = feed::Ears { reports, stop: shared.stop.clone(), place };
+    let events = feed::events(Arc::clone(&shared.node), filter, &first, ears);
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
 /// Takes connections until it is told to stop.

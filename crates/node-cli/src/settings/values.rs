@@ -26,6 +26,8 @@ pub(crate) struct Values {
     /// Highest first: flags, environment, file.
     layers: [Layer; 3],
     home: PathBuf,
+    /// How the command line is called for this home, without the network.
+    called: String,
 }
 
 impl Values {
@@ -50,12 +52,20 @@ impl Values {
             })?,
             None => Layer::default(),
         };
-        let mut values = Self { layers: [flags, environment, file], home: PathBuf::new() };
+        let layers = [flags, environment, file];
+        let mut values = Self { layers, home: PathBuf::new(), called: "resultity-node".to_owned() };
         values.home = match values.path("home") {
             // The store names its folders in full.
             Some(home) => std::path::absolute(&home).unwrap_or(home),
             None => usual_home(surroundings).ok_or(SettingsError::NoHome)?,
         };
+        if usual_home(surroundings).is_none_or(|usual| usual != values.home) {
+            values.called += &format!(" --home {}", quoted(&values.home));
+        }
+        if let Some(config) = config {
+            let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+            values.called += &format!(" --config {}", quoted(&config));
+        }
         if named.is_none() {
             let path = values.home.join(FILE);
             if let Some(file) = Layer::of_file(&path)? {
@@ -100,9 +110,15 @@ impl Values {
     /// [`SettingsError::Value`].
     pub(crate) fn settings(&self) -> Result<Settings, SettingsError> {
         let url = "a URL";
+        let network = self.parsed("network", "testnet or mainnet")?.unwrap_or(NETWORK);
+        let mut command = self.called.clone();
+        if network != NETWORK {
+            command += &format!(" --network {network}");
+        }
         Ok(Settings {
+            command,
             home: self.home.clone(),
-            network: self.parsed("network", "testnet or mainnet")?.unwrap_or(NETWORK),
+            network,
             network_url: self.text("network_url", url)?.unwrap_or_default(),
             keyset_digest: self.parsed("keyset_digest", "sha256: and 64 lower-case hex digits")?,
             keys: KeySettings {
@@ -166,6 +182,16 @@ fn wrong(given: &Given, wanted: &str) -> SettingsError {
     SettingsError::Value { origin: given.origin.clone(), found, wanted: wanted.to_owned() }
 }
 
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@%,:".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Where a node lives unless it is told: `/var/lib/resultity` for root, else in the user's data folder (XDG Base
 /// Directory Specification: a relative `XDG_DATA_HOME` is ignored).
 fn usual_home(surroundings: &Surroundings) -> Option<PathBuf> {
@@ -193,7 +219,8 @@ mod tests {
         }
         let environment = Layer::of_environment(&around(environment)).unwrap();
         let file = Layer::of_text(file, Path::new("/f/node.toml")).unwrap();
-        Values { layers: [layer, environment, file], home: PathBuf::from("/h") }
+        let called = "resultity-node".to_owned();
+        Values { layers: [layer, environment, file], home: PathBuf::from("/h"), called }
     }
 
     #[test]
@@ -223,6 +250,21 @@ mod tests {
         assert!(error.starts_with("keyset_digest in /f/node.toml"), "{error}");
         let error = values(&[], &[], "[models]\nscrub_ms = 0").settings().unwrap_err().to_string();
         assert!(error.contains("1 or more"), "{error}");
+    }
+
+    #[test]
+    fn what_is_to_be_typed_names_home_and_network_where_they_are_not_the_usual_ones() {
+        let command = |flags: &[(&'static str, &str)]| {
+            let mut layer = Layer::default();
+            for (name, value) in flags {
+                layer.flag(name, Some(*value));
+            }
+            Values::read(layer, None, &around(&[("HOME", "/u")])).unwrap().settings().unwrap().command
+        };
+        assert_eq!(command(&[]), "resultity-node");
+        assert_eq!(command(&[("network", "mainnet")]), "resultity-node --network mainnet");
+        assert_eq!(command(&[("home", "/u/.local/share/resultity")]), "resultity-node");
+        assert_eq!(command(&[("home", "/srv/it's me")]), r"resultity-node --home '/srv/it'\''s me'");
     }
 
     #[test]

@@ -18,7 +18,9 @@ fn a_node_that_has_worked_says_what_it_holds() {
     assert!(jobs["bytes"].as_u64().unwrap() > 0);
     assert!(seen["traces"]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(seen["artifacts"]["unverified"], 5);
-    assert_eq!(seen["next"][0], "start the node: `resultity-node run`");
+    let start = format!("start the node: `resultity-node --home {} run`", home.path().display());
+    assert_eq!((&seen["next"][0], &seen["health"]), (&start.as_str().into(), &"stopped".into()));
+    assert_eq!(seen["source"], "volume");
     home.run(["status"]).well().says(&[
         "testnet",
         "not running",
