@@ -60,9 +60,10 @@ impl Default for ModelSettings {
     }
 }
 
-/// Where the status page and the metrics are, unless set: this machine alone can reach them there.
+/// Where the status page and the metrics are, unless set: this machine alone can reach them there. A devnet of
+/// this machine has 7411.
 pub const PAGE_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7411);
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7413);
 
 /// Where the status page is, and who may see it.
 #[derive(Clone, Debug, PartialEq, Eq)]

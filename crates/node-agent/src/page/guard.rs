@@ -147,13 +147,13 @@ mod tests {
             let name = axum::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
             map.append(name, value.parse().unwrap());
         }
-        let (method, local) = (method.parse().unwrap(), "192.0.2.7:7411".parse().unwrap());
+        let (method, local) = (method.parse().unwrap(), "192.0.2.7:7413".parse().unwrap());
         judge(&method, &uri.parse().unwrap(), &map, local, token)
     }
 
     #[test]
     fn only_names_of_this_machine_are_answered() {
-        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7411", "127.1.2.3", "[::1]:9", "192.0.2.7:7411"] {
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7413", "127.1.2.3", "[::1]:9", "192.0.2.7:7413"] {
             assert_eq!(judged("GET", "/", &[("host", host)], None), Judgement::Pass, "{host}");
         }
         for host in [
@@ -161,9 +161,9 @@ mod tests {
             "example.org",
             "127.0.0.1.example.org",
             "localhost.evil:1",
-            "192.0.2.8:7411",
+            "192.0.2.8:7413",
             "[::1",
-            "0.0.0.0:7411",
+            "0.0.0.0:7413",
         ] {
             assert_eq!(judged("GET", "/", &[("host", host)], None), Judgement::Host, "{host}");
         }

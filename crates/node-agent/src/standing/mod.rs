@@ -623,7 +623,7 @@ pub(crate) mod tests {
             source: Source::Agent,
             health: Health::Well,
             next: Vec::new(),
-            folder: "/home/testnet".into(),
+            folder: "/volumes/testnet".into(),
             agent: Agent {
                 running: true,
                 pid: Some(7),

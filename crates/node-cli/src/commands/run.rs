@@ -62,7 +62,7 @@ pub(crate) struct Run {
     /// Within which time every file of a model is read again in the background
     #[arg(long, value_name = "MS")]
     models_scrub_ms: Option<String>,
-    /// Where the status page and the metrics are, else 127.0.0.1:7411; off for nowhere
+    /// Where the status page and the metrics are, else 127.0.0.1:7413; off for nowhere
     #[arg(long, value_name = "ADDRESS")]
     page_listen: Option<String>,
     /// The file with the token that whoever looks at them must have; other machines can look only with one

@@ -149,7 +149,7 @@ impl Values {
 
     /// Where the status page is.
     fn page(&self) -> Result<PageSettings, SettingsError> {
-        let wanted = "an address and a port, as in 127.0.0.1:7411, or off";
+        let wanted = "an address and a port, as in 127.0.0.1:7413, or off";
         let listen = match self.text("page.listen", wanted)?.as_deref() {
             None => Some(PAGE_LISTEN),
             Some("off") => None,
@@ -273,13 +273,13 @@ mod tests {
         assert_eq!(page("").unwrap(), PageSettings::default());
         assert_eq!(page("[page]\nlisten = \"off\"").unwrap(), PageSettings::off());
         assert_eq!(page("[page]\nlisten = \"[::1]:0\"").unwrap().listen, "[::1]:0".parse().ok());
-        let open = "[page]\nlisten = \"0.0.0.0:7411\"";
+        let open = "[page]\nlisten = \"0.0.0.0:7413\"";
         let error = page(open).unwrap_err().to_string();
-        assert!(error.starts_with("page.listen in /f/node.toml is 0.0.0.0:7411"), "{error}");
+        assert!(error.starts_with("page.listen in /f/node.toml is 0.0.0.0:7413"), "{error}");
         assert!(error.contains("--page-token-file"), "{error}");
         let guarded = page(&format!("{open}\ntoken_file = \"t\"")).unwrap();
         assert_eq!(guarded.token_file, Some("/f/t".into()));
-        for wrong in ["7411", "localhost:7411", "on"] {
+        for wrong in ["7413", "localhost:7413", "on"] {
             let error = page(&format!("[page]\nlisten = \"{wrong}\"")).unwrap_err().to_string();
             assert!(error.contains("it should be an address and a port"), "{error}");
         }
