@@ -67,6 +67,12 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     let network = format!("`{command} logs --kind network`");
     match standing.snapshot.as_ref().map(|snapshot| snapshot.validity) {
         _ if !running => say(Health::Stopped, format!("start the node: `{command} run`")),
+        None if is_offline(standing) => {
+            let text = format!(
+                "no snapshot has come: `{command} logs --level warn` says why the network gives none"
+            );
+            say(Health::Attention, text);
+        }
         None => {
             let text = format!(
                 "wait for the first snapshot; `{command} logs --kind configuration` tells what came of it"
@@ -85,8 +91,7 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
             say(Health::Attention, text);
         }
         Some(Term::Fresh | Term::RefreshDue) => {
-            let offline = standing.connection.as_ref().filter(|connection| !connection.connected);
-            if offline.is_some_and(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS) {
+            if is_offline(standing) {
                 let text = format!(
                     "the network is out of reach: results wait here and jobs go on; {network} says why"
                 );
@@ -123,6 +128,12 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
         say(Health::Well, format!("link the node to an account: `{command} account link`{stopped}"));
     }
     advice
+}
+
+/// Whether the network has been out of reach for long.
+fn is_offline(standing: &Standing) -> bool {
+    let offline = standing.connection.as_ref().filter(|connection| !connection.connected);
+    offline.is_some_and(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS)
 }
 
 /// What the Agent says of itself.
@@ -239,6 +250,11 @@ mod tests {
         let (health, next) = offline(100_000 - OFFLINE_MS);
         assert_eq!(health, Health::Attention);
         assert!(next[0].contains("out of reach"), "{next:?}");
+        let (_, next) = judged(|it| {
+            it.snapshot = None;
+            it.connection.as_mut().unwrap().connected = false;
+        });
+        assert!(next[0].contains("logs --level warn`"), "{next:?}");
     }
 
     #[test]
