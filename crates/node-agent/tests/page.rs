@@ -1,5 +1,9 @@
 //! The page's server: who may look, what each answer carries, and what bounds it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on must fail, and has files of its own"
+)]
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 

@@ -479,7 +479,7 @@ pub struct Model {
 impl Models {
     /// Of these, where the node keeps the files itself or does not.
     #[must_use]
-    pub fn of(list: Vec<Model>, kept_here: bool) -> Self {
+    pub fn of(mut list: Vec<Model>, kept_here: bool) -> Self {
         const fn far(model: &Model) -> u8 {
             match model.state {
                 ModelState::Failed => 3,
@@ -490,13 +490,7 @@ impl Models {
         }
         let listed = || list.iter().filter(|model| model.listed);
         let worst = listed().filter(|model| far(model) > 0).max_by_key(|model| far(model));
-        let mut shown = list.clone();
-        if shown.len() > MODELS_MAX {
-            // Those that need somebody first.
-            shown.sort_by_key(|model| std::cmp::Reverse(far(model)));
-            shown.truncate(MODELS_MAX);
-        }
-        Self {
+        let mut models = Self {
             listed: listed().count() as u64,
             active: listed().filter(|model| model.state == ModelState::Active).count() as u64,
             missing: listed().filter(|model| kept_here && model.bytes_here < model.bytes).count() as u64,
@@ -505,8 +499,15 @@ impl Models {
                 state: model.state,
                 reason: model.reason.clone(),
             }),
-            list: shown,
+            list: Vec::new(),
+        };
+        if list.len() > MODELS_MAX {
+            // Those that need somebody first.
+            list.sort_by_key(|model| std::cmp::Reverse(far(model)));
+            list.truncate(MODELS_MAX);
         }
+        models.list = list;
+        models
     }
 }
 
