@@ -543,6 +543,7 @@ async fn watch_state(
                 serving.send_replace(None);
                 if was_ready {
                     fell = true;
+                    node.runtime_restarts.fetch_add(1, Ordering::Relaxed);
                     node.approved.send_replace(None);
                     node.set_readiness(Readiness::RuntimeDown);
                 }

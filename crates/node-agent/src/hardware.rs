@@ -1,8 +1,12 @@
-//! What this machine has: memory, and memory of graphics cards. What cannot be read is not known, and that is no error.
+//! What this machine has, and how much of it is in use. What cannot be read is not known, and that is no error.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
-use nvml_wrapper::Nvml;
+use node_types::hardware::{Amount, GRAPHICS_MAX, Graphics, Hardware, Processor};
+use nvml_wrapper::{Nvml, enum_wrappers::device::TemperatureSensor};
 
 /// Where a control group says how much memory its processes may take (kernel documentation, cgroup v2 and v1).
 const CGROUP_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
@@ -27,35 +31,114 @@ impl Memory {
 /// Looks at this machine.
 #[must_use]
 pub fn memory() -> Memory {
-    let total = read("/proc/meminfo").and_then(|text| mem_total(&text));
+    let total = read("/proc/meminfo").and_then(|text| kibibytes(&text, "MemTotal:"));
     let limits = CGROUP_LIMITS.iter().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
-    Memory { main: total.into_iter().chain(limits).min(), graphics: nvidia().unwrap_or(0) + amd() }
+    let graphics = graphics().iter().filter_map(|card| card.memory.total_bytes).sum();
+    Memory { main: total.into_iter().chain(limits).min(), graphics }
 }
 
-/// `MemTotal` of `/proc/meminfo` (proc(5)): kibibytes, though it says kB.
-fn mem_total(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// Looks at this machine, and at the disk that holds `folder`. Blocks for some milliseconds where there are graphics cards.
+#[must_use]
+pub fn look(folder: &Path) -> Hardware {
+    let meminfo = read("/proc/meminfo").unwrap_or_default();
+    let disk = rustix::fs::statvfs(folder).ok();
+    Hardware {
+        processor: Processor {
+            name: read("/proc/cpuinfo").and_then(|text| processor_name(&text)),
+            threads: std::thread::available_parallelism()
+                .ok()
+                .and_then(|count| u32::try_from(count.get()).ok()),
+            load_1m_milli: read("/proc/loadavg").and_then(|text| load_milli(&text)),
+        },
+        memory: Amount {
+            total_bytes: kibibytes(&meminfo, "MemTotal:"),
+            free_bytes: kibibytes(&meminfo, "MemAvailable:"),
+        },
+        disk: Amount {
+            total_bytes: disk.as_ref().map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize)),
+            free_bytes: disk.as_ref().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        },
+        graphics: graphics(),
+    }
+}
+
+/// What a processor calls itself (`/proc/cpuinfo`, proc(5)); some architectures do not say.
+fn processor_name(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    let name = line.split_once(':')?.1.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// The first average of `/proc/loadavg` (proc(5)), which has two decimals, times 1000.
+fn load_milli(text: &str) -> Option<u64> {
+    let (whole, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    let hundredths: u64 = format!("{hundredths:0<2}").get(..2)?.parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(hundredths * 10)
+}
+
+/// A line of `/proc/meminfo` (proc(5)): kibibytes, though it says kB.
+fn kibibytes(text: &str, label: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// By NVIDIA's library, which is there where its driver is.
-fn nvidia() -> Option<u64> {
-    let nvml = Nvml::init().ok()?;
-    let cards = 0..nvml.device_count().ok()?;
-    Some(cards.filter_map(|card| Some(nvml.device_by_index(card).ok()?.memory_info().ok()?.total)).sum())
+/// The graphics cards that can be asked, NVIDIA's first.
+fn graphics() -> Vec<Graphics> {
+    let mut cards = nvidia();
+    cards.extend(amd());
+    cards.truncate(GRAPHICS_MAX);
+    cards
 }
 
-/// By what the amdgpu driver says of each card.
-fn amd() -> u64 {
-    let Ok(cards) = std::fs::read_dir("/sys/class/drm") else { return 0 };
-    let totals = cards.filter_map(|card| {
-        let path = card.ok()?.path().join("device/mem_info_vram_total");
-        // `card0` and its connectors `card0-DP-1` lead to the same device.
-        let connector = path.components().any(|part| part.as_os_str().to_string_lossy().contains('-'));
-        (!connector).then_some(())?;
-        read(path)?.trim().parse::<u64>().ok()
+/// By NVIDIA's library, which is there where its driver is. Loading it takes long, so it is kept.
+fn nvidia() -> Vec<Graphics> {
+    static LIBRARY: OnceLock<Option<Nvml>> = OnceLock::new();
+    let Some(library) = LIBRARY.get_or_init(|| Nvml::init().ok()) else { return Vec::new() };
+    let card = |index| {
+        let device = library.device_by_index(index).ok()?;
+        let memory = device.memory_info().ok();
+        Some(Graphics {
+            name: device.name().unwrap_or_else(|_| "NVIDIA".to_owned()),
+            memory: Amount {
+                total_bytes: memory.as_ref().map(|memory| memory.total),
+                free_bytes: memory.as_ref().map(|memory| memory.free),
+            },
+            busy_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
+            celsius: device.temperature(TemperatureSensor::Gpu).ok(),
+            milliwatts: device.power_usage().ok(),
+        })
+    };
+    (0..library.device_count().unwrap_or(0)).filter_map(card).collect()
+}
+
+/// By what the amdgpu driver says of each card (kernel documentation, "GPU sysfs").
+fn amd() -> Vec<Graphics> {
+    let Ok(cards) = std::fs::read_dir("/sys/class/drm") else { return Vec::new() };
+    let mut devices: Vec<PathBuf> = cards.filter_map(|card| Some(card.ok()?.path())).collect();
+    // `card0` and its connectors `card0-DP-1` lead to the same device; so does `renderD128`, which has no memory of its own.
+    devices.retain(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.starts_with("card") && !name.contains('-')
     });
-    totals.sum()
+    devices.sort();
+    let number = |path: PathBuf| read(path)?.trim().parse::<u64>().ok();
+    let card = |path: PathBuf| {
+        let device = path.join("device");
+        let total = number(device.join("mem_info_vram_total"))?;
+        let used = number(device.join("mem_info_vram_used"));
+        let name = read(device.join("product_name")).map(|name| name.trim().to_owned());
+        Some(Graphics {
+            name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "AMD".to_owned()),
+            memory: Amount {
+                total_bytes: Some(total),
+                free_bytes: used.map(|used| total.saturating_sub(used)),
+            },
+            busy_percent: number(device.join("gpu_busy_percent")).and_then(|busy| u32::try_from(busy).ok()),
+            celsius: None,
+            milliwatts: None,
+        })
+    };
+    devices.into_iter().filter_map(card).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "what the kernel says, no file of the volume")]
@@ -69,9 +152,30 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(mem_total("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
-        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
+        assert_eq!(kibibytes("MemTotal:       2048 kB\nMemFree: 1 kB\n", "MemTotal:"), Some(2 << 20));
+        assert_eq!(kibibytes("MemFree: 1 kB\n", "MemTotal:"), None);
         assert!(memory().main.is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn the_kernel_s_words_become_figures() {
+        let cpuinfo = "processor\t: 0\nmodel name\t: Ryzen 9 7950X 16-Core\ncache size\t: 1024 KB\n";
+        assert_eq!(processor_name(cpuinfo).as_deref(), Some("Ryzen 9 7950X 16-Core"));
+        assert_eq!(processor_name("processor\t: 0\nmodel name\t: \n"), None);
+        for (text, wanted) in
+            [("0.52 0.58 0.59 1/467 1\n", Some(520)), ("12.05 1 1", Some(12_050)), ("", None), ("x.y", None)]
+        {
+            assert_eq!(load_milli(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn this_machine_says_what_it_has() {
+        let found = look(Path::new("/"));
+        assert!(found.processor.threads.is_some_and(|threads| threads > 0), "{found:?}");
+        assert!(found.memory.free_bytes <= found.memory.total_bytes, "{found:?}");
+        assert!(found.disk.total_bytes.is_some_and(|bytes| bytes > 0), "{found:?}");
+        assert_eq!(look(Path::new("/no such folder")).disk, Amount::default());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     author::{Author, AuthorError},
+    contact::Contact,
     journal::{Journal, causes},
     network::NetworkError,
     settings::Settings,
@@ -92,6 +93,14 @@ pub struct Node {
     pub readiness: watch::Sender<Readiness>,
     /// The session is open.
     pub connected: AtomicBool,
+    /// When this start began.
+    pub started_at: Timestamp,
+    /// How often the runtime fell and was started again in this start.
+    pub runtime_restarts: AtomicU64,
+    /// When the network was reached in this start, and when not.
+    contact: Mutex<Contact>,
+    /// Where the page is.
+    page: Mutex<Option<String>>,
     /// The network has said in this start that it knows the node.
     registered: AtomicBool,
     /// The snapshot that the network offers and this node does not take, so that it is not fetched at every heartbeat.
@@ -107,7 +116,13 @@ impl Node {
     #[must_use]
     pub fn new(store: Arc<Store>, author: Author, settings: Settings) -> (Arc<Self>, mpsc::Receiver<Chunk>) {
         let (chunks, given) = mpsc::channel(CHUNKS_MAX);
+        // Without a clock no part of the Agent gets far; that is said where it is read.
+        let started_at = time::now(&store).unwrap_or(Timestamp::EPOCH);
         let node = Self {
+            started_at,
+            runtime_restarts: AtomicU64::new(0),
+            contact: Mutex::new(Contact::new(started_at)),
+            page: Mutex::default(),
             journal: Journal::new(Arc::clone(&store)),
             store,
             author,
@@ -186,6 +201,35 @@ impl Node {
         self.untested.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The session is open.
+    pub fn reached(&self) {
+        let now = time::now(&self.store).unwrap_or(Timestamp::EPOCH);
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).reached(now);
+    }
+
+    /// The session is not open, for this reason.
+    pub fn lost(&self, why: String) {
+        let now = time::now(&self.store).unwrap_or(Timestamp::EPOCH);
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).lost(now, why);
+    }
+
+    /// When the network was reached in this start, and when not.
+    #[must_use]
+    pub fn contact(&self) -> Contact {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the page is, if it is there.
+    #[must_use]
+    pub fn page(&self) -> Option<String> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says where the page is.
+    pub fn set_page(&self, url: Option<String>) {
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = url;
+    }
+
     /// A part of a streamed answer. Nobody may watch, and then it is dropped.
     pub fn give(&self, chunk: Chunk) {
         if self.connected.load(Ordering::Relaxed) {
@@ -204,6 +248,12 @@ impl Node {
     #[must_use]
     pub fn is_running(&self) -> bool {
         !self.runs().is_empty()
+    }
+
+    /// The jobs that are with the runtime.
+    #[must_use]
+    pub fn at_work(&self) -> Vec<JobId> {
+        self.runs().keys().copied().collect()
     }
 
     /// The run has ended.

@@ -12,11 +12,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use node_store::{binding::Account as AccountName, logs::Batch, reader::ReadError, writer::WriteError};
 use node_types::{
-    inventory::ArtifactState,
     log::{Kind, Level},
-    protocol::{
-        Account, ConfigReport, DRIFTED_MAX, ErrorCode, Heartbeat, JobCounts, LogBatch, Readiness, TraceBatch,
-    },
+    protocol::{Account, ConfigReport, ErrorCode, Heartbeat, LogBatch, Readiness, TraceBatch},
 };
 use serde_json::json;
 use tokio::{
@@ -29,6 +26,7 @@ use crate::{
     backoff,
     network::{Network, NetworkError},
     node::Node,
+    standing::{self, StandingError},
 };
 
 /// Between two heartbeats and two flushes where no snapshot says, in milliseconds.
@@ -52,6 +50,9 @@ pub enum ReportError {
     /// Reading what is to be sent.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// How the node stands.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
     /// Noting that it was sent.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -157,30 +158,20 @@ async fn send_configs<N: Network>(
     Ok(())
 }
 
-async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<(), ReportError> {
-    let view = node.store.view();
-    let readiness = *node.readiness.borrow();
-    let current = node.store.snapshots().current();
-    let counts = view.jobs().counts()?;
-    let tally = view.jobs().tally()?;
-    // Where they cannot be read now, they are told with a later one.
-    let incidents = view.incidents().unwrap_or_default();
-    let heartbeat = Heartbeat {
-        readiness,
-        uptime_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-        protection: node.store.protection().to_string(),
-        config_version: current.map_or(0, |current| current.config.document().version),
-        jobs: JobCounts {
-            queued: counts.queued,
-            running: counts.running,
-            unsent: counts.unsent,
-            expired: tally.expired,
-        },
-        logs_lost: view.logs().losses().unwrap_or_default(),
-        traces_lost: tally.traces_lost,
-        incidents: incidents.iter().map(|it| format!("{}: {}", it.database.file(), it.cause)).collect(),
-        drifted: drifted(node),
+async fn beat<N: Network>(node: &Arc<Node>, network: &N, begun: Instant) -> Result<(), ReportError> {
+    let asked = Arc::clone(node);
+    let looked = tokio::task::spawn_blocking(move || {
+        // Where they cannot be read now, they are told with a later one.
+        let incidents = asked.store.view().incidents().unwrap_or_default();
+        (standing::of_agent(&asked), incidents)
+    });
+    let (standing, incidents) = match looked.await {
+        Ok((standing, incidents)) => (standing?, incidents),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
+    let readiness = *node.readiness.borrow();
+    let uptime_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let heartbeat = standing.heartbeat(readiness, uptime_ms);
     let signed = node.author.sign(&heartbeat).await?;
     let answer = network.post::<Heartbeat>(&signed).await?;
     for incident in incidents {
@@ -195,14 +186,6 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
         node.fetch.notify_one();
     }
     Ok(())
-}
-
-/// The artifacts that have drifted, in words.
-fn drifted(node: &Node) -> Vec<String> {
-    // Where they cannot be read now, they are told with a later heartbeat.
-    let artifacts = node.store.inventory().view().list().unwrap_or_default();
-    let drifted = artifacts.into_iter().filter(|artifact| artifact.state == ArtifactState::Drifted);
-    drifted.map(|artifact| artifact.id.to_string()).take(DRIFTED_MAX).collect()
 }
 
 /// Puts the records into batches and sends those that the network does not have.

@@ -13,7 +13,7 @@ use std::{
 use node_agent::{
     agent,
     network::{Link, Network, NetworkError, Offered, Posted},
-    settings::{KeySettings, ModelSettings, RuntimeSettings, Settings},
+    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
     time,
 };
 use node_store::store::{Options, Store};
@@ -106,7 +106,9 @@ async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
         keys: KeySettings::default(),
         runtime: RuntimeSettings::default(),
         models: ModelSettings::default(),
+        page: PageSettings::off(),
         shutdown_grace_ms: 100,
+        command: "resultity-node".to_owned(),
     };
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(agent::run_on(settings, Arc::clone(&network), stopped));

@@ -24,6 +24,9 @@ Exit codes:
   3  `drift check`: something was changed or is gone since it was installed
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
+  10 `status --check`: the node works, and something is to be looked at
+  11 `status --check`: the node takes no jobs, or cannot go on like this
+  12 `status --check`: no Agent runs
   130  `models install` was broken off with Ctrl-C; what was fetched stays
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \

@@ -13,7 +13,7 @@ use node_store::{
     keys::TerminalPrompt,
     store::{Options, Store, StoreError},
     view::View,
-    volume::{self, VolumeError},
+    volume::{self, HeldBy, VolumeError},
 };
 use node_types::Timestamp;
 
@@ -97,6 +97,14 @@ impl Context {
     /// [`Failure::Store`].
     pub(crate) fn holder(&self) -> Result<Option<String>, Failure> {
         Ok(Store::holder(&self.options())?)
+    }
+
+    /// The Agent that runs on the volume, if one does, and where its page is.
+    ///
+    /// # Errors
+    /// [`Failure::Store`].
+    pub(crate) fn held_by(&self) -> Result<Option<HeldBy>, Failure> {
+        Ok(Store::held_by(&self.options())?)
     }
 
     /// Whose volume it is, by the header of its key.

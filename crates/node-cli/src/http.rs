@@ -1,6 +1,6 @@
-//! Plain HTTP to a devnet on this machine: one request, one answer, one connection.
+//! Plain HTTP to a devnet or an Agent's page on this machine: one request, one answer, one connection.
 //!
-//! HTTP/1.0, so that the answer ends with the connection and is never chunked. Only loopback, only `http`.
+//! HTTP/1.0, so that the answer ends with the connection and is never chunked. Only `http`; a devnet only on loopback.
 //!
 //! Limits: [`ANSWER_BYTES_MAX`] and [`TIMEOUT`]. Left out on purpose: TLS, redirects, everything that is not loopback.
 
@@ -67,7 +67,11 @@ pub(crate) fn request(
     body: Option<&[u8]>,
 ) -> Result<Vec<u8>, HttpError> {
     let (address, host) = loopback(url).ok_or_else(|| HttpError::Url(url.to_owned()))?;
-    let answer = exchange(address, host, method, path, body)
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
+    if let Some(body) = body {
+        head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    }
+    let answer = exchange(address, &head, body, TIMEOUT)
         .map_err(|source| HttpError::Connection { url: url.to_owned(), source })?;
     let (status, body) = parse(&answer).ok_or_else(|| HttpError::NotHttp { url: url.to_owned() })?;
     if (200..300).contains(&status) {
@@ -77,22 +81,34 @@ pub(crate) fn request(
     Err(HttpError::Status { url: format!("{}{path}", url.trim_end_matches('/')), status, body })
 }
 
-fn exchange(
-    address: SocketAddr,
-    host: &str,
-    method: &str,
+/// Gets something of an Agent's page, whose URL stands in the lock file of its volume: the status and the body.
+///
+/// # Errors
+/// The operating system's; `InvalidInput` for what is no such URL, `InvalidData` for what is no HTTP.
+pub(crate) fn page(
+    url: &str,
     path: &str,
-    body: Option<&[u8]>,
-) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
-    if let Some(body) = body {
-        head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    token: Option<&str>,
+    timeout: Duration,
+) -> io::Result<(u16, Vec<u8>)> {
+    let host = url.strip_prefix("http://").unwrap_or_default();
+    let address: SocketAddr = host.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut head = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
+    // One that could end the header is none that the page takes.
+    if let Some(token) = token.filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        head += &format!("Authorization: Bearer {token}\r\n");
     }
-    head += "\r\n";
+    let answer = exchange(address, &head, None, timeout)?;
+    let (status, body) = parse(&answer).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok((status, body.to_vec()))
+}
+
+fn exchange(address: SocketAddr, head: &str, body: Option<&[u8]>, timeout: Duration) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(head.as_bytes())?;
+    stream.write_all(b"\r\n")?;
     stream.write_all(body.unwrap_or_default())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;

@@ -104,7 +104,7 @@ fn start(stage: &Stage, folder: &Path, log: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_resultity-node"))
         .arg("--home")
         .arg(stage.home())
-        .args(["run", "--log", "trace"])
+        .args(["run", "--log", "trace", "--page-listen", "127.0.0.1:0"])
         .current_dir(folder)
         .stdout(said.try_clone().unwrap())
         .stderr(said)

@@ -80,6 +80,20 @@ impl View {
         &self.models
     }
 
+    /// Bytes of a database in use, without what was deleted and not given back yet.
+    ///
+    /// # Errors
+    /// [`ReadError`] where it cannot be read.
+    pub fn used_bytes(&self, database: Database) -> Result<u64, ReadError> {
+        let reader = self.readers.iter().find(|(it, _)| *it == database).map(|(_, reader)| reader);
+        let Some(reader) = reader else { return Ok(0) };
+        reader.read(|tx| {
+            let number = |pragma: &str| tx.query_row(pragma, (), |row| row.get::<_, u64>(0));
+            let pages = number("PRAGMA page_count")?.saturating_sub(number("PRAGMA freelist_count")?);
+            Ok(pages * number("PRAGMA page_size")?)
+        })
+    }
+
     /// What was found damaged or missing and has not been reported to the network.
     ///
     /// # Errors

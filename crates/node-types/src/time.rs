@@ -42,6 +42,33 @@ impl Timestamp {
     pub const fn since_ms(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// A point in time by RFC 3339, or a date alone for its beginning in UTC.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let (date, time) = match text.split_once(['T', 't', ' ']) {
+            Some((date, time)) => (date, time),
+            None => (text, "00:00:00Z"),
+        };
+        let (time, offset_minutes) = split_offset(time)?;
+        let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+        let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
+        let [hour, minute, second] = numbers(clock, ':', [2, 2, 2])?;
+        let valid = year >= 1970
+        && (1..=12).contains(&month)
+        && (1..=days_in(year, month)).contains(&day)
+        && hour < 24
+        && minute < 60
+        // A leap second counts as the last second before it.
+        && second <= 60;
+        if !valid || fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let ms: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+        let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second.min(59);
+        let total = (seconds - offset_minutes * 60) * 1000 + ms;
+        u64::try_from(total).ok().map(Self::from_ms)
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -73,6 +100,53 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// The time of day, and how many minutes its zone is ahead of UTC.
+fn split_offset(time: &str) -> Option<(&str, i64)> {
+    if let Some(time) = time.strip_suffix(['Z', 'z']) {
+        return Some((time, 0));
+    }
+    let (time, zone) = time.split_at_checked(time.len().checked_sub(6)?)?;
+    let sign = match zone.as_bytes().first()? {
+        b'+' => 1,
+        b'-' => -1,
+        _ => return None,
+    };
+    let [hours, minutes] = numbers(&zone[1..], ':', [2, 2])?;
+    (hours < 24 && minutes < 60).then_some((time, sign * (hours * 60 + minutes)))
+}
+
+/// Numbers of exactly these lengths between separators.
+fn numbers<const N: usize>(text: &str, separator: char, lengths: [usize; N]) -> Option<[i64; N]> {
+    let parts: Vec<&str> = text.split(separator).collect();
+    let parts: [&str; N] = parts.try_into().ok()?;
+    let mut found = [0; N];
+    for ((number, part), length) in found.iter_mut().zip(parts).zip(lengths) {
+        if part.len() != length || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        *number = part.parse().ok()?;
+    }
+    Some(found)
+}
+
+const fn days_in(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Days from 1970-01-01 to a date of the Gregorian calendar, by eras of 400 years that begin in March.
+const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, month_from_march) = (year / 400, (month + 9) % 12);
+    let year_of_era = year - era * 400;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +157,23 @@ mod tests {
         assert_eq!(Timestamp::from_ms(951_782_399_999).to_string(), "2000-02-28T23:59:59.999Z");
         assert_eq!(Timestamp::from_ms(951_782_400_000).to_string(), "2000-02-29T00:00:00.000Z");
         assert_eq!(Timestamp::from_ms(1_795_478_400_000).to_string(), "2026-11-24T00:00:00.000Z");
+    }
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        for ms in [0, 951_782_399_999, 951_782_400_000, 1_795_478_400_001] {
+            let at = Timestamp::from_ms(ms);
+            assert_eq!(Timestamp::from_rfc3339(&at.to_string()), Some(at));
+        }
+        for wrong in [
+            "",
+            "2026-11-24T00:00:00",
+            "2026-13-01T00:00:00Z",
+            "2026-11-24T24:00:00Z",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert_eq!(Timestamp::from_rfc3339(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

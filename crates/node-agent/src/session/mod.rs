@@ -103,6 +103,7 @@ pub async fn run<N: Network>(
             Err(error) => error.into(),
         };
         node.connected.store(false, Ordering::Relaxed);
+        node.lost(causes(&closed));
         // What nobody can watch any more.
         while chunks.try_recv().is_ok() {}
         let (min, max) = retry_ms(&node);
@@ -188,6 +189,7 @@ async fn talk_until_closed<L: Link>(
                 *greeted = machine.is_greeted();
                 writes.extend(act(node, link, action).await?);
                 if *greeted && !node.connected.swap(true, Ordering::Relaxed) {
+                    node.reached();
                     node.journal.note(Level::Info, Kind::Network, "connected");
                     send_ends(node, link, &mut machine).await?;
                 }

@@ -76,11 +76,6 @@ pub(crate) struct LinkShown {
 }
 
 impl LinkShown {
-    /// The account.
-    pub(crate) fn account(&self) -> &str {
-        &self.account
-    }
-
     /// A link, for showing.
     pub(crate) fn of(link: &AccountLink) -> Self {
         let (account, kind) = match link.account() {

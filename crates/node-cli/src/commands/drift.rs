@@ -5,7 +5,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use node_agent::drift::{self, Finding, How};
-use node_store::inventory::{Artifact, Change};
+use node_store::inventory::Change;
 use node_types::{
     Digest, Timestamp,
     config::PIECE_BYTES,
@@ -96,18 +96,6 @@ impl Drift {
             Self::History(history) => history.run(context),
         }
     }
-}
-
-/// The names of the artifacts that drifted, by what was noted of them last.
-pub(super) fn noted(artifacts: &[Artifact]) -> Vec<String> {
-    let finding = |artifact: &Artifact| Finding {
-        id: artifact.id.clone(),
-        facts: artifact.facts,
-        state: artifact.state,
-        how: How::Noted(String::new()),
-        damaged: Vec::new(),
-    };
-    artifacts.iter().map(finding).filter(Finding::is_drift).map(|finding| finding.id.to_string()).collect()
 }
 
 #[derive(Serialize)]

@@ -21,6 +21,8 @@ pub(crate) mod update;
 
 use std::process::ExitCode;
 
+use node_agent::standing::Health;
+
 use crate::{
     cli::{Cli, Command, Common},
     context::Context,
@@ -37,6 +39,8 @@ pub(crate) enum Verdict {
     Done,
     /// What was to be judged is refused, or not all could be done; the report said why.
     Refused,
+    /// The report says how the node is, and the exit code too.
+    Health(Health),
     /// Something is not what it was when it was installed; the report said what.
     Drifted,
 }
@@ -47,6 +51,10 @@ impl Verdict {
             Self::Done => ExitCode::SUCCESS,
             Self::Refused => ExitCode::FAILURE,
             Self::Drifted => ExitCode::from(3),
+            Self::Health(Health::Well) => ExitCode::SUCCESS,
+            Self::Health(Health::Attention) => ExitCode::from(10),
+            Self::Health(Health::Failing) => ExitCode::from(11),
+            Self::Health(Health::Stopped) => ExitCode::from(12),
         }
     }
 }

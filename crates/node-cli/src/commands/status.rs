@@ -1,176 +1,66 @@
 //! `status`: how the node stands, and what to do next. It needs no key and works beside a running Agent.
+//!
+//! A running Agent is asked through its page, whose address stands in the volume's lock file: it knows more than the disk.
+//! Where it cannot be asked, the disk is looked at, and the answer says so. The report is `node_agent::standing`; here it is
+//! put on a screen.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{io::IsTerminal as _, time::Duration};
 
 use clap::Args;
-use node_agent::models::brings_files;
-use node_store::{
-    clock::Trust, jobs::BATCH_MAX, keys::Protection, logs::Query, salvage::Incident, view::View,
+use node_agent::standing::{
+    self, Agent, Around, Connection, Health, Identity, Incident, Jobs, Source, Standing, StandingError, Term,
+    Worst,
 };
-use node_types::{config::NodeConfig, log::Level, models::ModelState};
-use serde::Serialize;
+use node_store::{keys::Protection, volume::HeldBy};
+use node_types::{models::ModelState, protocol::Readiness};
 
-use super::{
-    Verdict,
-    account::LinkShown,
-    config::SnapshotShown,
-    drift,
-    jobs::CountsShown,
-    models::{self, ModelShown},
-};
+use super::Verdict;
 use crate::{
     context::{self, Context},
     failure::Failure,
-    identity::Identity,
-    measure::{self, count},
+    files, http,
+    measure::{self, count, span},
     out::Report,
     page::{Page, Tone},
 };
 
+/// How long the running Agent may take to answer: 2 seconds for each step.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks while watching: 2 seconds.
+const EVERY: Duration = Duration::from_secs(2);
+/// The longest token file that is read, in bytes.
+const TOKEN_BYTES_MAX: usize = 4096;
+/// Expired jobs that one look counts.
+const UNREPORTED_MAX: u64 = 256;
+
 /// Show how the node stands and what to do next.
+///
+/// A running Agent is asked through its page; where there is none, the disk is looked at, and the answer says so.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  resultity-node status\n  resultity-node --home /srv/second status --json | jq -r .agent.running"
-)]
-pub(crate) struct Status {}
+#[command(after_help = "Examples:
+  resultity-node status
+  resultity-node status --watch
+  resultity-node status --check > /dev/null || echo 'look at the node'
+  resultity-node --home /srv/second status --json | jq -r .health
 
-#[derive(Serialize)]
-struct Standing {
-    #[serde(flatten)]
-    identity: Option<Identity>,
-    folder: PathBuf,
-    agent: Agent,
-    time: String,
-    /// The clock jumped: nothing is ended by time until the network confirms it.
-    time_held: bool,
-    snapshot: Option<SnapshotShown>,
-    floor_version: u64,
-    keyset_version: Option<u64>,
-    /// Stored snapshots and keysets that do not verify any more.
-    unverifiable: u64,
-    account: Option<LinkShown>,
-    jobs: Jobs,
-    traces: Traces,
-    logs: Logs,
-    models: Models,
-    /// Artifacts by state.
-    artifacts: BTreeMap<&'static str, u64>,
-    /// The artifacts that were changed or are gone since they were installed, as the Agent noted it last.
-    drifted: Vec<String>,
-    incidents: Vec<IncidentShown>,
-    /// The newest warning or error that the network does not have yet.
-    trouble: Option<Trouble>,
-    next: Vec<String>,
+Exit codes with --check: 0 well, 10 attention, 11 failing, 12 not running, 1 it could not be looked at. For Nagios and its kin \
+10 is a warning, 11 and 12 are critical, everything else but 0 is unknown.")]
+pub(crate) struct Status {
+    /// Look again every 2 seconds, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// Say by the exit code whether the node is well, for monitoring
+    #[arg(long, conflicts_with = "watch")]
+    check: bool,
 }
 
-#[derive(Serialize)]
-struct Trouble {
-    at: String,
-    level: Level,
-    message: String,
-}
-
-#[derive(Serialize)]
-struct Agent {
-    running: bool,
-    pid: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct Jobs {
-    #[serde(flatten)]
-    counts: CountsShown,
-    held: u64,
-    bytes: u64,
-    /// Jobs that ever expired in this volume.
-    expired: u64,
-    /// Those that the network was not told of; one look counts up to [`BATCH_MAX`].
-    expired_unreported: u64,
-}
-
-#[derive(Serialize)]
-struct Models {
-    listed: u64,
-    active: u64,
-    /// Those that are not all here, or could not be had.
-    missing: u64,
-    /// The one that is farthest from being active.
-    worst: Option<Worst>,
-}
-
-#[derive(Serialize)]
-struct Worst {
-    model: String,
-    state: ModelState,
-    reason: Option<String>,
-}
-
-impl Models {
-    fn of(models: &[ModelShown], kept_here: bool) -> Self {
-        let listed = || models.iter().filter(|model| model.listed);
-        let far = |model: &&ModelShown| match model.state {
-            ModelState::Failed => 3,
-            ModelState::Pending => 2,
-            ModelState::Inactive => 1,
-            ModelState::Active | ModelState::Archived => 0,
-        };
-        let worst = listed().filter(|model| far(model) > 0).max_by_key(far).map(|model| Worst {
-            model: model.model.to_string(),
-            state: model.state,
-            reason: model.reason.clone(),
-        });
-        Self {
-            listed: listed().count() as u64,
-            active: listed().filter(|model| model.state == ModelState::Active).count() as u64,
-            missing: listed().filter(|model| kept_here && !model.is_here()).count() as u64,
-            worst,
+impl From<StandingError> for Failure {
+    fn from(error: StandingError) -> Self {
+        match error {
+            StandingError::Read(error) => error.into(),
+            StandingError::Snapshot(error) => error.into(),
+            StandingError::Clock(error) => error.into(),
         }
-    }
-}
-
-#[derive(Serialize)]
-struct Traces {
-    bytes: u64,
-    /// Deleted before the network had them.
-    lost: u64,
-}
-
-#[derive(Serialize)]
-struct Logs {
-    /// Records lost, by level.
-    lost: BTreeMap<Level, u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unreadable: Option<String>,
-}
-
-#[derive(Serialize)]
-struct IncidentShown {
-    database: &'static str,
-    at: String,
-    cause: String,
-    moved_to: Option<String>,
-    saved: u64,
-    lost: Option<u64>,
-}
-
-impl IncidentShown {
-    fn of(incident: Incident) -> Self {
-        Self {
-            database: incident.database.file(),
-            at: incident.at.to_string(),
-            cause: incident.cause,
-            moved_to: incident.moved_to,
-            saved: incident.saved,
-            lost: incident.lost,
-        }
-    }
-
-    fn line(&self) -> String {
-        let lost = match self.lost {
-            Some(lost) => format!("{lost} lost at the most"),
-            None => "nobody can tell how many are lost".to_owned(),
-        };
-        format!("{} {}: {}; {} saved, {lost}", self.at, self.database, self.cause, self.saved)
     }
 }
 
@@ -178,138 +68,246 @@ impl Status {
     /// # Errors
     /// [`Failure`].
     pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
-        let view = context.view()?;
-        let mut standing = look(context, &view)?;
-        standing.next = next(&standing);
+        if self.watch {
+            return watch(context);
+        }
+        let standing = look(context)?;
         context.out.show(&standing)?;
-        Ok(Verdict::Done)
+        Ok(if self.check { Verdict::Health(standing.health) } else { Verdict::Done })
     }
 }
 
-fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
-    let pid = context.holder()?;
-    let (time, snapshots) = (context::time(view)?, view.snapshots()?);
-    let (tally, counts) = (view.jobs().tally()?, view.jobs().counts()?);
-    let known = view.inventory().list()?;
-    let mut artifacts = BTreeMap::new();
-    for artifact in &known {
-        *artifacts.entry(artifact.state.name()).or_default() += 1;
-    }
-    let config: Option<&NodeConfig> = snapshots.current().map(|current| current.config.document());
-    let (lost, unreadable) = match view.logs().losses() {
-        Ok(lost) => (lost, None),
-        // The rest can still be shown.
-        Err(error) => (BTreeMap::new(), Some(Failure::from(error).story())),
-    };
-    // Those of a logs.db that cannot be read are in it.
-    let incidents = match (view.incidents(), &unreadable) {
-        (Ok(incidents), _) => incidents,
-        (Err(_), Some(_)) => Vec::new(),
-        (Err(error), None) => return Err(error.into()),
-    };
-    Ok(Standing {
-        identity: context.identity()?,
-        folder: context.folder(),
-        agent: Agent { running: pid.is_some(), pid: pid.and_then(|pid| pid.parse().ok()) },
-        time: time.now.to_string(),
-        time_held: matches!(time.trust, Trust::Held { .. }),
-        snapshot: snapshots.current().map(|current| SnapshotShown::of(current, time.now)),
-        floor_version: snapshots.floor().version,
-        keyset_version: snapshots.keyset().map(|keyset| keyset.document().version),
-        unverifiable: snapshots.unverifiable().len() as u64,
-        account: view.binding().account()?.as_ref().map(LinkShown::of),
-        jobs: Jobs {
-            counts: CountsShown::of(counts),
-            held: tally.jobs,
-            bytes: tally.bytes,
-            expired: tally.expired,
-            expired_unreported: view.jobs().unreported()?.len() as u64,
-        },
-        traces: Traces { bytes: tally.trace_bytes, lost: tally.traces_lost },
-        logs: Logs { lost, unreadable },
-        models: Models::of(&models::look(view, config)?, config.is_some_and(brings_files)),
-        artifacts,
-        drifted: drift::noted(&known),
-        incidents: incidents.into_iter().map(IncidentShown::of).collect(),
-        trouble: trouble(view),
-        next: Vec::new(),
+/// Shows it again and again: in place on a terminal, one below the other elsewhere.
+fn watch(context: &Context) -> Result<Verdict, Failure> {
+    let in_place = std::io::stdout().is_terminal() && !context.out.is_json();
+    let threads =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    threads.block_on(async {
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
+        // Registered before the first look, so that no Ctrl-C is an unexpected one.
+        tokio::select! {
+            biased;
+            _ = &mut interrupted => return Ok(Verdict::Done),
+            () = std::future::ready(()) => {}
+        }
+        let mut first = true;
+        loop {
+            let standing = look(context)?;
+            if in_place {
+                // ECMA-48: to the upper left corner, and nothing below.
+                context.out.raw("\u{1b}[H\u{1b}[2J")?;
+            } else if !first && !context.out.is_json() {
+                context.out.raw("\n")?;
+            }
+            first = false;
+            context.out.show_line(&standing)?;
+            tokio::select! {
+                _ = &mut interrupted => return Ok(Verdict::Done),
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
     })
 }
 
-/// What the network has is no longer kept here, so what is left is what happened lately, or since it was reached last.
-fn trouble(view: &View) -> Option<Trouble> {
-    let query = Query { level_min: Some(Level::Warn), limit: Some(1), ..Query::default() };
-    // That the logs cannot be read is said on its own line.
-    let record = view.logs().query(&query).ok()?.pop()?.record;
-    Some(Trouble { at: record.at.to_string(), level: record.level, message: record.message })
+/// How the node stands, by the Agent that runs or by the disk.
+fn look(context: &Context) -> Result<Standing, Failure> {
+    // What is wrong with the volume is said before anybody is asked.
+    let view = context.view()?;
+    let held = context.held_by()?;
+    if let Some(standing) = held.as_ref().and_then(|held| ask(context, held)) {
+        return Ok(standing);
+    }
+    let snapshots = view.snapshots()?;
+    let identity = context.identity()?.map(|held| Identity {
+        node: held.node.to_string(),
+        address: held.address,
+        protection: held.protection,
+    });
+    let agent = Agent {
+        running: held.is_some(),
+        pid: held.as_ref().and_then(|held| held.pid.parse().ok()),
+        page: held.and_then(|held| held.page),
+        ..Agent::default()
+    };
+    let around = Around {
+        network: context.settings.network,
+        identity,
+        folder: context.folder(),
+        command: context.settings.command.clone(),
+        agent,
+        time: context::time(&view)?,
+    };
+    Ok(standing::gather(&view, &snapshots, around, None)?)
 }
 
-/// What the operator should do, the most urgent first.
-fn next(standing: &Standing) -> Vec<String> {
-    let mut next = Vec::new();
-    let mut say = |text: String| next.push(text);
-    if standing.identity.is_none() {
-        say("put keys/node.key back from its backup: without it this volume cannot be opened".to_owned());
+/// What the Agent says; nothing where it cannot be asked, or says it in words of another release.
+fn ask(context: &Context, held: &HeldBy) -> Option<Standing> {
+    let page = held.page.as_ref()?;
+    let token = context.settings.page.token_file.as_deref().and_then(|file| {
+        let bytes = files::read(file, TOKEN_BYTES_MAX).ok()?;
+        Some(std::str::from_utf8(&bytes).ok()?.trim().to_owned())
+    });
+    let (status, body) = http::page(page, "/v1/status", token.as_deref(), PATIENCE).ok()?;
+    let standing: Standing = (status == 200).then(|| serde_json::from_slice(&body).ok())??;
+    // A page that another program has meanwhile, or another node's.
+    (standing.folder == context.folder()).then_some(standing)
+}
+
+const fn health_tone(health: Health) -> Tone {
+    match health {
+        Health::Well => Tone::Good,
+        Health::Attention | Health::Stopped => Tone::Warning,
+        Health::Failing => Tone::Bad,
     }
-    if standing.unverifiable > 0 {
-        let stored = count(standing.unverifiable, "stored document");
-        say(format!(
-            "{stored} of the network cannot be verified any more: run the node, it fetches them again"
-        ));
+}
+
+const fn term_tone(term: Term) -> Tone {
+    match term {
+        Term::Fresh | Term::RefreshDue => Tone::Good,
+        Term::Stale => Tone::Warning,
+        Term::OutOfForce => Tone::Bad,
     }
-    if !standing.incidents.is_empty() || standing.logs.unreadable.is_some() {
-        say("a database was damaged: check the disk; the node saves what can be read and reports the loss when it runs".to_owned());
+}
+
+const fn readiness_words(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Active => "takes jobs",
+        Readiness::Starting => "the runtime starts",
+        Readiness::Installing => "models are being installed",
+        Readiness::NoConfiguration => "no snapshot in force",
+        Readiness::RuntimeDown => "the runtime is down",
+        Readiness::StorageFailed => "the store takes no writes",
+        Readiness::Stopping => "stopping",
     }
-    if standing.time_held {
-        say("the clock jumped: set it right; nothing is ended by time until the network confirms it"
-            .to_owned());
+}
+
+fn incident_line(incident: &Incident) -> String {
+    let lost = match incident.lost {
+        Some(lost) => format!("{lost} lost at the most"),
+        None => "nobody can tell how many are lost".to_owned(),
+    };
+    let Incident { at, database, cause, saved, .. } = incident;
+    format!("{at} {database}: {cause}; {saved} saved, {lost}")
+}
+
+fn agent_rows(standing: &Standing, page: &mut Page) {
+    let agent = &standing.agent;
+    match (agent.running, agent.pid) {
+        (true, pid) => {
+            let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+            let ready = agent.readiness.map(|it| format!(", {}", readiness_words(it))).unwrap_or_default();
+            let since = agent.started_at.map(|at| format!(", for {}", span(standing.time.0.since_ms(at.0))));
+            let text = format!("running{process}{}{ready}", since.unwrap_or_default());
+            page.toned_row("agent", Tone::Good, text);
+        }
+        (false, _) => page.toned_row("agent", Tone::Warning, "not running"),
     }
-    if !standing.drifted.is_empty() {
-        let drifted = count(standing.drifted.len() as u64, "artifact");
-        say(format!(
-            "{drifted} drifted from what was installed: `resultity-node drift check` says which pieces; the Agent repairs models"
-        ));
+    match (&agent.page, standing.source) {
+        (Some(url), Source::Agent) => page.row("page", url),
+        (Some(url), Source::Volume) => {
+            page.toned_row("page", Tone::Warning, format!("{url} does not answer: this is from the disk"));
+        }
+        (None, _) if agent.running => page.row("page", "none: this is from the disk"),
+        (None, _) => {}
     }
+    if let Some(Connection { connected, since, why, outages }) = &standing.connection {
+        let for_ = span(standing.time.0.since_ms(since.0));
+        let before = if outages.is_empty() {
+            String::new()
+        } else {
+            format!("; {} before", count(outages.len() as u64, "outage"))
+        };
+        if *connected {
+            page.toned_row("connection", Tone::Good, format!("connected for {for_}{before}"));
+        } else {
+            let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            page.toned_row("connection", Tone::Warning, format!("none for {for_}{before}{why}"));
+        }
+    }
+}
+
+fn job_rows(standing: &Standing, page: &mut Page) {
+    let jobs = &standing.jobs;
+    let begun_anew = if standing.agent.running || jobs.running == 0 {
+        ""
+    } else {
+        "; those that ran begin anew at the next start"
+    };
+    let Jobs { queued, running, unsent, bytes, .. } = jobs;
+    let counts = format!("{queued} queued, {running} running, {unsent} to be acknowledged");
+    page.row("jobs", format!("{counts}; {}{begun_anew}", measure::bytes(*bytes)));
+    if let Some(longest) = jobs.at_work.first() {
+        let for_ = span(standing.time.0.since_ms(longest.since.0));
+        page.row("", format!("the longest runs for {for_}: {} of {}", longest.job, longest.model));
+    }
+    if let Some(last) = jobs.lately.first() {
+        let outcome = match last.outcome {
+            node_types::trace::Outcome::Answered => "answered",
+            node_types::trace::Outcome::Failed => "failed",
+            node_types::trace::Outcome::Expired => "expired",
+        };
+        let took = last.duration_ms.map(|ms| format!(" in {}", span(ms))).unwrap_or_default();
+        let ago = span(standing.time.0.since_ms(last.ended_at.0));
+        page.row("", format!("the last one {outcome}{took}, {ago} ago"));
+    }
+    if jobs.expired > 0 {
+        let more = if jobs.expired_unreported == UNREPORTED_MAX { " or more" } else { "" };
+        page.row(
+            "expired",
+            format!("{} ever, {}{} to be reported", jobs.expired, jobs.expired_unreported, more),
+        );
+    }
+    let lost =
+        if standing.traces.lost > 0 { format!("; {} lost", standing.traces.lost) } else { String::new() };
+    page.row("traces", format!("{}{lost}", measure::bytes(standing.traces.bytes)));
+    match &standing.logs.unreadable {
+        Some(why) => page.toned_row("logs", Tone::Bad, why),
+        None if standing.logs.lost.is_empty() => page.row("logs", "none lost"),
+        None => {
+            let lost: Vec<String> =
+                standing.logs.lost.iter().map(|(level, lost)| format!("{lost} {level}")).collect();
+            page.toned_row("logs", Tone::Warning, format!("lost: {}", lost.join(", ")));
+        }
+    }
+}
+
+fn model_rows(standing: &Standing, page: &mut Page) {
     let models = &standing.models;
-    if models.worst.as_ref().is_some_and(|worst| worst.state == ModelState::Failed) {
-        say("a model cannot be used: `resultity-node models list` says why".to_owned());
-    }
-    match (&standing.snapshot, standing.agent.running) {
-        (_, false) => say("start the node: `resultity-node run`".to_owned()),
-        (None, true) => {
-            say("wait for the first snapshot; `resultity-node logs --kind configuration` tells what came of it".to_owned());
+    if models.listed > 0 {
+        let tone = models.worst.as_ref().map_or(Tone::Plain, |worst| match worst.state {
+            ModelState::Failed => Tone::Bad,
+            ModelState::Pending | ModelState::Inactive | ModelState::Active | ModelState::Archived => {
+                Tone::Warning
+            }
+        });
+        page.toned_row("models", tone, format!("{} of {} active", models.active, models.listed));
+        if let Some(Worst { model, state, reason }) = &models.worst {
+            let because = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            page.toned_row("", tone, format!("{model} is {state}{because}"));
         }
-        (Some(snapshot), true) if snapshot.tone == Tone::Bad => {
-            say("no job is taken under this snapshot any more: see that the node reaches its network (`resultity-node logs --kind network`)".to_owned());
-        }
-        (Some(snapshot), true) if snapshot.tone == Tone::Warning => {
-            say("the snapshot is past its time: see that the node reaches its network (`resultity-node logs --kind network`)".to_owned());
-        }
-        (Some(_), true) if standing.trouble.is_some() => {
-            say("see what troubles the node: `resultity-node logs --level warn`".to_owned());
-        }
-        (Some(_), true) => {}
     }
-    if models.missing > 0 && !standing.agent.running {
-        say("fetch the models: `resultity-node models install`; the Agent does it too".to_owned());
+    if let Some(restarts) =
+        standing.runtime.as_ref().and_then(|runtime| runtime.restarts).filter(|it| *it > 0)
+    {
+        page.toned_row("runtime", Tone::Warning, format!("fell {} in this start", count(restarts, "time")));
     }
-    let stopped = if standing.agent.running { " (stop the Agent first)" } else { "" };
-    let unprotected =
-        standing.identity.as_ref().is_some_and(|held| held.protection == Protection::ObfuscationOnly);
-    if unprotected {
-        say(format!("seal the key under a passphrase or a secret: `resultity-node key reseal`{stopped}"));
+    for name in &standing.drifted {
+        page.toned_row("drifted", Tone::Bad, name);
     }
-    if standing.account.is_none() {
-        say(format!("link the node to an account: `resultity-node account link`{stopped}"));
+    if !standing.artifacts.is_empty() {
+        let states: Vec<String> =
+            standing.artifacts.iter().map(|(state, number)| format!("{number} {state}")).collect();
+        page.row("artifacts", states.join(", "));
     }
-    next
 }
 
 impl Report for Standing {
     fn page(&self, page: &mut Page) {
+        page.toned_row("health", health_tone(self.health), self.health.name());
+        page.row("network", self.network);
         match &self.identity {
             Some(held) => {
-                page.row("network", held.network);
                 page.row("node", &held.node);
                 page.row("address", &held.address);
                 let tone = match held.protection {
@@ -321,71 +319,30 @@ impl Report for Standing {
             None => page.toned_row("key", Tone::Bad, "missing"),
         }
         page.row("folder", self.folder.display());
-        match (self.agent.running, self.agent.pid) {
-            (true, Some(pid)) => page.toned_row("agent", Tone::Good, format!("running, process {pid}")),
-            (true, None) => page.toned_row("agent", Tone::Good, "running"),
-            (false, _) => page.toned_row("agent", Tone::Warning, "not running"),
-        }
+        agent_rows(self, page);
         match &self.snapshot {
             Some(snapshot) => {
-                page.toned_row("snapshot", snapshot.tone, snapshot.line());
-                page.row("", snapshot.digest());
+                page.toned_row("snapshot", term_tone(snapshot.validity), snapshot.line());
+                page.row("", snapshot.digest);
+                if let (Some(previous), Some(changes)) = (snapshot.previous_version, &snapshot.changes) {
+                    let what = match changes.as_slice() {
+                        [] => "nothing that the node does".to_owned(),
+                        [one] => one.clone(),
+                        [first, rest @ ..] => format!("{first}, and {} more", rest.len()),
+                    };
+                    page.row("", format!("since version {previous} it changed: {what}"));
+                }
             }
             None => page.toned_row("snapshot", Tone::Warning, "none yet"),
         }
-        page.row("account", self.account.as_ref().map_or("none", LinkShown::account));
-        let jobs = &self.jobs;
-        let begun_anew = if self.agent.running || jobs.counts.running == 0 {
-            ""
-        } else {
-            "; those that ran begin anew at the next start"
-        };
-        page.row("jobs", format!("{}; {}{begun_anew}", jobs.counts.text(), measure::bytes(jobs.bytes)));
-        if jobs.expired > 0 {
-            let more = if jobs.expired_unreported == u64::from(BATCH_MAX) { " or more" } else { "" };
-            page.row(
-                "expired",
-                format!("{} ever, {}{} to be reported", jobs.expired, jobs.expired_unreported, more),
-            );
-        }
-        let lost = if self.traces.lost > 0 { format!("; {} lost", self.traces.lost) } else { String::new() };
-        page.row("traces", format!("{}{lost}", measure::bytes(self.traces.bytes)));
-        match &self.logs.unreadable {
-            Some(why) => page.toned_row("logs", Tone::Bad, why),
-            None if self.logs.lost.is_empty() => page.row("logs", "none lost"),
-            None => {
-                let lost: Vec<String> =
-                    self.logs.lost.iter().map(|(level, lost)| format!("{lost} {level}")).collect();
-                page.toned_row("logs", Tone::Warning, format!("lost: {}", lost.join(", ")));
-            }
-        }
-        let models = &self.models;
-        if models.listed > 0 {
-            let tone = models.worst.as_ref().map_or(Tone::Plain, |worst| match worst.state {
-                ModelState::Failed => Tone::Bad,
-                ModelState::Pending | ModelState::Inactive | ModelState::Active | ModelState::Archived => {
-                    Tone::Warning
-                }
-            });
-            page.toned_row("models", tone, format!("{} of {} active", models.active, models.listed));
-            if let Some(Worst { model, state, reason }) = &models.worst {
-                let because = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                page.toned_row("", tone, format!("{model} is {state}{because}"));
-            }
-        }
-        for name in &self.drifted {
-            page.toned_row("drifted", Tone::Bad, name);
-        }
-        if !self.artifacts.is_empty() {
-            let states: Vec<String> =
-                self.artifacts.iter().map(|(state, number)| format!("{number} {state}")).collect();
-            page.row("artifacts", states.join(", "));
-        }
+        page.row("account", self.account.as_ref().map_or("none", |account| &account.account));
+        job_rows(self, page);
+        model_rows(self, page);
         if self.time_held {
             page.toned_row("time", Tone::Bad, format!("{}, in doubt", self.time));
         }
         for incident in &self.incidents {
-            page.toned_row("incident", Tone::Bad, incident.line());
+            page.toned_row("incident", Tone::Bad, incident_line(incident));
         }
         if let Some(trouble) = &self.trouble {
             page.toned_row("lately", Tone::Warning, format!("{} {}", trouble.at, trouble.message));

@@ -185,7 +185,9 @@ impl Stage {
     /// [`Failure`].
     pub(crate) fn start_node(&mut self) -> Result<u32, Failure> {
         let log = self.folder.join("node.log");
-        let program = Program::start(&self.binary, &["--home", "home", "run"], &self.folder, &log)?;
+        // Where there is room: a node of this machine may have the usual place.
+        let arguments = ["--home", "home", "run", "--page-listen", "127.0.0.1:0"];
+        let program = Program::start(&self.binary, &arguments, &self.folder, &log)?;
         let pid = program.pid();
         self.node = Some(program);
         Ok(pid)

@@ -2,13 +2,15 @@
 
 use std::{
     ffi::OsStr,
+    net::SocketAddr,
     num::NonZeroU64,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use node_agent::settings::{
-    KeySettings, ModelSettings, RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS, Settings,
+    KeySettings, ModelSettings, PAGE_LISTEN, PageSettings, RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS,
+    Settings,
 };
 use node_types::Network;
 
@@ -24,6 +26,8 @@ pub(crate) struct Values {
     /// Highest first: flags, environment, file.
     layers: [Layer; 3],
     home: PathBuf,
+    /// How the command line is called for this home, without the network.
+    called: String,
 }
 
 impl Values {
@@ -48,12 +52,20 @@ impl Values {
             })?,
             None => Layer::default(),
         };
-        let mut values = Self { layers: [flags, environment, file], home: PathBuf::new() };
+        let layers = [flags, environment, file];
+        let mut values = Self { layers, home: PathBuf::new(), called: "resultity-node".to_owned() };
         values.home = match values.path("home") {
             // The store names its folders in full.
             Some(home) => std::path::absolute(&home).unwrap_or(home),
             None => usual_home(surroundings).ok_or(SettingsError::NoHome)?,
         };
+        if usual_home(surroundings).is_none_or(|usual| usual != values.home) {
+            values.called += &format!(" --home {}", quoted(&values.home));
+        }
+        if let Some(config) = config {
+            let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+            values.called += &format!(" --config {}", quoted(&config));
+        }
         if named.is_none() {
             let path = values.home.join(FILE);
             if let Some(file) = Layer::of_file(&path)? {
@@ -98,9 +110,15 @@ impl Values {
     /// [`SettingsError::Value`].
     pub(crate) fn settings(&self) -> Result<Settings, SettingsError> {
         let url = "a URL";
+        let network = self.parsed("network", "testnet or mainnet")?.unwrap_or(NETWORK);
+        let mut command = self.called.clone();
+        if network != NETWORK {
+            command += &format!(" --network {network}");
+        }
         Ok(Settings {
+            command,
             home: self.home.clone(),
-            network: self.parsed("network", "testnet or mainnet")?.unwrap_or(NETWORK),
+            network,
             network_url: self.text("network_url", url)?.unwrap_or_default(),
             keyset_digest: self.parsed("keyset_digest", "sha256: and 64 lower-case hex digits")?,
             keys: KeySettings {
@@ -123,10 +141,28 @@ impl Values {
                     .parsed("models.scrub_ms", "a number of milliseconds, 1 or more")?
                     .map_or(SCRUB_MS, NonZeroU64::get),
             },
+            page: self.page()?,
             shutdown_grace_ms: self
                 .parsed("shutdown_grace_ms", "a number of milliseconds")?
                 .unwrap_or(SHUTDOWN_GRACE_MS),
         })
+    }
+
+    /// Where the status page is.
+    fn page(&self) -> Result<PageSettings, SettingsError> {
+        let wanted = "an address and a port, as in 127.0.0.1:7413, or off";
+        let listen = match self.text("page.listen", wanted)?.as_deref() {
+            None => Some(PAGE_LISTEN),
+            Some("off") => None,
+            Some(_) => self.parsed::<SocketAddr>("page.listen", wanted)?,
+        };
+        let token_file = self.path("page.token_file");
+        if let (Some(listen), None, Some(given)) = (listen, &token_file, self.given("page.listen"))
+            && !listen.ip().is_loopback()
+        {
+            return Err(SettingsError::OpenPage { origin: given.origin.clone(), listen });
+        }
+        Ok(PageSettings { listen, token_file })
     }
 
     /// Asks for a key that a command cannot do without.
@@ -145,6 +181,16 @@ impl Values {
 fn wrong(given: &Given, wanted: &str) -> SettingsError {
     let found = given.values.join(OsStr::new(":")).to_string_lossy().into_owned();
     SettingsError::Value { origin: given.origin.clone(), found, wanted: wanted.to_owned() }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@%,:".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Where a node lives unless it is told: `/var/lib/resultity` for root, else in the user's data folder (XDG Base
@@ -174,7 +220,8 @@ mod tests {
         }
         let environment = Layer::of_environment(&around(environment)).unwrap();
         let file = Layer::of_text(file, Path::new("/f/node.toml")).unwrap();
-        Values { layers: [layer, environment, file], home: PathBuf::from("/h") }
+        let called = "resultity-node".to_owned();
+        Values { layers: [layer, environment, file], home: PathBuf::from("/h"), called }
     }
 
     #[test]
@@ -204,6 +251,39 @@ mod tests {
         assert!(error.starts_with("keyset_digest in /f/node.toml"), "{error}");
         let error = values(&[], &[], "[models]\nscrub_ms = 0").settings().unwrap_err().to_string();
         assert!(error.contains("1 or more"), "{error}");
+    }
+
+    #[test]
+    fn what_is_to_be_typed_names_home_and_network_where_they_are_not_the_usual_ones() {
+        let command = |flags: &[(&'static str, &str)]| {
+            let mut layer = Layer::default();
+            for (name, value) in flags {
+                layer.flag(name, Some(*value));
+            }
+            Values::read(layer, None, &around(&[("HOME", "/u")])).unwrap().settings().unwrap().command
+        };
+        assert_eq!(command(&[]), "resultity-node");
+        assert_eq!(command(&[("network", "mainnet")]), "resultity-node --network mainnet");
+        assert_eq!(command(&[("home", "/u/.local/share/resultity")]), "resultity-node");
+        assert_eq!(command(&[("home", "/srv/it's me")]), r"resultity-node --home '/srv/it'\''s me'");
+    }
+
+    #[test]
+    fn the_page_is_for_this_machine_unless_a_token_guards_it() {
+        let page = |file: &str| values(&[], &[], file).settings().map(|settings| settings.page);
+        assert_eq!(page("").unwrap(), PageSettings::default());
+        assert_eq!(page("[page]\nlisten = \"off\"").unwrap(), PageSettings::off());
+        assert_eq!(page("[page]\nlisten = \"[::1]:0\"").unwrap().listen, "[::1]:0".parse().ok());
+        let open = "[page]\nlisten = \"0.0.0.0:7413\"";
+        let error = page(open).unwrap_err().to_string();
+        assert!(error.starts_with("page.listen in /f/node.toml is 0.0.0.0:7413"), "{error}");
+        assert!(error.contains("--page-token-file"), "{error}");
+        let guarded = page(&format!("{open}\ntoken_file = \"t\"")).unwrap();
+        assert_eq!(guarded.token_file, Some("/f/t".into()));
+        for wrong in ["7413", "localhost:7413", "on"] {
+            let error = page(&format!("[page]\nlisten = \"{wrong}\"")).unwrap_err().to_string();
+            assert!(error.contains("it should be an address and a port"), "{error}");
+        }
     }
 
     #[test]

@@ -89,17 +89,24 @@ fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let mut command = home.command(["run", "--network-url", &url, "--log-format", "json", "--log", "debug"]);
+    command.env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let pid = child.id().to_string();
     let mut seen = Value::Null;
     for _ in 0..200 {
         seen = home.json(["status"]);
-        if seen["agent"]["running"] == true {
+        // It has the volume before it has its page.
+        if seen["source"] == "agent" {
             break;
         }
         sleep(Duration::from_millis(50));
     }
     assert_eq!(seen["agent"]["pid"], child.id(), "{seen}");
+    assert!(seen["agent"]["page"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{seen}");
+    assert_eq!(seen["connection"]["connected"], false, "only the Agent knows that");
+    home.run(["status"]).well().says(&["http://127.0.0.1:", "wait for the first snapshot"]);
+    // It runs, and has nothing to run under yet.
+    assert_eq!(home.run(["status", "--check"]).code, Some(10));
     home.run(["rotate"]).failed(4, &[&pid]);
     let child_pid = Pid::from_child(&child);
     kill_process(child_pid, Signal::TERM).unwrap();
@@ -112,4 +119,5 @@ fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
     assert!(said.err.contains("stopping"), "{}", said.err);
     let ends = home.run(["logs", "--grep", "the Agent ends", "--json"]).well();
     assert_eq!(ends.out.lines().count(), 1, "{}", ends.out);
+    assert_eq!(home.run(["status", "--check"]).code, Some(12), "no Agent runs");
 }

@@ -1,5 +1,12 @@
 //! `status`: how the node stands, without a key and without a lock.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::home::{Home, id};
 
 #[test]
@@ -18,7 +25,9 @@ fn a_node_that_has_worked_says_what_it_holds() {
     assert!(jobs["bytes"].as_u64().unwrap() > 0);
     assert!(seen["traces"]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(seen["artifacts"]["unverified"], 5);
-    assert_eq!(seen["next"][0], "start the node: `resultity-node run`");
+    let start = format!("start the node: `resultity-node --home {} run`", home.path().display());
+    assert_eq!((&seen["next"][0], &seen["health"]), (&start.as_str().into(), &"stopped".into()));
+    assert_eq!(seen["source"], "volume");
     home.run(["status"]).well().says(&[
         "testnet",
         "not running",
@@ -81,4 +90,35 @@ fn a_node_without_its_key_says_so_and_makes_no_other() {
     assert!(seen["next"][0].as_str().unwrap().contains("backup"));
     home.run(["rotate"]).failed(1, &["node.key", "backup"]);
     home.run(["key", "export"]).failed(1, &["node.key", "backup"]);
+}
+
+#[test]
+fn watching_shows_it_again_and_again_until_ctrl_c() {
+    let home = Home::filled();
+    let mut child = home.command(["status", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let block = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("health"));
+        assert!(block.unwrap().contains("stopped"));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(
+        rest.iter().all(|line| !line.contains('\u{1b}')),
+        "what is no terminal gets no controls: {rest:?}"
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_page_that_does_not_answer_leaves_the_disk_to_be_looked_at() {
+    let home = Home::new();
+    let store = home.fill();
+    // A port of one's own that was let go.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    store.announce(Some(&format!("http://127.0.0.1:{port}"))).unwrap();
+    let seen = home.json(["status"]);
+    assert_eq!((&seen["source"], &seen["agent"]["running"]), (&"volume".into(), &true.into()));
+    assert_eq!(seen["jobs"]["held"], 4);
+    home.run(["status"]).well().says(&["does not answer: this is from the disk"]);
 }

@@ -7,12 +7,14 @@
     reason = "a test that cannot go on must fail, has files of its own, and shows the node's log then"
 )]
 
+mod browser;
 mod clock;
 mod containers;
 mod dispatch;
 mod kill;
 mod models;
 mod network;
+mod page;
 mod runtimes;
 mod snapshots;
 mod stage;

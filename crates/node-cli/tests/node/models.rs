@@ -43,7 +43,7 @@ pub fn listed(version: &str, path: &Path, sha256: Digest) -> Value {
 }
 
 /// A network whose snapshot lists the real model, and a node with the real llama.cpp that does not run yet.
-async fn set(models: &Path, settings: &str) -> Stage {
+pub async fn set(models: &Path, settings: &str) -> Stage {
     let tools = tools();
     let program = std::fs::read(tools.join("runtime/llama/serve.py")).unwrap();
     let runtime = json!({
@@ -133,7 +133,7 @@ pub async fn assert_knows_france(stage: &Stage) {
     assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("Paris"), "{answer}");
 }
 
-async fn answered(stage: &Stage, prompt: &str) -> Value {
+pub async fn answered(stage: &Stage, prompt: &str) -> Value {
     let job = stage.submit(prompt).await;
     let ended = stage.ended(&job).await;
     assert_eq!(ended["end"], "result", "{ended}");

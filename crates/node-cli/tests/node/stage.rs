@@ -265,7 +265,8 @@ impl Drop for Stage {
 
 fn binary(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_resultity-node"));
-    command.arg("--home").arg(home);
+    // Nodes of other tests run at the same time.
+    command.arg("--home").arg(home).env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
     command
 }
 

@@ -151,7 +151,12 @@ impl JobsView {
         self.reader.read(|tx| table::traces(tx, after))
     }
 
-    /// The same, of those that the network does not have.
+    /// The newest traces of ended jobs, newest first, at most `limit` and at most [`BATCH_MAX`].
+    pub fn latest_traces(&self, limit: u32) -> Result<Vec<Trace>, ReadError> {
+        self.reader.read(|tx| table::latest_traces(tx, limit))
+    }
+
+    /// The same as [`Self::traces`], of those that the network does not have.
     pub fn traces_to_upload(&self, after: u64) -> Result<Vec<(u64, Trace)>, ReadError> {
         self.reader.read(|tx| table::traces_to_upload(tx, after))
     }

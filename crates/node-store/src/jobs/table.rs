@@ -1070,6 +1070,12 @@ pub(super) fn traces(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, 
     numbered_traces(tx, "SELECT seq, trace FROM traces WHERE seq > ?1 ORDER BY seq LIMIT ?2", after)
 }
 
+pub(super) fn latest_traces(tx: &Connection, limit: u32) -> rusqlite::Result<Vec<Trace>> {
+    tx.prepare_cached("SELECT trace FROM traces ORDER BY seq DESC LIMIT ?1")?
+        .query_map([limit.min(BATCH_MAX)], |row| unword(0, &row.get::<_, String>(0)?))?
+        .collect()
+}
+
 pub(super) fn traces_to_upload(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
     let sql =
         format!("SELECT seq, trace FROM traces WHERE seq > ?1 AND upload < {UPLOADED} ORDER BY seq LIMIT ?2");

@@ -3,8 +3,6 @@
 mod explain;
 mod list;
 
-pub(in crate::commands) use list::CountsShown;
-
 use clap::Subcommand;
 use node_store::jobs::Story;
 use node_types::{

@@ -1,0 +1,281 @@
+//! Whether a node is well, and what its operator should do: decided from the report alone.
+
+use node_store::keys::Protection;
+use node_types::{models::ModelState, protocol::Readiness};
+
+use super::{Health, Standing, Term};
+
+/// How long ago the newest warning may be to ask for attention: an hour in milliseconds.
+pub const TROUBLE_MS: u64 = 3_600_000;
+/// How long the network may be out of reach until it is asked to be looked at: a minute in milliseconds.
+pub const OFFLINE_MS: u64 = 60_000;
+/// Of each hundred bytes of the disk, so many should be free.
+pub const DISK_FREE_PERCENT: u64 = 5;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What it says of the node that this is to be done.
+    pub health: Health,
+    /// In words, with the command to type.
+    pub text: String,
+}
+
+/// What the operator should do, the most urgent first. `command` is how the command line is called for this node, for
+/// example `resultity-node --home /srv/second`.
+#[must_use]
+pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    let mut say = |health, text: String| advice.push(Advice { health, text });
+    let running = standing.agent.running;
+    if standing.identity.is_none() {
+        let text = "put keys/node.key back from its backup: without it this volume cannot be opened";
+        say(Health::Failing, text.to_owned());
+    }
+    if standing.unverifiable > 0 {
+        let stored = count(standing.unverifiable, "stored document");
+        let text = format!(
+            "{stored} of the network cannot be verified any more: run the node, it fetches them again"
+        );
+        say(Health::Attention, text);
+    }
+    if !standing.incidents.is_empty() || standing.logs.unreadable.is_some() {
+        let health = if standing.logs.unreadable.is_some() { Health::Failing } else { Health::Attention };
+        let text = "a database was damaged: check the disk; the node saves what can be read and reports the loss when it runs";
+        say(health, text.to_owned());
+    }
+    if standing.time_held {
+        let text = "the clock jumped: set it right; nothing is ended by time until the network confirms it"
+            .to_owned();
+        say(Health::Attention, text);
+    }
+    if !standing.drifted.is_empty() {
+        let drifted = count(standing.drifted.len() as u64, "artifact");
+        let text = format!(
+            "{drifted} drifted from what was installed: `{command} drift check` says which pieces; the Agent repairs models"
+        );
+        say(Health::Attention, text);
+    }
+    let models = &standing.models;
+    if models.worst.as_ref().is_some_and(|worst| worst.state == ModelState::Failed) {
+        let health = if models.active == 0 { Health::Failing } else { Health::Attention };
+        say(health, format!("a model cannot be used: `{command} models list` says why"));
+    }
+    if let Some((health, text)) = readiness(standing.agent.readiness, command) {
+        say(health, text);
+    }
+    let network = format!("`{command} logs --kind network`");
+    match standing.snapshot.as_ref().map(|snapshot| snapshot.validity) {
+        _ if !running => say(Health::Stopped, format!("start the node: `{command} run`")),
+        None if is_offline(standing) => {
+            let text = format!(
+                "no snapshot has come: `{command} logs --level warn` says why the network gives none"
+            );
+            say(Health::Attention, text);
+        }
+        None => {
+            let text = format!(
+                "wait for the first snapshot; `{command} logs --kind configuration` tells what came of it"
+            );
+            say(Health::Attention, text);
+        }
+        Some(Term::OutOfForce) => {
+            let text = format!(
+                "no job is taken under this snapshot any more: see that the node reaches its network ({network})"
+            );
+            say(Health::Failing, text);
+        }
+        Some(Term::Stale) => {
+            let text =
+                format!("the snapshot is past its time: see that the node reaches its network ({network})");
+            say(Health::Attention, text);
+        }
+        Some(Term::Fresh | Term::RefreshDue) => {
+            if is_offline(standing) {
+                let text = format!(
+                    "the network is out of reach: results wait here and jobs go on; {network} says why"
+                );
+                say(Health::Attention, text);
+            } else if let Some(trouble) = &standing.trouble {
+                let lately = standing.time.0.since_ms(trouble.at.0) < TROUBLE_MS;
+                let health = if lately { Health::Attention } else { Health::Well };
+                say(health, format!("see what troubles the node: `{command} logs --level warn`"));
+            }
+        }
+    }
+    if let Some(hardware) = &standing.hardware
+        && let (Some(total), Some(free)) = (hardware.disk.total_bytes, hardware.disk.free_bytes)
+        && free < total / 100 * DISK_FREE_PERCENT
+    {
+        let text = format!(
+            "the disk is nearly full: make room where {} is; `{command} models prune --dry-run` shows what could go",
+            standing.folder.display()
+        );
+        say(Health::Attention, text);
+    }
+    if models.missing > 0 && !running {
+        let text = format!("fetch the models: `{command} models install`; the Agent does it too");
+        say(Health::Attention, text);
+    }
+    let stopped = if running { " (stop the Agent first)" } else { "" };
+    let unprotected =
+        standing.identity.as_ref().is_some_and(|held| held.protection == Protection::ObfuscationOnly);
+    if unprotected {
+        let text = format!("seal the key under a passphrase or a secret: `{command} key reseal`{stopped}");
+        say(Health::Well, text);
+    }
+    if standing.account.is_none() {
+        say(Health::Well, format!("link the node to an account: `{command} account link`{stopped}"));
+    }
+    advice
+}
+
+/// Whether the network has been out of reach for long.
+fn is_offline(standing: &Standing) -> bool {
+    let offline = standing.connection.as_ref().filter(|connection| !connection.connected);
+    offline.is_some_and(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS)
+}
+
+/// What the Agent says of itself.
+fn readiness(readiness: Option<Readiness>, command: &str) -> Option<(Health, String)> {
+    match readiness? {
+        Readiness::RuntimeDown => {
+            Some((Health::Failing, format!("the runtime is down: `{command} logs --kind runtime` says why")))
+        }
+        Readiness::StorageFailed => Some((
+            Health::Failing,
+            format!("the store takes no writes: see to the disk; `{command} logs --kind storage` says more"),
+        )),
+        Readiness::Starting => {
+            Some((Health::Attention, "wait: the runtime is starting or being tried".to_owned()))
+        }
+        Readiness::Installing => Some((
+            Health::Attention,
+            format!(
+                "wait: models are being fetched or verified; `{command} models list` shows how far they are"
+            ),
+        )),
+        // Said of the snapshot, in more words.
+        Readiness::NoConfiguration | Readiness::Active | Readiness::Stopping => None,
+    }
+}
+
+/// Whether a node is well, by what is to be done: what matters most counts.
+#[must_use]
+pub fn health(advice: &[Advice]) -> Health {
+    advice.iter().map(|advice| advice.health).max().unwrap_or(Health::Well)
+}
+
+fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use node_types::{Timestamp, hardware::Hardware, log::Level};
+
+    use super::super::{Moment, Trouble, Worst, tests::well};
+    use super::*;
+
+    fn judged(change: impl FnOnce(&mut Standing)) -> (Health, Vec<String>) {
+        let mut standing = well();
+        change(&mut standing);
+        let advice = of(&standing, "resultity-node --home /x");
+        (health(&advice), advice.into_iter().map(|advice| advice.text).collect())
+    }
+
+    #[test]
+    fn a_node_that_works_has_nothing_to_do() {
+        assert_eq!(judged(|_| {}), (Health::Well, Vec::new()));
+    }
+
+    #[test]
+    fn what_is_wrong_gives_its_health_and_the_command_to_type() {
+        type Change = fn(&mut Standing);
+        let cases: [(Change, Health, &str); 12] = [
+            (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
+            (|it| it.identity = None, Health::Failing, "keys/node.key"),
+            (|it| it.snapshot = None, Health::Attention, "--home /x logs --kind configuration`"),
+            (|it| it.agent.readiness = Some(Readiness::RuntimeDown), Health::Failing, "logs --kind runtime`"),
+            (|it| it.agent.readiness = Some(Readiness::StorageFailed), Health::Failing, "disk"),
+            (|it| it.agent.readiness = Some(Readiness::Installing), Health::Attention, "models list`"),
+            (|it| it.drifted.push("m".to_owned()), Health::Attention, "1 artifact drifted"),
+            (|it| it.time_held = true, Health::Attention, "clock"),
+            (|it| it.logs.unreadable = Some("why".to_owned()), Health::Failing, "damaged"),
+            (|it| it.account = None, Health::Well, "account link` (stop the Agent first)"),
+            (
+                |it| {
+                    it.models.worst =
+                        Some(Worst { model: "m".to_owned(), state: ModelState::Failed, reason: None });
+                },
+                Health::Failing,
+                "models list`",
+            ),
+            (
+                |it| {
+                    let mut hardware = Hardware::default();
+                    (hardware.disk.total_bytes, hardware.disk.free_bytes) = (Some(10_000), Some(499));
+                    it.hardware = Some(hardware);
+                },
+                Health::Attention,
+                "nearly full",
+            ),
+        ];
+        for (change, wanted, said) in cases {
+            let (health, next) = judged(change);
+            assert_eq!(health, wanted, "{said}");
+            assert!(next.first().is_some_and(|text| text.contains(said)), "{said}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_past_its_time_asks_for_the_network() {
+        let with = |validity| judged(move |it| it.snapshot.as_mut().unwrap().validity = validity);
+        assert_eq!(with(Term::RefreshDue).0, Health::Well);
+        assert_eq!(with(Term::Stale).0, Health::Attention);
+        let (health, next) = with(Term::OutOfForce);
+        assert_eq!(health, Health::Failing);
+        assert!(next[0].contains("logs --kind network`"), "{next:?}");
+    }
+
+    #[test]
+    fn a_short_outage_is_nothing_and_a_longer_one_is_said() {
+        let offline = |since: u64| {
+            judged(move |it| {
+                let connection = it.connection.as_mut().unwrap();
+                (connection.connected, connection.since) = (false, Moment(Timestamp::from_ms(since)));
+            })
+        };
+        assert_eq!(offline(100_000 - OFFLINE_MS + 1).0, Health::Well);
+        let (health, next) = offline(100_000 - OFFLINE_MS);
+        assert_eq!(health, Health::Attention);
+        assert!(next[0].contains("out of reach"), "{next:?}");
+        let (_, next) = judged(|it| {
+            it.snapshot = None;
+            it.connection.as_mut().unwrap().connected = false;
+        });
+        assert!(next[0].contains("logs --level warn`"), "{next:?}");
+    }
+
+    #[test]
+    fn an_old_warning_is_shown_and_worries_nobody() {
+        let trouble = |ago: u64| {
+            judged(move |it| {
+                it.time = Moment(Timestamp::from_ms(TROUBLE_MS * 2));
+                let at = Moment(Timestamp::from_ms(TROUBLE_MS * 2 - ago));
+                it.trouble = Some(Trouble { at, level: Level::Warn, message: "m".to_owned() });
+            })
+        };
+        assert_eq!(trouble(TROUBLE_MS - 1).0, Health::Attention);
+        let (health, next) = trouble(TROUBLE_MS);
+        assert_eq!((health, next.len()), (Health::Well, 1));
+    }
+
+    #[test]
+    fn what_matters_most_says_how_the_node_is() {
+        let advice = |health| Advice { health, text: String::new() };
+        assert_eq!(health(&[advice(Health::Attention), advice(Health::Failing)]), Health::Failing);
+        assert_eq!(health(&[advice(Health::Failing), advice(Health::Stopped)]), Health::Stopped);
+        assert_eq!(health(&[]), Health::Well);
+    }
+}

@@ -1,0 +1,358 @@
+//! The facts of a report, read from the store's view and from a running Agent. Blocks.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use node_store::{
+    binding::Account as AccountName,
+    clock::{Mark, Trust},
+    format::Database,
+    inventory::Artifact,
+    jobs::TRACES_BYTES_MAX,
+    logs::{BYTES_MAX, Query},
+    models::ModelRow,
+    reader::ReadError,
+    snapshot::{InForce, SnapshotError, SnapshotView},
+    view::View,
+};
+use node_types::{
+    Digest, JobId, Network,
+    config::{NodeConfig, Runtime as RuntimeConfig},
+    job::ModelRef,
+    log::Level,
+    models::ModelState,
+    protocol::DRIFTED_MAX,
+    trace::Step,
+    verify::Term as Times,
+};
+
+use super::{
+    AT_WORK_MAX, Account, Agent, AtWork, Connection, Ended, Identity, Incident, Jobs, LATELY_MAX, Live, Logs,
+    Model, Models, Moment, Outage, Runtime, Snapshot, Source, Standing, Storage, Traces, Trouble, advice,
+    changes,
+};
+use crate::{
+    drift::{Finding, How},
+    hardware,
+    journal::causes,
+    models::brings_files,
+    node::Node,
+    time::{self, NoClock},
+};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum StandingError {
+    /// A database.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The clock.
+    #[error(transparent)]
+    Clock(#[from] NoClock),
+}
+
+/// What a report is about.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// The network.
+    pub network: Network,
+    /// Who the node is, where its key is there.
+    pub identity: Option<Identity>,
+    /// The volume's folder.
+    pub folder: PathBuf,
+    /// How the command line is called for this node.
+    pub command: String,
+    /// The Agent that has the volume.
+    pub agent: Agent,
+    /// What time it is.
+    pub time: Mark,
+}
+
+/// The report of an Agent that runs.
+///
+/// # Errors
+/// [`StandingError`].
+pub fn of_agent(node: &Node) -> Result<Standing, StandingError> {
+    let store = &node.store;
+    let live = Live {
+        boot: node.author.boot().to_string(),
+        started_at: node.started_at,
+        readiness: *node.readiness.borrow(),
+        contact: node.contact(),
+        runtime_restarts: node.runtime_restarts.load(Ordering::Relaxed),
+        at_work: node.at_work(),
+    };
+    let around = Around {
+        network: node.settings.network,
+        identity: Some(Identity {
+            node: store.node().to_string(),
+            address: store.signer().address().to_string(),
+            protection: store.protection(),
+        }),
+        folder: store.volume().folder().to_owned(),
+        command: node.settings.command.clone(),
+        agent: Agent {
+            running: true,
+            pid: Some(std::process::id()),
+            version: Some(crate::VERSION.to_owned()),
+            boot: Some(live.boot.clone()),
+            started_at: Some(Moment(live.started_at)),
+            readiness: Some(live.readiness),
+            page: node.page(),
+        },
+        time: time::mark(store)?,
+    };
+    store.snapshots().look(|snapshots| gather(store.view(), snapshots, around, Some(&live)))
+}
+
+/// The report of a volume, and of the Agent that has it where `live` is known.
+///
+/// # Errors
+/// [`StandingError`]; a log that cannot be read is told in the report.
+pub fn gather(
+    view: &View,
+    snapshots: &SnapshotView,
+    around: Around,
+    live: Option<&Live>,
+) -> Result<Standing, StandingError> {
+    let now = around.time.now;
+    let config = snapshots.current().map(|current| current.config.document());
+    let (tally, counts) = (view.jobs().tally()?, view.jobs().counts()?);
+    let known = view.inventory().list()?;
+    let mut artifacts = BTreeMap::new();
+    for artifact in &known {
+        *artifacts.entry(artifact.state.name().to_owned()).or_default() += 1;
+    }
+    let (lost, unreadable) = match view.logs().losses() {
+        Ok(lost) => (lost, None),
+        // The rest can still be shown.
+        Err(error) => (BTreeMap::new(), Some(causes(&error))),
+    };
+    // Those of a logs.db that cannot be read are in it.
+    let incidents = match (view.incidents(), &unreadable) {
+        (Ok(incidents), _) => incidents,
+        (Err(_), Some(_)) => Vec::new(),
+        (Err(error), None) => return Err(error.into()),
+    };
+    let mut standing = Standing {
+        network: around.network,
+        identity: around.identity,
+        source: if live.is_some() { Source::Agent } else { Source::Volume },
+        health: super::Health::Well,
+        next: Vec::new(),
+        agent: around.agent,
+        time: Moment(now),
+        time_held: matches!(around.time.trust, Trust::Held { .. }),
+        connection: live.map(connection),
+        snapshot: snapshots
+            .current()
+            .map(|current| snapshot(current, snapshots.previous().map(Arc::as_ref), now)),
+        floor_version: snapshots.floor().version,
+        keyset_version: snapshots.keyset().map(|keyset| keyset.document().version),
+        unverifiable: snapshots.unverifiable().len() as u64,
+        account: view.binding().account()?.map(|link| {
+            let (account, kind) = match link.account() {
+                AccountName::Wallet(address) => (address.to_string(), "wallet"),
+                AccountName::Email(email) => (email.clone(), "email"),
+            };
+            let (linked_at, proof) = (Moment(link.linked_at()), link.proof().to_owned());
+            Account { account, kind: kind.to_owned(), linked_at, proof }
+        }),
+        jobs: Jobs {
+            queued: counts.queued,
+            running: counts.running,
+            unsent: counts.unsent,
+            held: tally.jobs,
+            bytes: tally.bytes,
+            expired: tally.expired,
+            expired_unreported: view.jobs().unreported()?.len() as u64,
+            at_work: live.map_or(Ok(Vec::new()), |live| at_work(view, &live.at_work))?,
+            lately: view.jobs().latest_traces(LATELY_MAX)?.iter().filter_map(Ended::of).collect(),
+        },
+        traces: Traces { bytes: tally.trace_bytes, lost: tally.traces_lost },
+        models: Models::of(models(view, config)?, config.is_some_and(brings_files)),
+        runtime: config.map(|config| runtime(config, live)),
+        artifacts,
+        drifted: drifted(&known).into_iter().take(DRIFTED_MAX).collect(),
+        storage: storage(view, config, &tally, unreadable.is_none())?,
+        logs: Logs { lost, unreadable },
+        incidents: incidents
+            .into_iter()
+            .map(|it| Incident {
+                database: it.database.file().to_owned(),
+                at: Moment(it.at),
+                cause: it.cause,
+                moved_to: it.moved_to,
+                saved: it.saved,
+                lost: it.lost,
+            })
+            .collect(),
+        trouble: trouble(view),
+        hardware: Some(hardware::look(&around.folder)),
+        folder: around.folder,
+    };
+    let advice = advice::of(&standing, &around.command);
+    standing.health = advice::health(&advice);
+    standing.next = advice.into_iter().map(|advice| advice.text).collect();
+    Ok(standing)
+}
+
+fn connection(live: &Live) -> Connection {
+    let contact = &live.contact;
+    let outages = contact.outages.iter().map(|outage| Outage {
+        from: Moment(outage.from),
+        to: Moment(outage.to),
+        why: outage.why.clone(),
+    });
+    Connection {
+        connected: contact.connected,
+        since: Moment(contact.since),
+        why: contact.why.clone(),
+        outages: outages.collect(),
+    }
+}
+
+fn snapshot(current: &InForce, previous: Option<&InForce>, now: node_types::Timestamp) -> Snapshot {
+    let document = current.config.document();
+    let term = Times::of(document);
+    Snapshot {
+        version: document.version,
+        digest: current.config.digest(),
+        issued_at: Moment(document.issued_at),
+        applied_at: Moment(current.applied_at),
+        good: current.good,
+        validity: term.at(now).into(),
+        refresh_by: Moment(term.refresh_by),
+        valid_until: Moment(term.valid_until),
+        grace_until: Moment(term.grace_until),
+        previous_version: previous.map(|previous| previous.config.document().version),
+        changes: previous.map(|previous| changes::between(previous.config.document(), document)),
+    }
+}
+
+/// Those of the jobs with the runtime that the store has begun, too.
+fn at_work(view: &View, jobs: &[JobId]) -> Result<Vec<AtWork>, ReadError> {
+    let mut found = Vec::new();
+    for job in jobs.iter().take(AT_WORK_MAX) {
+        let Some(story) = view.jobs().explain(*job)? else { continue };
+        let leased = story.trace.into_iter().flatten().rev().find_map(|event| match event.step {
+            Step::Leased { attempt, .. } => Some((attempt, event.at)),
+            Step::Accepted
+            | Step::Released { .. }
+            | Step::Finished { .. }
+            | Step::Failed { .. }
+            | Step::Submitted
+            | Step::Acknowledged
+            | Step::Expired { .. } => None,
+        });
+        if let (Ok(node_types::trace::Standing::Running), Some((attempt, at)), Some(model)) =
+            (story.now, leased, story.model)
+        {
+            let (model, since) = (model.to_string(), Moment(at));
+            found.push(AtWork { job: *job, model, mode: story.mode, attempt, since });
+        }
+    }
+    found.sort_by_key(|work| (work.since, work.job));
+    Ok(found)
+}
+
+/// The models that the snapshot lists, then those that are here and not listed.
+fn models(view: &View, config: Option<&NodeConfig>) -> Result<Vec<Model>, ReadError> {
+    let room = view.models();
+    let mut here: BTreeMap<Digest, u64> =
+        room.partials()?.into_iter().map(|file| (file.sha256, file.received)).collect();
+    here.extend(room.files()?.into_iter().map(|file| (file.sha256, file.bytes)));
+    let mut rows: BTreeMap<ModelRef, ModelRow> =
+        room.models()?.into_iter().map(|row| (row.reference.clone(), row)).collect();
+    let shown = |reference: &ModelRef, listed, row: Option<ModelRow>, files: &[(Digest, u64)]| {
+        let (state, since, reason) =
+            row.map_or((ModelState::Pending, None, None), |row| (row.state, Some(row.since), row.reason));
+        Model {
+            model: reference.to_string(),
+            listed,
+            state,
+            since: since.map(Moment),
+            reason,
+            bytes: files.iter().map(|(_, bytes)| bytes).sum(),
+            bytes_here: files.iter().filter_map(|(sha256, _)| here.get(sha256)).sum(),
+        }
+    };
+    let mut all = Vec::new();
+    for model in config.into_iter().flat_map(|config| &config.models) {
+        let files: Vec<(Digest, u64)> = model.files.iter().map(|file| (file.sha256, file.bytes)).collect();
+        let reference = model.reference();
+        all.push(shown(&reference, true, rows.remove(&reference), &files));
+    }
+    for (reference, row) in rows {
+        let files: Vec<(Digest, u64)> =
+            row.files.iter().map(|(_, sha256, bytes)| (*sha256, *bytes)).collect();
+        all.push(shown(&reference, false, Some(row), &files));
+    }
+    Ok(all)
+}
+
+fn runtime(config: &NodeConfig, live: Option<&Live>) -> Runtime {
+    let kind = match &config.runtime {
+        RuntimeConfig::External { .. } => "external",
+        RuntimeConfig::Process { .. } => "process",
+        RuntimeConfig::Container { .. } => "container",
+    };
+    Runtime {
+        kind: kind.to_owned(),
+        engine: config.runtime.engine().to_owned(),
+        digest: config.runtime.digest(),
+        restarts: live.map(|live| live.runtime_restarts),
+    }
+}
+
+/// The artifacts that drifted, by what was noted of them last, in words.
+fn drifted(artifacts: &[Artifact]) -> Vec<String> {
+    let finding = |artifact: &Artifact| Finding {
+        id: artifact.id.clone(),
+        facts: artifact.facts,
+        state: artifact.state,
+        how: How::Noted(String::new()),
+        damaged: Vec::new(),
+    };
+    artifacts.iter().map(finding).filter(Finding::is_drift).map(|finding| finding.id.to_string()).collect()
+}
+
+fn storage(
+    view: &View,
+    config: Option<&NodeConfig>,
+    tally: &node_store::jobs::Tally,
+    logs: bool,
+) -> Result<Vec<Storage>, ReadError> {
+    let class = |class: &str, bytes, limit_bytes| Storage { class: class.to_owned(), bytes, limit_bytes };
+    let limits = config.map(|config| &config.limits);
+    let room = view.models();
+    let partial: u64 = room.partials()?.iter().map(|file| file.received).sum();
+    let whole: u64 = room.files()?.iter().map(|file| file.bytes).sum();
+    // Files that were moved aside take room, too; where they cannot be listed, `models list` says why.
+    let aside: u64 = room.quarantined().unwrap_or_default().iter().map(|file| file.bytes).sum();
+    let mut all = vec![
+        class("jobs", tally.bytes, limits.map(|limits| limits.queue_bytes_max)),
+        class("traces", tally.trace_bytes, Some(TRACES_BYTES_MAX)),
+    ];
+    if logs {
+        let limit = limits.map_or(BYTES_MAX, |limits| limits.logs_bytes_max);
+        all.push(class("logs", view.used_bytes(Database::Logs)?, Some(limit)));
+    }
+    all.push(class("state", view.used_bytes(Database::State)?, None));
+    all.push(class("models", whole + partial + aside, None));
+    Ok(all)
+}
+
+/// What the network has is no longer kept here, so what is left is what happened lately, or since it was reached last.
+fn trouble(view: &View) -> Option<Trouble> {
+    let query = Query { level_min: Some(Level::Warn), limit: Some(1), ..Query::default() };
+    // That the logs cannot be read is said on its own line.
+    let record = view.logs().query(&query).ok()?.pop()?.record;
+    Some(Trouble { at: Moment(record.at), level: record.level, message: record.message })
+}

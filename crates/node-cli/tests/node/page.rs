@@ -1,0 +1,135 @@
+//! The status page in a real browser, on a real node that does jobs.
+
+use serde_json::{Value, json};
+
+use crate::{
+    browser::{Browser, TAB},
+    models::{answered, set, tools},
+    stage::{Stage, eventually, external, running, with},
+};
+
+/// A template whose model has a name that would be a script where it were taken for one.
+fn hostile() -> Value {
+    let template = with(external(), "/models/0/name", "<script>alert(1)</script>");
+    // Its records stay here for the page to show.
+    with(template, "/timings/flush_ms", 600_000)
+}
+
+async fn submit(stage: &Stage, prompt: &str) -> String {
+    let request = json!({ "model": "<script>alert(1)</script>", "prompt": prompt, "max_tokens": 8 });
+    let body = json!({ "mode": "completion", "request": request, "ttl_ms": 600_000 });
+    stage.post("/v1/devnet/jobs", &body).await["id"].as_str().unwrap().to_owned()
+}
+
+/// Where the node's page is, as the command line finds it.
+async fn page_of(stage: &Stage) -> String {
+    let page = eventually("the node has a page", || async {
+        let (code, said) = stage.command(&["status", "--json"]);
+        assert_eq!(code, Some(0), "{said}");
+        let standing: Value = serde_json::from_str(&said).unwrap();
+        (standing["source"] == "agent").then(|| standing["agent"]["page"].as_str().unwrap().to_owned())
+    });
+    page.await
+}
+
+fn holds(id: &str, text: &str) -> String {
+    format!("return document.getElementById({}).textContent.includes({})", json!(id), json!(text))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_follows_a_job_without_a_reload_and_takes_no_name_for_markup() {
+    let (stage, runtime) = running(hostile()).await;
+    let browser = Browser::open().await;
+    browser.go(&page_of(&stage).await).await;
+    browser.run("window.kept = 1").await;
+    browser.until("the page is live", &holds("live", "live")).await;
+    browser.until("the node takes jobs", &holds("health-why", "It takes jobs.")).await;
+    runtime.hang(true);
+    let job = submit(&stage, "a").await;
+    browser.until("the job is shown at work", &holds("work", &job)).await;
+    browser.until("the model's name is text", &holds("models", "<script>alert(1)</script>@1")).await;
+    runtime.hang(false);
+    stage.ended(&job).await;
+    browser.until("the job is shown as ended", &holds("lately", &job)).await;
+    let failed = submit(&stage, "fail").await;
+    stage.ended(&failed).await;
+    browser.until("the failed one is marked", "return !!document.querySelector('#chart .failed')").await;
+    browser.until("the chart says the same in words", &holds("chart-text", "1 answered, 1 failed")).await;
+
+    assert_eq!(browser.run("return window.kept").await, 1, "the page was loaded again");
+    let scripts = browser.run("return document.querySelectorAll('script').length").await;
+    assert_eq!(scripts, 2, "the data and the page's own");
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_filtered_by_the_keyboard_alone() {
+    let (stage, _runtime) = running(hostile()).await;
+    let job = submit(&stage, "a").await;
+    stage.ended(&job).await;
+    let browser = Browser::open().await;
+    browser.go(&page_of(&stage).await).await;
+    browser.until("the log is there", &holds("log", "the Agent starts")).await;
+    browser.until("the log grows", &holds("log", "connected")).await;
+    browser.type_keys(TAB).await;
+    let first = browser.run("return document.activeElement.className").await;
+    assert_eq!(first, "skip", "the first stop leads to the content");
+    for _ in 0..30 {
+        if browser.run("return document.activeElement.id").await == "text" {
+            break;
+        }
+        browser.type_keys(TAB).await;
+    }
+    assert_eq!(browser.run("return document.activeElement.id").await, "text", "the filter is not reached");
+    let outline = browser.run("return getComputedStyle(document.activeElement).outlineStyle").await;
+    assert_eq!(outline, "solid", "the focus is not seen");
+    browser.type_keys("AGENT START").await;
+    let only = "const all = [...document.querySelectorAll('#log li')]; \
+                return all.length > 0 && all.every(one => one.textContent.includes('the Agent starts'))";
+    browser.until("only what matches is left", only).await;
+    for _ in 0.."AGENT START".len() {
+        browser.type_keys("\u{e003}").await;
+    }
+    browser.type_keys("nothing says this").await;
+    browser.until("nothing is left", "return document.querySelectorAll('#log li').length === 0").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+/// The screens on which the page is looked at: name, width, height, scheme.
+const SCREENS: [(&str, u32, u32, &str); 4] = [
+    ("wide-light", 1200, 1180, "light"),
+    ("wide-dark", 1200, 1180, "dark"),
+    ("phone", 360, 780, "light"),
+    ("phone-dark", 360, 780, "dark"),
+];
+
+/// With `SCREENSHOTS=<folder>` it leaves there what it saw; docs/status-page.md shows them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_fits_every_screen_in_light_and_dark_while_the_real_model_answers() {
+    let mut stage = set(&tools().join("models"), "").await;
+    stage.start_node();
+    stage.active().await;
+    for question in ["The capital of France is", "Two and two is", "Water boils at", "The moon is", "A poem:"]
+    {
+        answered(&stage, question).await;
+    }
+    let browser = Browser::open().await;
+    browser.go(&page_of(&stage).await).await;
+    browser.until("five jobs are shown", &holds("chart-text", "5 answered")).await;
+    let folder = std::env::var("SCREENSHOTS").ok();
+    let mut grounds = Vec::new();
+    for (name, width, height, scheme) in SCREENS {
+        browser.screen(width, height, scheme).await;
+        browser.until("the screen has its size", &format!("return innerWidth === {width}")).await;
+        let across = browser.run("return document.documentElement.scrollWidth").await;
+        assert!(across.as_u64().unwrap() <= width.into(), "{name}: it is {across} wide");
+        grounds.push(browser.run("return getComputedStyle(document.body).backgroundColor").await);
+        if let Some(folder) = &folder {
+            let path = std::path::Path::new(folder).join(format!("status-page-{name}.png"));
+            std::fs::write(path, browser.screenshot().await).unwrap();
+        }
+    }
+    assert_ne!(grounds[0], grounds[1], "dark is as light");
+    assert_eq!((&grounds[0], &grounds[1]), (&grounds[2], &grounds[3]));
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
