@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "crates/node-store/src/",
         &[
+            "meter",
             "disk",
             "private",
             "format",
@@ -52,6 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "time",
             "backoff",
             "tls",
+            "meters",
             "journal",
             "author",
             "network",
@@ -70,6 +72,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "sync",
             "report",
             "rotate",
+            "metrics",
+            "otlp",
+            "targets",
             "agent",
         ],
     ),

@@ -512,13 +512,13 @@ async fn watch_state(
     serving: Arc<watch::Sender<Option<Served>>>,
     files: Arc<Loaded>,
 ) {
-    let (mut was_ready, mut fell) = (false, false);
+    let (mut was_ready, mut is_there, mut fell) = (false, false, false);
     loop {
         let seen = state.borrow_and_update().clone();
         let approved_now = *approved.borrow_and_update();
         match seen {
             State::Ready(endpoint) => {
-                was_ready = true;
+                (was_ready, is_there) = (true, true);
                 match approved_now {
                     Some(config) => {
                         serving.send_replace(Some(Served { config, endpoint, files: Arc::clone(&files) }));
@@ -539,6 +539,9 @@ async fn watch_state(
             }
             State::Down { cause, retry_in_ms } => {
                 serving.send_replace(None);
+                if std::mem::take(&mut is_there) {
+                    node.meters.runtime_fell();
+                }
                 if was_ready {
                     fell = true;
                     node.approved.send_replace(None);

@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::{
     author::{Author, AuthorError},
     journal::{Journal, causes},
+    meters::Meters,
     network::NetworkError,
     settings::Settings,
     time,
@@ -64,6 +65,8 @@ pub struct Node {
     pub author: Author,
     /// Writes the node's log.
     pub journal: Journal,
+    /// Counts what happens.
+    pub meters: Meters,
     /// What the operator sets.
     pub settings: Settings,
     /// Jobs ended: the session sends what waits.
@@ -111,6 +114,7 @@ impl Node {
             journal: Journal::new(Arc::clone(&store)),
             store,
             author,
+            meters: Meters::new(tokio::time::Instant::now()),
             settings,
             ended: Notify::new(),
             queued: Notify::new(),

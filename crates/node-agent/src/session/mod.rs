@@ -32,6 +32,7 @@ use crate::{
     author::AuthorError,
     backoff,
     journal::causes,
+    meters::JobEnd,
     network::{Link, Network, NetworkError},
     node::{Halt, Node},
     time,
@@ -74,7 +75,7 @@ enum Closed {
 
 /// What a write to the store was for.
 enum Written {
-    Offer(JobId, Result<Accepted, WriteError>),
+    Offer { job: JobId, offered: Instant, answer: Result<Accepted, WriteError> },
     Settled(JobId, Result<(), WriteError>),
 }
 
@@ -103,6 +104,7 @@ pub async fn run<N: Network>(
             Err(error) => error.into(),
         };
         node.connected.store(false, Ordering::Relaxed);
+        node.meters.disconnected(Instant::now());
         // What nobody can watch any more.
         while chunks.try_recv().is_ok() {}
         let (min, max) = retry_ms(&node);
@@ -188,19 +190,23 @@ async fn talk_until_closed<L: Link>(
                 *greeted = machine.is_greeted();
                 writes.extend(act(node, link, action).await?);
                 if *greeted && !node.connected.swap(true, Ordering::Relaxed) {
+                    node.meters.connected(Instant::now());
                     node.journal.note(Level::Info, Kind::Network, "connected");
                     send_ends(node, link, &mut machine).await?;
                 }
             }
             Some(written) = writes.next() => match written {
-                Written::Offer(job, answer) => {
+                Written::Offer { job, offered, answer } => {
                     let accept = answer_to(job, node.written(answer)?);
+                    node.meters.offered(accept.answer, offered.elapsed());
                     say(node, link, &accept).await?;
                     node.queued.notify_one();
                 }
                 Written::Settled(job, answer) => {
                     node.written(answer)?;
-                    machine.settled(job);
+                    if let Some(end) = machine.settled(job).and_then(JobEnd::of) {
+                        node.meters.ended(end);
+                    }
                     node.queued.notify_one();
                     // There is room for others; a look at the outbox gives many.
                     if machine.in_flight() <= IN_FLIGHT_MAX / 2 {
@@ -303,8 +309,10 @@ async fn act<L: Link>(node: &Node, link: &mut L, action: Action) -> Result<Optio
 
 fn offer(node: &Node, job: Job) -> Result<Write, Closed> {
     let now = time::now(&node.store).map_err(AuthorError::from)?;
-    let store = Arc::clone(&node.store);
-    Ok(Box::pin(async move { Written::Offer(job.id, store.jobs().accept(&job, now).await) }))
+    let (store, offered) = (Arc::clone(&node.store), Instant::now());
+    Ok(Box::pin(async move {
+        Written::Offer { job: job.id, offered, answer: store.jobs().accept(&job, now).await }
+    }))
 }
 
 /// Whatever the network has of a job, it is done with it: the answer may have arrived, and its acknowledgement got lost,
