@@ -73,6 +73,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "report",
             "rotate",
             "metrics",
+            "page",
             "otlp",
             "targets",
             "agent",

@@ -8,6 +8,8 @@
 //!             models  ---> store ---- files of models --'
 //! ```
 //!
+//! The page shows all of it to whoever looks; it starts first and ends last.
+//!
 //! Every part reads and writes the store and wakes the others; none waits for another. When a database stops, all end
 //! and the store is opened again: that repairs what can be repaired.
 
@@ -33,6 +35,7 @@ use crate::{
     models,
     network::{HttpNetwork, Network, NetworkError},
     node::Node,
+    page::{Page, PageError},
     report, rotate, session,
     settings::Settings,
     sync,
@@ -61,6 +64,9 @@ pub enum AgentError {
     /// Messages cannot be signed.
     #[error(transparent)]
     Author(#[from] AuthorError),
+    /// The status page cannot be guarded.
+    #[error(transparent)]
+    Page(#[from] PageError),
     /// Nothing can be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -165,6 +171,8 @@ async fn run_store<N: Network>(
     ];
     node.journal.measured(Level::Info, Kind::Agent, None, "the Agent starts", fields);
 
+    // Before anything is asked of the network: whoever wonders why it does not answer can look.
+    let page = Page::start(&node).await?;
     let (work_stop, working) = watch::channel(false);
     let (talk_stop, talking) = watch::channel(false);
     let engine = Engine::new(Arc::clone(&node));
@@ -199,6 +207,9 @@ async fn run_store<N: Network>(
     let store = Arc::clone(&node.store);
     // The last records; where it fails, the store has stopped, and that was said.
     let _ = store.logs().flush().await;
+    if let Some(page) = page {
+        page.stop().await;
+    }
     Ok(failed)
 }
 

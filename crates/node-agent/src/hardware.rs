@@ -1,7 +1,11 @@
-//! What this machine has: memory, and memory of graphics cards. What cannot be read is not known, and that is no error.
+//! What this machine has, and how much of it is in use. What cannot be read is not known, and that is no error.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
+use node_types::hardware::{Amount, GRAPHICS_MAX, Graphics, Hardware, Processor};
 use nvml_wrapper::{Nvml, enum_wrappers::device::TemperatureSensor};
 
 /// Where a control group says how much memory its processes may take (kernel documentation, cgroup v2 and v1).
@@ -27,154 +31,114 @@ impl Memory {
 /// Looks at this machine.
 #[must_use]
 pub fn memory() -> Memory {
-    let total = read("/proc/meminfo").and_then(|text| mem_total(&text));
+    let total = read("/proc/meminfo").and_then(|text| kibibytes(&text, "MemTotal:"));
     let limits = CGROUP_LIMITS.iter().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
-    Memory { main: total.into_iter().chain(limits).min(), graphics: nvidia().unwrap_or(0) + amd() }
+    let graphics = graphics().iter().filter_map(|card| card.memory.total_bytes).sum();
+    Memory { main: total.into_iter().chain(limits).min(), graphics }
 }
 
-/// How this machine does now. What cannot be read is `None`, or not in the list.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    /// Processes that ran or wanted to, on average over the last minute.
-    pub load: Option<f64>,
-    /// Processors that this process may use.
-    pub processors: Option<u64>,
-    /// Bytes of main memory.
-    pub memory: Option<u64>,
-    /// Bytes of main memory that new work could have.
-    pub memory_available: Option<u64>,
-    /// Bytes of the volume's file system.
-    pub disk: Option<u64>,
-    /// Bytes of it that the node could still use.
-    pub disk_free: Option<u64>,
-    /// NVIDIA's cards.
-    pub cards: Vec<Card>,
-}
-
-/// How a graphics card does now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Card {
-    /// Its number.
-    pub index: u32,
-    /// What it is called.
-    pub name: String,
-    /// How much of the last moment it worked, in percent.
-    pub busy_percent: Option<u32>,
-    /// Bytes of its memory.
-    pub memory: Option<u64>,
-    /// Bytes of it that are in use.
-    pub memory_used: Option<u64>,
-    /// In degrees Celsius.
-    pub temperature: Option<u32>,
-}
-
-/// Looks at this machine, and at the file system of a folder.
+/// Looks at this machine, and at the disk that holds `folder`. Blocks for some milliseconds where there are graphics cards.
 #[must_use]
-pub fn status(folder: &Path) -> Status {
+pub fn look(folder: &Path) -> Hardware {
     let meminfo = read("/proc/meminfo").unwrap_or_default();
     let disk = rustix::fs::statvfs(folder).ok();
-    Status {
-        load: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
-        processors: std::thread::available_parallelism().ok().map(|count| count.get() as u64),
-        memory: mem_total(&meminfo),
-        memory_available: kilobytes(&meminfo, "MemAvailable:"),
-        disk: disk.map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize)),
-        disk_free: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
-        cards: cards().unwrap_or_default(),
+    Hardware {
+        processor: Processor {
+            name: read("/proc/cpuinfo").and_then(|text| processor_name(&text)),
+            threads: std::thread::available_parallelism()
+                .ok()
+                .and_then(|count| u32::try_from(count.get()).ok()),
+            load_1m_milli: read("/proc/loadavg").and_then(|text| load_milli(&text)),
+        },
+        memory: Amount {
+            total_bytes: kibibytes(&meminfo, "MemTotal:"),
+            free_bytes: kibibytes(&meminfo, "MemAvailable:"),
+        },
+        disk: Amount {
+            total_bytes: disk.as_ref().map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize)),
+            free_bytes: disk.as_ref().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        },
+        graphics: graphics(),
     }
 }
 
-fn cards() -> Option<Vec<Card>> {
-    let nvml = nvml()?;
-    let cards = (0..nvml.device_count().ok()?).filter_map(|index| {
-        let card = nvml.device_by_index(index).ok()?;
-        let memory = card.memory_info().ok();
-        Some(Card {
-            index,
-            name: card.name().unwrap_or_default(),
-            busy_percent: card.utilization_rates().ok().map(|rates| rates.gpu),
-            memory: memory.as_ref().map(|memory| memory.total),
-            memory_used: memory.as_ref().map(|memory| memory.used),
-            temperature: card.temperature(TemperatureSensor::Gpu).ok(),
-        })
-    });
-    Some(cards.collect())
+/// What a processor calls itself (`/proc/cpuinfo`, proc(5)); some architectures do not say.
+fn processor_name(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    let name = line.split_once(':')?.1.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// NVIDIA's library, which is there where its driver is: looked for once.
-fn nvml() -> Option<&'static Nvml> {
-    static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
-    NVML.get_or_init(|| Nvml::init().ok()).as_ref()
+/// The first average of `/proc/loadavg` (proc(5)), which has two decimals, times 1000.
+fn load_milli(text: &str) -> Option<u64> {
+    let (whole, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    let hundredths: u64 = format!("{hundredths:0<2}").get(..2)?.parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(hundredths * 10)
 }
 
-/// How this process does now. What cannot be read is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Process {
-    /// Bytes of main memory that it has.
-    pub resident: Option<u64>,
-    /// Files that it has open.
-    pub open_files: Option<u64>,
-    /// Files that it may have open.
-    pub open_files_max: Option<u64>,
-    /// When it was started, in seconds since 1970 UTC.
-    pub started: Option<f64>,
-    /// How long it worked, in seconds of one processor.
-    pub processor: Option<f64>,
-}
-
-/// Ticks of a second in `/proc`: 100 on every Linux that programs see (`USER_HZ`).
-const TICKS: f64 = 100.0;
-
-/// Looks at this process.
-#[must_use]
-pub fn process() -> Process {
-    let stat = read("/proc/self/stat").unwrap_or_default();
-    // The name in parentheses may hold anything; the numbers after it begin with the third field.
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
-    let seconds = |field: usize| fields.get(field - 3)?.parse::<f64>().ok().map(|ticks| ticks / TICKS);
-    let booted = read("/proc/stat")
-        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse::<f64>().ok());
-    let limits = read("/proc/self/limits").unwrap_or_default();
-    Process {
-        resident: read("/proc/self/status").and_then(|text| kilobytes(&text, "VmRSS:")),
-        open_files: std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as u64),
-        open_files_max: limits.lines().find_map(|line| line.strip_prefix("Max open files")).and_then(|rest| {
-            rest.split_ascii_whitespace().next()?.parse().ok()
-        }),
-        started: booted.zip(seconds(22)).map(|(booted, after)| booted + after),
-        processor: seconds(14).zip(seconds(15)).map(|(user, system)| user + system),
-    }
-}
-
-/// `MemTotal` of `/proc/meminfo` (proc(5)).
-fn mem_total(text: &str) -> Option<u64> {
-    kilobytes(text, "MemTotal:")
-}
-
-/// A line of `/proc`, in bytes: it gives kibibytes, though it says kB.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+/// A line of `/proc/meminfo` (proc(5)): kibibytes, though it says kB.
+fn kibibytes(text: &str, label: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn nvidia() -> Option<u64> {
-    let nvml = nvml()?;
-    let cards = 0..nvml.device_count().ok()?;
-    Some(cards.filter_map(|card| Some(nvml.device_by_index(card).ok()?.memory_info().ok()?.total)).sum())
+/// The graphics cards that can be asked, NVIDIA's first.
+fn graphics() -> Vec<Graphics> {
+    let mut cards = nvidia();
+    cards.extend(amd());
+    cards.truncate(GRAPHICS_MAX);
+    cards
 }
 
-/// By what the amdgpu driver says of each card.
-fn amd() -> u64 {
-    let Ok(cards) = std::fs::read_dir("/sys/class/drm") else { return 0 };
-    let totals = cards.filter_map(|card| {
-        let path = card.ok()?.path().join("device/mem_info_vram_total");
-        // `card0` and its connectors `card0-DP-1` lead to the same device.
-        let connector = path.components().any(|part| part.as_os_str().to_string_lossy().contains('-'));
-        (!connector).then_some(())?;
-        read(path)?.trim().parse::<u64>().ok()
+/// By NVIDIA's library, which is there where its driver is. Loading it takes long, so it is kept.
+fn nvidia() -> Vec<Graphics> {
+    static LIBRARY: OnceLock<Option<Nvml>> = OnceLock::new();
+    let Some(library) = LIBRARY.get_or_init(|| Nvml::init().ok()) else { return Vec::new() };
+    let card = |index| {
+        let device = library.device_by_index(index).ok()?;
+        let memory = device.memory_info().ok();
+        Some(Graphics {
+            name: device.name().unwrap_or_else(|_| "NVIDIA".to_owned()),
+            memory: Amount {
+                total_bytes: memory.as_ref().map(|memory| memory.total),
+                free_bytes: memory.as_ref().map(|memory| memory.free),
+            },
+            busy_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
+            celsius: device.temperature(TemperatureSensor::Gpu).ok(),
+            milliwatts: device.power_usage().ok(),
+        })
+    };
+    (0..library.device_count().unwrap_or(0)).filter_map(card).collect()
+}
+
+/// By what the amdgpu driver says of each card (kernel documentation, "GPU sysfs").
+fn amd() -> Vec<Graphics> {
+    let Ok(cards) = std::fs::read_dir("/sys/class/drm") else { return Vec::new() };
+    let mut devices: Vec<PathBuf> = cards.filter_map(|card| Some(card.ok()?.path())).collect();
+    // `card0` and its connectors `card0-DP-1` lead to the same device; so does `renderD128`, which has no memory of its own.
+    devices.retain(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.starts_with("card") && !name.contains('-')
     });
-    totals.sum()
+    devices.sort();
+    let number = |path: PathBuf| read(path)?.trim().parse::<u64>().ok();
+    let card = |path: PathBuf| {
+        let device = path.join("device");
+        let total = number(device.join("mem_info_vram_total"))?;
+        let used = number(device.join("mem_info_vram_used"));
+        let name = read(device.join("product_name")).map(|name| name.trim().to_owned());
+        Some(Graphics {
+            name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| "AMD".to_owned()),
+            memory: Amount {
+                total_bytes: Some(total),
+                free_bytes: used.map(|used| total.saturating_sub(used)),
+            },
+            busy_percent: number(device.join("gpu_busy_percent")).and_then(|busy| u32::try_from(busy).ok()),
+            celsius: None,
+            milliwatts: None,
+        })
+    };
+    devices.into_iter().filter_map(card).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "what the kernel says, no file of the volume")]
@@ -188,21 +152,30 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(mem_total("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
-        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
+        assert_eq!(kibibytes("MemTotal:       2048 kB\nMemFree: 1 kB\n", "MemTotal:"), Some(2 << 20));
+        assert_eq!(kibibytes("MemFree: 1 kB\n", "MemTotal:"), None);
         assert!(memory().main.is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]
-    fn machine_and_process_are_looked_at() {
-        let status = status(Path::new("/"));
-        assert!(status.memory > status.memory_available && status.disk > status.disk_free, "{status:?}");
-        assert!(status.load.is_some() && status.processors > Some(0));
-        let process = process();
-        assert!(process.resident > Some(1 << 20) && process.open_files > Some(2), "{process:?}");
-        assert!(process.open_files_max >= process.open_files && process.processor.is_some());
-        // After this line was written, and not in a machine's first second.
-        assert!(process.started > Some(1_700_000_000.0), "{process:?}");
+    fn the_kernel_s_words_become_figures() {
+        let cpuinfo = "processor\t: 0\nmodel name\t: Ryzen 9 7950X 16-Core\ncache size\t: 1024 KB\n";
+        assert_eq!(processor_name(cpuinfo).as_deref(), Some("Ryzen 9 7950X 16-Core"));
+        assert_eq!(processor_name("processor\t: 0\nmodel name\t: \n"), None);
+        for (text, wanted) in
+            [("0.52 0.58 0.59 1/467 1\n", Some(520)), ("12.05 1 1", Some(12_050)), ("", None), ("x.y", None)]
+        {
+            assert_eq!(load_milli(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn this_machine_says_what_it_has() {
+        let found = look(Path::new("/"));
+        assert!(found.processor.threads.is_some_and(|threads| threads > 0), "{found:?}");
+        assert!(found.memory.free_bytes <= found.memory.total_bytes, "{found:?}");
+        assert!(found.disk.total_bytes.is_some_and(|bytes| bytes > 0), "{found:?}");
+        assert_eq!(look(Path::new("/no such folder")).disk, Amount::default());
     }
 
     #[test]

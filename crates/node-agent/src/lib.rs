@@ -21,6 +21,7 @@ pub mod models;
 pub mod network;
 pub mod node;
 pub mod otlp;
+pub mod page;
 pub mod report;
 pub mod rotate;
 pub mod runtime;

@@ -180,6 +180,7 @@ async fn beat<N: Network>(node: &Node, network: &N, begun: Instant) -> Result<()
         traces_lost: tally.traces_lost,
         incidents: incidents.iter().map(|it| format!("{}: {}", it.database.file(), it.cause)).collect(),
         drifted: drifted(node),
+        hardware: None,
     };
     let signed = node.author.sign(&heartbeat).await?;
     let answer = network.post::<Heartbeat>(&signed).await?;

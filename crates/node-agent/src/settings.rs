@@ -1,6 +1,6 @@
 //! What an operator sets. Where it comes from (flags, environment, file) is the command line's affair.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use node_types::{Digest, Network};
 
@@ -24,6 +24,8 @@ pub struct Settings {
     pub runtime: RuntimeSettings,
     /// Where models come from, and how they are watched.
     pub models: ModelSettings,
+    /// Where the status page is.
+    pub page: PageSettings,
     /// How long running jobs may go on after the Agent was asked to stop, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -53,6 +55,33 @@ pub struct ModelSettings {
 impl Default for ModelSettings {
     fn default() -> Self {
         Self { folders: Vec::new(), scrub_ms: SCRUB_MS }
+    }
+}
+
+/// Where the status page and the metrics are, unless set: this machine alone can reach them there.
+pub const PAGE_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7411);
+
+/// Where the status page is, and who may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageSettings {
+    /// Where it listens; `None` for nowhere.
+    pub listen: Option<SocketAddr>,
+    /// A file with the token that whoever looks must have. An address that other machines reach needs one.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for PageSettings {
+    fn default() -> Self {
+        Self { listen: Some(PAGE_LISTEN), token_file: None }
+    }
+}
+
+impl PageSettings {
+    /// No page.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self { listen: None, token_file: None }
     }
 }
 

@@ -18,7 +18,7 @@ use node_agent::{
     network::{Link, Network, NetworkError, Offered, Posted},
     node::Node,
     session,
-    settings::{KeySettings, ModelSettings, RuntimeSettings, Settings},
+    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
     time,
 };
 use node_store::{
@@ -296,6 +296,7 @@ fn settings(home: &Path) -> Settings {
         keys: KeySettings::default(),
         runtime: RuntimeSettings::default(),
         models: ModelSettings::default(),
+        page: PageSettings::off(),
         shutdown_grace_ms: 1000,
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use node_agent::{
     agent,
     network::{Link, Network, NetworkError, Offered, Posted},
-    settings::{KeySettings, ModelSettings, RuntimeSettings, Settings},
+    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
     time,
 };
 use node_store::store::{Options, Store};
@@ -106,6 +106,7 @@ async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
         keys: KeySettings::default(),
         runtime: RuntimeSettings::default(),
         models: ModelSettings::default(),
+        page: PageSettings::off(),
         shutdown_grace_ms: 100,
     };
     let (stop, stopped) = watch::channel(false);

@@ -228,6 +228,7 @@ impl From<AgentError> for Failure {
             other @ (AgentError::Network(_)
             | AgentError::Clock(_)
             | AgentError::Author(_)
+            | AgentError::Page(_)
             | AgentError::Fetch(_)
             | AgentError::Storage { .. }) => Self::Agent(other),
         }

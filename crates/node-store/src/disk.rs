@@ -53,6 +53,13 @@ pub trait Lock: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn clear(&self) -> io::Result<()>;
+
+    /// Replaces what the lock file says with `holder`, which is never empty: nobody may read in between that this one
+    /// ended in good order.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn tell(&self, holder: &str) -> io::Result<()>;
 }
 
 /// What [`Disk::lock`] found.
@@ -192,7 +199,15 @@ impl Lock for FileLock {
     fn clear(&self) -> io::Result<()> {
         self.held.set_len(0)
     }
+
+    fn tell(&self, holder: &str) -> io::Result<()> {
+        self.held.write_all_at(holder.as_bytes(), 0)?;
+        self.held.set_len(holder.len() as u64)
+    }
 }
+
+/// The longest text of a lock file that is read, in bytes: a pid and a URL on this machine take a third of it.
+const HOLDER_BYTES_MAX: u64 = 256;
 
 /// How often a lock that is held is tried again, and how long each time is waited: a fifth of a second in all.
 const LOCK_TRIES: u32 = 20;
@@ -201,7 +216,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(10);
 /// What a lock file says.
 fn holder_in(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
-    file.take(64).read_to_string(&mut text)?;
+    file.take(HOLDER_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text.trim().to_owned())
 }
 

@@ -35,7 +35,7 @@ use crate::{
     },
     snapshot::{Applied, SnapshotError, Snapshots},
     view::View,
-    volume::{self, Claim, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
+    volume::{self, Claim, HeldBy, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
     writer::{Upkeep, WriteError},
 };
 
@@ -499,7 +499,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::Volume`].
     pub fn holder(options: &Options) -> Result<Option<String>, StoreError> {
+        Ok(Self::held_by(options)?.map(|held| held.pid))
+    }
+
+    /// The Agent that has the volume now, if one has, and where its page is. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Volume`].
+    pub fn held_by(options: &Options) -> Result<Option<HeldBy>, StoreError> {
         Ok(Volume::holder(&*options.disk, &options.folder())?)
+    }
+
+    /// Says where this process has its page, for [`Self::held_by`]; `None` for nowhere.
+    ///
+    /// # Errors
+    /// [`StoreError::Volume`].
+    pub fn announce(&self, page: Option<&str>) -> Result<(), StoreError> {
+        Ok(self.volume.announce(page)?)
     }
 
     /// Everything that can be asked, without waiting for a writer.

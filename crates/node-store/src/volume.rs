@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <home>/<network>/   0700
-//!   LOCK              flock(2), names the holder's pid; empty after an end in good order
+//!   LOCK              flock(2); first line the holder's pid, second the URL of its page where it has one; empty after
+//!                     an end in good order
 //!   state.db jobs.db logs.db    0600, each with -wal and -shm while open
 //!   RESERVE.*         bytes kept back so that ending jobs works on a full disk
 //!   *.damaged-<date>  damaged databases, moved aside: see [`salvage`]
@@ -79,6 +80,25 @@ impl From<u64> for Keeping {
     }
 }
 
+/// Who has a volume now, by its lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy {
+    /// The pid of the Agent; `?` where it has not written it yet.
+    pub pid: String,
+    /// The URL of its page, if it has announced one.
+    pub page: Option<String>,
+}
+
+impl HeldBy {
+    /// What a lock file says: a line with the pid, and a line with the URL or none.
+    fn of(text: &str) -> Self {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        // Whoever has the lock and has not written its number yet is somebody all the same.
+        let pid = lines.next().unwrap_or("?").to_owned();
+        Self { pid, page: lines.next().map(str::to_owned) }
+    }
+}
+
 /// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -145,6 +165,8 @@ pub struct Volume {
     state: Arc<Writer>,
     view: View,
     _checks: Vec<Check>,
+    /// Last: it is let go after the rest.
+    held: Arc<Held>,
 }
 
 impl Volume {
@@ -201,13 +223,24 @@ impl Volume {
         Self::open_claimed(Claim::take(disk, folder)?, stamp, keeping.into(), now)
     }
 
-    /// Who has the volume in `folder` now, if anybody does: the pid of the Agent. Changes nothing.
+    /// Who has the volume in `folder` now, if anybody does. Changes nothing.
     ///
     /// # Errors
     /// [`VolumeError::Io`].
-    pub fn holder(disk: &dyn Disk, folder: &Path) -> Result<Option<String>, VolumeError> {
+    pub fn holder(disk: &dyn Disk, folder: &Path) -> Result<Option<HeldBy>, VolumeError> {
         let path = folder.join(LOCK);
-        disk.holder(&path).map_err(failed(&path))
+        Ok(disk.holder(&path).map_err(failed(&path))?.map(|text| HeldBy::of(&text)))
+    }
+
+    /// Says in the lock file where the page of this process is, for [`Self::holder`]; `None` for nowhere. It is gone
+    /// with the end of the process, so nothing is synced.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`].
+    pub fn announce(&self, page: Option<&str>) -> Result<(), VolumeError> {
+        let pid = std::process::id();
+        let text = page.map_or_else(|| pid.to_string(), |page| format!("{pid}\n{page}"));
+        self.held.lock.tell(&text).map_err(failed(&self.folder.join(LOCK)))
     }
 
     /// Opens a volume for reading alone, beside a running Agent or without one. It needs no key, takes no
@@ -330,7 +363,7 @@ impl Volume {
         };
         let view = View::new(disk, folder, stamp.network);
         held.unchecked.fetch_sub(damaged + usize::from(!in_order), Ordering::Relaxed);
-        Ok(Self { folder: folder.to_owned(), stamp, _checks: checks, jobs, logs, state, view })
+        Ok(Self { folder: folder.to_owned(), stamp, jobs, logs, state, view, _checks: checks, held })
     }
 
     /// The folder.
@@ -491,8 +524,7 @@ impl Claim {
                 Ok(Self { held, folder: folder.to_owned(), in_order })
             }
             Locked::Theirs(holder) => {
-                // It has the lock and has not written its number yet.
-                let holder = if holder.is_empty() { "?".to_owned() } else { holder };
+                let holder = HeldBy::of(&holder).pid;
                 Err(VolumeError::InUse { path: folder.to_owned(), holder })
             }
         }

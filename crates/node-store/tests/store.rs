@@ -437,3 +437,25 @@ fn a_keyset_that_the_one_in_force_did_not_sign_leaves_a_log_record_and_nothing_e
     store.rotate_keyset(&next, NOW).unwrap();
     assert_eq!((version(), refusals()), (2, 1));
 }
+
+#[test]
+fn the_lock_says_who_has_the_volume_and_where_its_page_is() {
+    let home = Home::new();
+    let options = home.options();
+    let lock = home.0.path().join("testnet/LOCK");
+    let pid = std::process::id().to_string();
+    let seen = || Store::held_by(&options).unwrap().map(|held| (held.pid, held.page));
+    let store = home.create();
+    assert_eq!(seen(), Some((pid.clone(), None)), "one line, as it was before there were pages");
+    store.announce(Some("http://127.0.0.1:7411")).unwrap();
+    assert_eq!(seen(), Some((pid.clone(), Some("http://127.0.0.1:7411".to_owned()))));
+    assert_eq!(Store::holder(&options).unwrap(), Some(pid.clone()), "the pid alone");
+    let in_use = Store::open(&options, &at(NOW)).unwrap_err();
+    assert!(in_use.to_string().contains(&format!("process {pid}:")), "{in_use}");
+    store.announce(None).unwrap();
+    assert_eq!(seen(), Some((pid, None)));
+    store.announce(Some("http://127.0.0.1:7411")).unwrap();
+    drop(store);
+    assert_eq!(seen(), None);
+    assert_eq!(std::fs::read_to_string(lock).unwrap(), "", "the end was in good order");
+}

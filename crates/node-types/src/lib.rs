@@ -8,6 +8,7 @@
 pub mod config;
 pub mod digest;
 pub mod envelope;
+pub mod hardware;
 pub mod id;
 pub mod inventory;
 pub mod job;

@@ -22,7 +22,7 @@ use crate::{
 /// How much a disk holds unless told otherwise: 1 TiB.
 const CAPACITY_BYTES: u64 = 1 << 40;
 /// How much of a lock file is read to tell who holds it, as on a real disk.
-const HOLDER_BYTES_MAX: usize = 64;
+const HOLDER_BYTES_MAX: usize = 256;
 
 /// Everything about a mounted disk.
 pub(crate) struct State {
@@ -593,6 +593,13 @@ impl fmt::Debug for SimLock {
 impl Lock for SimLock {
     fn clear(&self) -> io::Result<()> {
         self.inner.state().truncate(self.inode, 0);
+        Ok(())
+    }
+
+    fn tell(&self, holder: &str) -> io::Result<()> {
+        let mut state = self.inner.state();
+        state.write(self.inode, 0, holder.as_bytes())?;
+        state.truncate(self.inode, holder.len() as u64);
         Ok(())
     }
 }

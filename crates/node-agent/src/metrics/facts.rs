@@ -12,6 +12,7 @@ use node_store::{
 };
 use node_types::{
     Timestamp,
+    hardware::{Amount, Graphics, Hardware, Processor},
     inventory::ArtifactState,
     log::{Kind, Level},
     protocol::Readiness,
@@ -19,11 +20,12 @@ use node_types::{
 };
 
 use crate::{
-    hardware::{self, Process, Status},
+    hardware,
     meters::Tally,
     node::Node,
     time,
 };
+use super::process::{self, Process};
 
 /// What is known of the logs.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +93,7 @@ pub struct Facts {
     /// How long the commits to each database took.
     pub commits: Vec<(Database, Distribution)>,
     /// The machine.
-    pub machine: Status,
+    pub machine: Hardware,
     /// This process.
     pub process: Process,
 }
@@ -148,8 +150,8 @@ pub fn gather(node: &Node) -> Facts {
         artifacts,
         incidents: read.of("incidents", || Ok(view.incidents()?.len() as u64)),
         commits: Database::ALL.map(|database| (database, store.volume().commits(database))).to_vec(),
-        machine: hardware::status(store.volume().folder()),
-        process: hardware::process(),
+        machine: hardware::look(store.volume().folder()),
+        process: process::look(),
         errors: read.errors,
     }
 }
@@ -200,15 +202,14 @@ impl Facts {
             lost: BTreeMap::from([(Level::Debug, 1)]),
             rejected: 0,
         };
-        let gigabytes = Some(1_u64 << 30);
-        let cards = vec![hardware::Card {
-            index: 0,
+        let amount = Amount { total_bytes: Some(1 << 30), free_bytes: Some(1 << 20) };
+        let card = Graphics {
             name: "card".to_owned(),
+            memory: amount,
             busy_percent: Some(50),
-            memory: gigabytes,
-            memory_used: Some(1 << 20),
-            temperature: Some(60),
-        }];
+            celsius: Some(60),
+            milliwatts: Some(250_000),
+        };
         let commit = node_store::meter::Histogram::new(node_store::writer::COMMIT_BOUNDS);
         Self {
             errors: Vec::new(),
@@ -227,7 +228,7 @@ impl Facts {
                 bytes_max: 1 << 20,
                 targets: ["file", "network", "otlp"].map(target).to_vec(),
             }),
-            models_bytes: gigabytes,
+            models_bytes: Some(1 << 30),
             snapshot: Some(SnapshotFacts {
                 version: 7,
                 issued_at: at,
@@ -239,14 +240,11 @@ impl Facts {
             artifacts: Some(BTreeMap::from([(ArtifactState::Ok, 3)])),
             incidents: Some(0),
             commits: Database::ALL.map(|database| (database, commit.read())).to_vec(),
-            machine: Status {
-                load: Some(0.5),
-                processors: Some(8),
-                memory: gigabytes,
-                memory_available: gigabytes,
-                disk: gigabytes,
-                disk_free: gigabytes,
-                cards,
+            machine: Hardware {
+                processor: Processor { name: None, threads: Some(8), load_1m_milli: Some(500) },
+                memory: amount,
+                disk: amount,
+                graphics: vec![card],
             },
             process: Process {
                 resident: Some(1 << 25),

@@ -1,7 +1,7 @@
 //! The families: which metrics there are, made of facts alone.
 
 use node_store::{clock::Trust, format::Database, logs::NETWORK, meter::Distribution};
-use node_types::{Timestamp, inventory::ArtifactState, log::Level, protocol::Readiness, verify::Validity};
+use node_types::{Timestamp, hardware::Graphics, inventory::ArtifactState, log::Level, protocol::Readiness, verify::Validity};
 
 use super::{Facts, Family, Kind, Sample, Unit, Value};
 use crate::meters::{ANSWERS, JobEnd, RunEnd, answer_name};
@@ -422,68 +422,74 @@ fn machine(all: &mut Families, facts: &Facts) {
         "resultity_host_load1",
         gauge(Unit::None),
         "Processes of the machine that ran or wanted to, on average over a minute.",
-        machine.load,
+        machine.processor.load_1m_milli.map(|load| number(load) / 1000.0),
     );
     all.one(
         "resultity_host_processors",
         gauge(Unit::None),
         "Processors that the Agent may use.",
-        machine.processors.map(number),
+        machine.processor.threads.map(f64::from),
     );
     all.one(
         "resultity_host_memory_bytes",
         gauge(Unit::Bytes),
         "Main memory of the machine.",
-        machine.memory.map(number),
+        machine.memory.total_bytes.map(number),
     );
     all.one(
         "resultity_host_memory_available_bytes",
         gauge(Unit::Bytes),
         "Main memory that new work could have.",
-        machine.memory_available.map(number),
+        machine.memory.free_bytes.map(number),
     );
     all.one(
         "resultity_disk_bytes",
         gauge(Unit::Bytes),
         "Size of the file system that holds the volume.",
-        machine.disk.map(number),
+        machine.disk.total_bytes.map(number),
     );
     all.one(
         "resultity_disk_free_bytes",
         gauge(Unit::Bytes),
         "Bytes of it that the node could still use.",
-        machine.disk_free.map(number),
+        machine.disk.free_bytes.map(number),
     );
-    let cards = |value: fn(&crate::hardware::Card) -> Option<f64>| -> Vec<_> {
-        let labels = |card: &crate::hardware::Card| {
-            vec![("gpu", card.index.to_string()), ("name", card.name.clone())]
+    let cards = |value: fn(&Graphics) -> Option<f64>| -> Vec<_> {
+        let sample = |(index, card): (usize, &Graphics)| {
+            let labels = vec![("gpu", index.to_string()), ("name", card.name.clone())];
+            Some((labels, Value::Number(value(card)?)))
         };
-        let sample = |card| Some((labels(card), Value::Number(value(card)?)));
-        machine.cards.iter().filter_map(sample).collect()
+        machine.graphics.iter().enumerate().filter_map(sample).collect()
     };
     all.add(
         "resultity_gpu_utilization_ratio",
         gauge(Unit::Ratio),
-        "How much of the last moment a graphics card worked; NVIDIA's cards alone.",
+        "How much of the last moment a graphics card worked.",
         cards(|card| card.busy_percent.map(|percent| f64::from(percent) / 100.0)),
     );
     all.add(
         "resultity_gpu_memory_bytes",
         gauge(Unit::Bytes),
         "Memory of a graphics card.",
-        cards(|card| card.memory.map(number)),
+        cards(|card| card.memory.total_bytes.map(number)),
     );
     all.add(
         "resultity_gpu_memory_used_bytes",
         gauge(Unit::Bytes),
         "Memory of a graphics card that is in use.",
-        cards(|card| card.memory_used.map(number)),
+        cards(|card| card.memory.total_bytes.zip(card.memory.free_bytes).map(|(all, free)| number(all.saturating_sub(free)))),
     );
     all.add(
         "resultity_gpu_temperature_celsius",
         gauge(Unit::Celsius),
         "How warm a graphics card is.",
-        cards(|card| card.temperature.map(f64::from)),
+        cards(|card| card.celsius.map(f64::from)),
+    );
+    all.add(
+        "resultity_gpu_power_watts",
+        gauge(Unit::Watts),
+        "What a graphics card takes.",
+        cards(|card| card.milliwatts.map(|milliwatts| f64::from(milliwatts) / 1000.0)),
     );
 }
 

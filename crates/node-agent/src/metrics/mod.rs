@@ -9,6 +9,7 @@
 
 mod facts;
 mod families;
+pub mod process;
 
 use std::fmt::Write as _;
 
@@ -19,7 +20,7 @@ use node_store::meter::Distribution;
 use crate::node::Node;
 
 /// The content type of [`text`].
-pub const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a family's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub enum Unit {
     Ratio,
     /// Degrees Celsius.
     Celsius,
+    /// Watts.
+    Watts,
 }
 
 impl Unit {
@@ -68,6 +71,7 @@ impl Unit {
             Self::Seconds => "s",
             Self::Bytes => "By",
             Self::Celsius => "Cel",
+            Self::Watts => "W",
         }
     }
 }
@@ -236,6 +240,7 @@ mod tests {
                 Unit::Bytes => "_bytes",
                 Unit::Ratio => "_ratio",
                 Unit::Celsius => "_celsius",
+                Unit::Watts => "_watts",
             };
             assert!(stem.ends_with(ending), "{name}");
             assert!(name.starts_with("resultity_") || name.starts_with("process_"), "{name}");

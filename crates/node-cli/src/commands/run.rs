@@ -62,6 +62,12 @@ pub(crate) struct Run {
     /// Within which time every file of a model is read again in the background
     #[arg(long, value_name = "MS")]
     models_scrub_ms: Option<String>,
+    /// Where the status page and the metrics are, else 127.0.0.1:7411; off for nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    page_listen: Option<String>,
+    /// The file with the token that whoever looks at them must have; other machines can look only with one
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    page_token_file: Option<PathBuf>,
     /// What the standard error shows: a level, or a filter as in info,node_agent=debug
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
@@ -97,6 +103,8 @@ impl Run {
         layer.flag("runtime.images", self.runtime_images.clone());
         self.models.layer(layer);
         layer.flag("models.scrub_ms", self.models_scrub_ms.clone());
+        layer.flag("page.listen", self.page_listen.clone());
+        layer.flag("page.token_file", self.page_token_file.clone());
     }
 
     /// # Errors

@@ -10,7 +10,9 @@
 mod layer;
 mod values;
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use node_agent::page::TOKEN_CHARS_MIN;
 
 pub(crate) use layer::Layer;
 pub(crate) use values::Values;
@@ -44,6 +46,8 @@ pub(crate) const KEYS: &[(&str, Form)] = &[
     ("runtime.images", Form::Path),
     ("models.folders", Form::Paths),
     ("models.scrub_ms", Form::Text),
+    ("page.listen", Form::Text),
+    ("page.token_file", Form::Path),
 ];
 
 /// What was a setting of an earlier release, and what it is now.
@@ -108,6 +112,17 @@ pub(crate) enum SettingsError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Other machines could look without being asked who they are.
+    #[error(
+        "{origin} is {listen}, which other machines reach: give --page-token-file (page.token_file) a file with a token of \
+         {TOKEN_CHARS_MIN} characters or more that they must have, or listen on 127.0.0.1"
+    )]
+    OpenPage {
+        /// Where the address stands.
+        origin: String,
+        /// The address.
+        listen: SocketAddr,
     },
     /// A value that is not what it should be.
     #[error("{origin} is {found:?}: it should be {wanted}")]

@@ -2,13 +2,15 @@
 
 use std::{
     ffi::OsStr,
+    net::SocketAddr,
     num::NonZeroU64,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use node_agent::settings::{
-    KeySettings, ModelSettings, RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS, Settings,
+    KeySettings, ModelSettings, PAGE_LISTEN, PageSettings, RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS,
+    Settings,
 };
 use node_types::Network;
 
@@ -122,10 +124,28 @@ impl Values {
                     .parsed("models.scrub_ms", "a number of milliseconds, 1 or more")?
                     .map_or(SCRUB_MS, NonZeroU64::get),
             },
+            page: self.page()?,
             shutdown_grace_ms: self
                 .parsed("shutdown_grace_ms", "a number of milliseconds")?
                 .unwrap_or(SHUTDOWN_GRACE_MS),
         })
+    }
+
+    /// Where the status page is.
+    fn page(&self) -> Result<PageSettings, SettingsError> {
+        let wanted = "an address and a port, as in 127.0.0.1:7411, or off";
+        let listen = match self.text("page.listen", wanted)?.as_deref() {
+            None => Some(PAGE_LISTEN),
+            Some("off") => None,
+            Some(_) => self.parsed::<SocketAddr>("page.listen", wanted)?,
+        };
+        let token_file = self.path("page.token_file");
+        if let (Some(listen), None, Some(given)) = (listen, &token_file, self.given("page.listen"))
+            && !listen.ip().is_loopback()
+        {
+            return Err(SettingsError::OpenPage { origin: given.origin.clone(), listen });
+        }
+        Ok(PageSettings { listen, token_file })
     }
 
     /// Asks for a key that a command cannot do without.
@@ -203,6 +223,24 @@ mod tests {
         assert!(error.starts_with("keyset_digest in /f/node.toml"), "{error}");
         let error = values(&[], &[], "[models]\nscrub_ms = 0").settings().unwrap_err().to_string();
         assert!(error.contains("1 or more"), "{error}");
+    }
+
+    #[test]
+    fn the_page_is_for_this_machine_unless_a_token_guards_it() {
+        let page = |file: &str| values(&[], &[], file).settings().map(|settings| settings.page);
+        assert_eq!(page("").unwrap(), PageSettings::default());
+        assert_eq!(page("[page]\nlisten = \"off\"").unwrap(), PageSettings::off());
+        assert_eq!(page("[page]\nlisten = \"[::1]:0\"").unwrap().listen, "[::1]:0".parse().ok());
+        let open = "[page]\nlisten = \"0.0.0.0:7411\"";
+        let error = page(open).unwrap_err().to_string();
+        assert!(error.starts_with("page.listen in /f/node.toml is 0.0.0.0:7411"), "{error}");
+        assert!(error.contains("--page-token-file"), "{error}");
+        let guarded = page(&format!("{open}\ntoken_file = \"t\"")).unwrap();
+        assert_eq!(guarded.token_file, Some("/f/t".into()));
+        for wrong in ["7411", "localhost:7411", "on"] {
+            let error = page(&format!("[page]\nlisten = \"{wrong}\"")).unwrap_err().to_string();
+            assert!(error.contains("it should be an address and a port"), "{error}");
+        }
     }
 
     #[test]

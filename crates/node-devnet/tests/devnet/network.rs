@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use node_types::{
     Digest, Network, Timestamp,
+    hardware::{Amount, Hardware},
     keyset::VerifiedKeyset,
     log::{BatchHeader, Kind, Level, Record},
     protocol::{
@@ -110,6 +111,10 @@ async fn what_a_node_reports_is_kept_and_shown() {
         traces_lost: 0,
         incidents: vec![],
         drifted: Vec::new(),
+        hardware: Some(Hardware {
+            memory: Amount { total_bytes: Some(7), free_bytes: None },
+            ..Hardware::default()
+        }),
     };
     let time = node.post(path::HEARTBEAT, &heartbeat).await.json();
     assert_eq!(time["snapshot"]["version"], 1);
@@ -155,6 +160,7 @@ async fn what_a_node_reports_is_kept_and_shown() {
     let shown = async |what: &str| world.get(&format!("/v1/devnet/{what}")).await.json();
     let state = shown("state").await;
     assert_eq!(state["nodes"][0]["heartbeat"]["readiness"], "active");
+    assert_eq!(state["nodes"][0]["heartbeat"]["hardware"]["memory"]["total_bytes"], 7);
     assert_eq!(state["nodes"][0]["account"], "a@example.org");
     assert_eq!(state["nodes"][0]["agent"], "test");
     assert_eq!(shown("logs").await["batches"][0]["records"][0]["message"], "it coughs");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Payload;
 use crate::{
     Address, Digest, JobId, Network, Timestamp,
+    hardware::Hardware,
     job::{Failure, ModelRef, Output},
     log::Level,
     message::MessageKind,
@@ -123,6 +124,9 @@ pub struct Heartbeat {
     /// Artifacts that are not what was installed or approved, in words, at most [`DRIFTED_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drifted: Vec<String>,
+    /// The machine, where it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
 }
 
 /// What became of an offer.

@@ -1,0 +1,235 @@
+//! The page's server: who may look, what each answer carries, and what bounds it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use node_agent::{
+    author::Author,
+    node::Node,
+    page::{CONNECTIONS_MAX, HEAD_BYTES_MAX, Page, PageError},
+    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
+    time,
+};
+use node_store::store::{Options, Store};
+use node_types::Network;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// The longest that anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+const TOKEN: &str = "a-token-of-the-operator";
+
+struct Scene {
+    home: tempfile::TempDir,
+    node: Arc<Node>,
+    page: Option<Page>,
+}
+
+fn settings(home: &Path, page: PageSettings) -> Settings {
+    Settings {
+        home: home.to_owned(),
+        network: Network::Testnet,
+        network_url: "https://network.example".to_owned(),
+        keyset_digest: None,
+        keys: KeySettings::default(),
+        runtime: RuntimeSettings::default(),
+        models: ModelSettings::default(),
+        page,
+        shutdown_grace_ms: 0,
+    }
+}
+
+fn anywhere() -> PageSettings {
+    PageSettings { listen: "127.0.0.1:0".parse().ok(), token_file: None }
+}
+
+impl Scene {
+    fn node(page: PageSettings) -> (tempfile::TempDir, Arc<Node>) {
+        let home = tempfile::tempdir().unwrap();
+        let options = Options { reserve_bytes: 1 << 20, ..Options::new(home.path(), Network::Testnet) };
+        let store = Arc::new(Store::create(&options, None, &time::reading().unwrap()).unwrap());
+        let author = Author::new(Arc::clone(&store)).unwrap();
+        let (node, _) = Node::new(store, author, settings(home.path(), page));
+        (home, node)
+    }
+
+    async fn set() -> Self {
+        let (home, node) = Self::node(anywhere());
+        let page = Page::start(&node).await.unwrap();
+        Self { home, node, page }
+    }
+
+    async fn guarded() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+        let (home, node) = Self::node(PageSettings { token_file: Some(file), ..anywhere() });
+        let page = Page::start(&node).await.unwrap();
+        Self { home, node, page }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.page.as_ref().unwrap().url().strip_prefix("http://").unwrap().parse().unwrap()
+    }
+
+    /// Sends a request as it stands and gives the whole answer.
+    async fn ask(&self, request: &str) -> String {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.address()).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // Where a request is refused before all of it was read, the connection may be reset.
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.ask(&get(path, "")).await
+    }
+}
+
+/// A request of HTTP/1.1 whose answer ends with the connection.
+fn get(path: &str, headers: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n")
+}
+
+#[tokio::test]
+async fn prometheus_reads_the_metrics() {
+    let scene = Scene::set().await;
+    let answer = scene.get("/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    let line = format!("resultity_build_info{{version=\"{}\",network=\"testnet\"}} 1\n", node_agent::VERSION);
+    assert!(answer.contains(&line), "{answer}");
+}
+
+#[tokio::test]
+async fn another_name_is_refused_and_no_origin_is_let_in() {
+    let scene = Scene::set().await;
+    for host in ["example.org", "127.0.0.1.example.org:80"] {
+        let answer = scene.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{host}: {answer}");
+    }
+    let answer = scene.ask(&get("/metrics", "Origin: https://example.org\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(!answer.to_lowercase().contains("access-control"), "{answer}");
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+    ] {
+        assert!(answer.contains(&format!("{name}: {value}\r\n")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn one_can_only_look() {
+    let scene = Scene::set().await;
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let request = format!(
+            "{method} /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        let answer = scene.ask(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{method}: {answer}");
+        assert!(answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+    }
+    let head = scene.ask("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn a_token_opens_the_page_once_by_url_and_then_by_a_cookie() {
+    let scene = Scene::guarded().await;
+    let refused = scene.get("/metrics").await;
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    let header = format!("Authorization: Bearer {TOKEN}\r\n");
+    assert!(scene.ask(&get("/metrics", &header)).await.starts_with("HTTP/1.1 200 "));
+    let redirect = scene.get(&format!("/?token={TOKEN}")).await;
+    assert!(redirect.starts_with("HTTP/1.1 303 ") && redirect.contains("location: /\r\n"), "{redirect}");
+    let cookie = redirect.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
+    let pair = cookie.split(';').next().unwrap();
+    let seen = scene.ask(&get("/metrics", &format!("Cookie: {pair}\r\n"))).await;
+    assert!(seen.starts_with("HTTP/1.1 200 "), "{seen}");
+    let other = scene.ask(&get("/metrics", "Cookie: resultity_page=0\r\n")).await;
+    assert!(other.starts_with("HTTP/1.1 401 "), "{other}");
+}
+
+#[tokio::test]
+async fn other_machines_are_not_let_in_without_a_token() {
+    let open = PageSettings { listen: "0.0.0.0:0".parse().ok(), token_file: None };
+    let (_home, node) = Scene::node(open);
+    assert!(matches!(Page::start(&node).await, Err(PageError::Open(_))));
+    let folder = tempfile::tempdir().unwrap();
+    let short = folder.path().join("short");
+    std::fs::write(&short, "short").unwrap();
+    for (file, said) in [(folder.path().join("none"), "cannot read"), (short, "16 characters")] {
+        let settings = PageSettings { token_file: Some(file.clone()), ..anywhere() };
+        let (_home, node) = Scene::node(settings);
+        let error = Page::start(&node).await.unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains(file.to_str().unwrap()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_leaves_the_node_without_a_page() {
+    let first = Scene::set().await;
+    let taken = PageSettings { listen: Some(first.address()), token_file: None };
+    let (home, node) = Scene::node(taken);
+    assert!(Page::start(&node).await.unwrap().is_none());
+    let options = Options::new(home.path(), Network::Testnet);
+    assert_eq!(Store::held_by(&options).unwrap().unwrap().page, None);
+    node.store.logs().flush().await.unwrap();
+    let log = node.store.logs().view().query(&node_store::logs::Query::default()).unwrap();
+    let said = log.iter().any(|entry| entry.record.message.contains("set page.listen"));
+    assert!(said, "{log:?}");
+}
+
+#[tokio::test]
+async fn the_volume_says_where_the_page_is_while_it_is_there() {
+    let mut scene = Scene::set().await;
+    let options = Options::new(scene.home.path(), Network::Testnet);
+    let announced = || Store::held_by(&options).unwrap().unwrap().page;
+    assert_eq!(announced(), scene.page.as_ref().map(|page| page.url().to_owned()));
+    let address = scene.address();
+    scene.page.take().unwrap().stop().await;
+    assert_eq!(announced(), None);
+    assert!(TcpStream::connect(address).await.is_err());
+    // Nobody else keeps the store from being opened again.
+    assert_eq!(Arc::strong_count(&scene.node), 1);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let scene = Scene::set().await;
+    let long = format!("X-Long: {}\r\n", "a".repeat(HEAD_BYTES_MAX + 1));
+    let answer = scene.ask(&get("/metrics", &long)).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_connections_are_served_at_a_time() {
+    let scene = Scene::set().await;
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(scene.address()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut byte = [0];
+        // It is served, and stays.
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut byte)).await.unwrap().unwrap();
+        held.push(stream);
+    }
+    let mut one_more = TcpStream::connect(scene.address()).await.unwrap();
+    one_more.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 1024];
+    let waits = tokio::time::timeout(Duration::from_millis(200), one_more.read(&mut answer)).await;
+    assert!(waits.is_err(), "it is served beside the others");
+    held.pop();
+    let read = tokio::time::timeout(PATIENCE, one_more.read(&mut answer)).await.unwrap().unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
+}
