@@ -9,7 +9,6 @@
 mod encode;
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -38,7 +37,7 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// The longest wait that a collector can ask for: an hour.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// The longest file of headers in bytes.
-const HEADERS_BYTES_MAX: usize = 64 << 10;
+const HEADERS_BYTES_MAX: u64 = 64 << 10;
 
 /// Why nothing can be sent to a collector.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +223,7 @@ async fn read(mut response: reqwest::Response) -> Option<Vec<u8>> {
 fn read_headers(path: &Path) -> Result<HeaderMap, OtlpError> {
     check_private(&RealDisk, path, Private::File)?;
     let unreadable = |source| OtlpError::Read { path: path.to_owned(), source };
-    let bytes = zeroize::Zeroizing::new(RealDisk.read(path, HEADERS_BYTES_MAX).map_err(unreadable)?);
+    let bytes = zeroize::Zeroizing::new(RealDisk.read(path, HEADERS_BYTES_MAX).map_err(unreadable)?.unwrap_or_default());
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
     let mut headers = HeaderMap::new();
@@ -244,9 +243,6 @@ fn read_headers(path: &Path) -> Result<HeaderMap, OtlpError> {
     }
     Ok(headers)
 }
-
-/// Losses by level.
-pub type Losses = BTreeMap<node_types::log::Level, u64>;
 
 #[cfg(test)]
 mod tests {
