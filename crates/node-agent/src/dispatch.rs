@@ -30,10 +30,11 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::sleep,
 };
+use tracing::Instrument as _;
 
 use crate::{
     engine::{Loaded, Served, Serving},
-    journal::causes,
+    journal::{causes, of_job},
     meters::RunEnd,
     models,
     node::{Halt, Node},
@@ -127,7 +128,8 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
     match node.written(leased) {
         Ok(Lease::Job(leased)) => {
             let timeout = Duration::from_millis(limits.execution_timeout_ms);
-            runs.spawn(run_one(Arc::clone(node), endpoint, *leased, timeout));
+            let span = of_job(leased.job.id);
+            runs.spawn(run_one(Arc::clone(node), endpoint, *leased, timeout).instrument(span));
             true
         }
         Ok(Lease::Unreadable(tampered)) => {
@@ -229,6 +231,7 @@ impl Ended {
 async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) -> Kept {
     let Leased { job, attempt } = leased;
     let halted = node.begin_run(job.id);
+    tracing::debug!(attempt, "it runs");
     node.meters.began();
     let begun = tokio::time::Instant::now();
     let (parts, given) = mpsc::channel(PARTS_MAX);

@@ -15,9 +15,11 @@ use node_types::{job::ModelRef, message::MessageKind, protocol::AcceptAnswer};
 use tokio::time::Instant;
 
 /// The bounds of the buckets for taking a job, in seconds: it is one commit.
-pub const ACCEPT_BOUNDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+pub const ACCEPT_BOUNDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 /// The bounds of the buckets for a run, in seconds: from a few tokens to a long answer of a large model.
-pub const INFERENCE_BOUNDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+pub const INFERENCE_BOUNDS: &[f64] =
+    &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 /// Models that are counted each for itself.
 pub const MODELS_MAX: usize = 32;
 /// What the models beyond [`MODELS_MAX`] are counted under.
@@ -40,8 +42,7 @@ pub enum RunEnd {
 
 impl RunEnd {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Answered, Self::Failed, Self::TimedOut, Self::PutBack, Self::Elsewhere];
+    pub const ALL: [Self; 5] = [Self::Answered, Self::Failed, Self::TimedOut, Self::PutBack, Self::Elsewhere];
 
     /// Its name as a label.
     #[must_use]
@@ -262,8 +263,7 @@ impl Meters {
     #[must_use]
     pub fn read(&self, now: Instant) -> Tally {
         let counted = self.counted();
-        let outage =
-            counted.outage.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let outage = counted.outage.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let models = counted.models.iter().map(|(name, of)| {
             let tally = ModelTally {
                 runs: of.runs.clone(),
@@ -302,7 +302,10 @@ mod tests {
         let meters = Meters::new(begun);
         assert_eq!(meters.read(at(3)).outage, Duration::from_secs(3));
         meters.connected(at(5));
-        assert_eq!((meters.read(at(9)).outage, meters.read(at(9)).offline), (Duration::ZERO, Duration::from_secs(5)));
+        assert_eq!(
+            (meters.read(at(9)).outage, meters.read(at(9)).offline),
+            (Duration::ZERO, Duration::from_secs(5))
+        );
         meters.disconnected(at(10));
         meters.disconnected(at(11));
         let read = meters.read(at(12));

@@ -120,7 +120,14 @@ impl OtlpSettings {
     /// All there is for the collector at `endpoint`, and nothing is held for it.
     #[must_use]
     pub const fn at(endpoint: String) -> Self {
-        Self { endpoint, headers_file: None, required: false, logs: true, metrics: true, metrics_ms: OTLP_METRICS_MS }
+        Self {
+            endpoint,
+            headers_file: None,
+            required: false,
+            logs: true,
+            metrics: true,
+            metrics_ms: OTLP_METRICS_MS,
+        }
     }
 }
 

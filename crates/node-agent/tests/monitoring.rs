@@ -89,7 +89,10 @@ fn what_rules_dashboard_and_documentation_name_is_exported() {
 #[test]
 fn the_table_of_metrics_in_the_documentation_is_that_of_the_code() {
     let (document, table) = (text("docs/monitoring.md"), metrics::document());
-    assert!(document.contains(&table), "docs/monitoring.md is stale; its table of metrics should be:\n\n{table}");
+    assert!(
+        document.contains(&table),
+        "docs/monitoring.md is stale; its table of metrics should be:\n\n{table}"
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use common::{NOW, create, cutoff, id, open, volume_folder};
 use node_store::logs::{
-    BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, NETWORK, Query, Target, TargetState, WAITING_MAX, wal_bytes_max,
+    BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, NETWORK, Query, Target, TargetState, WAITING_MAX,
+    wal_bytes_max,
 };
 use node_types::{
     Digest, Timestamp,

@@ -19,13 +19,8 @@ use node_types::{
     verify::Validity,
 };
 
-use crate::{
-    hardware,
-    meters::Tally,
-    node::Node,
-    time,
-};
 use super::process::{self, Process};
+use crate::{hardware, meters::Tally, node::Node, time};
 
 /// What is known of the logs.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,10 @@
 //! The families: which metrics there are, made of facts alone.
 
 use node_store::{clock::Trust, format::Database, logs::NETWORK, meter::Distribution};
-use node_types::{Timestamp, hardware::Graphics, inventory::ArtifactState, log::Level, protocol::Readiness, verify::Validity};
+use node_types::{
+    Timestamp, hardware::Graphics, inventory::ArtifactState, log::Level, protocol::Readiness,
+    verify::Validity,
+};
 
 use super::{Facts, Family, Kind, Sample, Unit, Value};
 use crate::meters::{ANSWERS, JobEnd, RunEnd, answer_name};
@@ -19,8 +22,7 @@ impl Families {
         help: &'static str,
         samples: impl IntoIterator<Item = (Labels, Value)>,
     ) {
-        let samples: Vec<_> =
-            samples.into_iter().map(|(labels, value)| Sample { labels, value }).collect();
+        let samples: Vec<_> = samples.into_iter().map(|(labels, value)| Sample { labels, value }).collect();
         if !samples.is_empty() {
             self.0.push(Family { name, help, kind, unit, samples });
         }
@@ -33,7 +35,6 @@ impl Families {
 }
 
 /// A count as a number: beyond 2^53 it is rounded, which no node reaches.
-#[expect(clippy::cast_precision_loss, reason = "no count of a node has 53 bits")]
 const fn number(count: u64) -> f64 {
     count as f64
 }
@@ -148,9 +149,10 @@ fn jobs(all: &mut Families, facts: &Facts) {
         "Jobs that may be held under the snapshot in force.",
         limit,
     );
-    let age = facts.oldest_queued.zip(facts.time).map(|(oldest, (now, _))| {
-        oldest.map_or(0.0, |taken| number(now.since_ms(taken)) / 1000.0)
-    });
+    let age = facts
+        .oldest_queued
+        .zip(facts.time)
+        .map(|(oldest, (now, _))| oldest.map_or(0.0, |taken| number(now.since_ms(taken)) / 1000.0));
     all.one(
         "resultity_queue_age_seconds",
         (Kind::Gauge, Unit::Seconds),
@@ -189,7 +191,8 @@ fn jobs(all: &mut Families, facts: &Facts) {
         "resultity_jobs_ended_total",
         (Kind::Counter, Unit::None),
         "Jobs whose end the network has acknowledged, by how they ended.",
-        JobEnd::ALL.map(|end| count(label("outcome", end.name()), tally.ends.get(&end).copied().unwrap_or(0))),
+        JobEnd::ALL
+            .map(|end| count(label("outcome", end.name()), tally.ends.get(&end).copied().unwrap_or(0))),
     );
 }
 
@@ -213,9 +216,10 @@ fn work(all: &mut Families, facts: &Facts) {
         "Runs of jobs that came to an end, by model and by how: one that is put back runs again.",
         runs,
     );
-    let inference = tally.models.iter().map(|(model, of)| {
-        (label("model", model), Value::Distribution(of.inference.clone()))
-    });
+    let inference = tally
+        .models
+        .iter()
+        .map(|(model, of)| (label("model", model), Value::Distribution(of.inference.clone())));
     all.add(
         "resultity_inference_duration_seconds",
         (Kind::Histogram, Unit::Seconds),
@@ -223,9 +227,8 @@ fn work(all: &mut Families, facts: &Facts) {
         inference,
     );
     let tokens = tally.models.iter().flat_map(|(model, of)| {
-        [("prompt", of.prompt_tokens), ("completion", of.completion_tokens)].map(|(kind, tokens)| {
-            count(vec![("model", model.clone()), ("kind", kind.to_owned())], tokens)
-        })
+        [("prompt", of.prompt_tokens), ("completion", of.completion_tokens)]
+            .map(|(kind, tokens)| count(vec![("model", model.clone()), ("kind", kind.to_owned())], tokens))
     });
     all.add(
         "resultity_tokens_total",
@@ -477,7 +480,12 @@ fn machine(all: &mut Families, facts: &Facts) {
         "resultity_gpu_memory_used_bytes",
         gauge(Unit::Bytes),
         "Memory of a graphics card that is in use.",
-        cards(|card| card.memory.total_bytes.zip(card.memory.free_bytes).map(|(all, free)| number(all.saturating_sub(free)))),
+        cards(|card| {
+            card.memory
+                .total_bytes
+                .zip(card.memory.free_bytes)
+                .map(|(all, free)| number(all.saturating_sub(free)))
+        }),
     );
     all.add(
         "resultity_gpu_temperature_celsius",

@@ -256,10 +256,13 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_left_out_and_counted() {
         let whole = Facts::example();
-        let facts = Facts { errors: vec!["jobs", "tally"], counts: None, tally: None, ..whole.clone() };
+        let facts = Facts { errors: vec!["jobs", "tally"], counts: None, jobs: None, ..whole.clone() };
         let (all, some) = (families(&whole), families(&facts));
         let value = |families: &[Family], name: &str| {
-            families.iter().find(|family| family.name == name).and_then(|family| family.samples.first().cloned())
+            families
+                .iter()
+                .find(|family| family.name == name)
+                .and_then(|family| family.samples.first().cloned())
         };
         assert_eq!(value(&some, "resultity_jobs"), None);
         assert_eq!(value(&some, "resultity_jobs_expired_total"), None);

@@ -30,9 +30,8 @@ pub fn look() -> Process {
     let resident = line("/proc/self/status", "VmRSS:");
     let open_files_max = line("/proc/self/limits", "Max open files");
     Process {
-        resident: resident.and_then(|rest| {
-            rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-        }),
+        resident: resident
+            .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)),
         open_files: std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as u64),
         open_files_max: open_files_max.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok()),
         started: booted.zip(seconds(22)).map(|(booted, after)| booted + after),

@@ -130,15 +130,16 @@ fn log_record(entry: &Entry, now: Timestamp) -> LogRecord {
 /// The record that tells of those which the collector will never get.
 fn loss_record(lost: &BTreeMap<Level, u64>, now: Timestamp) -> Option<LogRecord> {
     let all: u64 = lost.values().sum();
-    let attributes = lost.iter().map(|(level, count)| {
-        pair(format!("resultity.lost.{}", level.name()), integer(*count))
-    });
+    let attributes =
+        lost.iter().map(|(level, count)| pair(format!("resultity.lost.{}", level.name()), integer(*count)));
     (all > 0).then(|| LogRecord {
         time_unix_nano: nanoseconds(now),
         observed_time_unix_nano: nanoseconds(now),
         severity_number: SeverityNumber::Warn.into(),
         severity_text: "WARN".to_owned(),
-        body: Some(AnyValue { value: Some(text(&format!("{all} log records were lost for this collector"))) }),
+        body: Some(AnyValue {
+            value: Some(text(&format!("{all} log records were lost for this collector"))),
+        }),
         attributes: attributes.collect(),
         ..LogRecord::default()
     })
@@ -152,11 +153,11 @@ pub fn logs(
     lost: &BTreeMap<Level, u64>,
     now: Timestamp,
 ) -> ExportLogsServiceRequest {
-    let records = loss_record(lost, now).into_iter().chain(entries.iter().map(|entry| log_record(entry, now)));
+    let records =
+        loss_record(lost, now).into_iter().chain(entries.iter().map(|entry| log_record(entry, now)));
     let scope_logs =
         vec![ScopeLogs { scope: Some(scope()), log_records: records.collect(), ..ScopeLogs::default() }];
-    let of_node =
-        ResourceLogs { resource: Some(source.resource()), scope_logs, ..ResourceLogs::default() };
+    let of_node = ResourceLogs { resource: Some(source.resource()), scope_logs, ..ResourceLogs::default() };
     ExportLogsServiceRequest { resource_logs: vec![of_node] }
 }
 
@@ -264,10 +265,16 @@ mod tests {
         assert_eq!((sent.time_unix_nano, sent.observed_time_unix_nano), (5_000_000, 5_000_000));
         assert_eq!((sent.severity_number, sent.severity_text.as_str()), (13, "WARN"));
         assert_eq!(sent.body.as_ref().unwrap().value, Some(text("failed")));
-        assert_eq!(value(&sent.attributes, "resultity.job"), Some(&text("00000000-0000-0000-0000-000000000007")));
+        assert_eq!(
+            value(&sent.attributes, "resultity.job"),
+            Some(&text("00000000-0000-0000-0000-000000000007"))
+        );
         assert_eq!(value(&sent.attributes, "resultity.record"), Some(&any_value::Value::IntValue(7)));
         assert_eq!(value(&sent.attributes, "resultity.field.n"), Some(&any_value::Value::IntValue(3)));
-        assert!(matches!(value(&sent.attributes, "resultity.field.deep"), Some(any_value::Value::KvlistValue(_))));
+        assert!(matches!(
+            value(&sent.attributes, "resultity.field.deep"),
+            Some(any_value::Value::KvlistValue(_))
+        ));
         assert_eq!(value(&loss.attributes, "resultity.lost.info"), Some(&any_value::Value::IntValue(2)));
         assert!(loss.severity_number == 13 && loss.time_unix_nano == 9_000_000);
     }
@@ -276,7 +283,9 @@ mod tests {
     fn a_record_without_a_time_was_seen_now_and_no_loss_is_no_record() {
         let record = Record::new(Timestamp::EPOCH, Level::Info, Kind::Agent, "early");
         let request = logs(&source(), &[Entry { seq: 1, record }], &BTreeMap::new(), Timestamp::from_ms(9));
-        let [sent] = request.resource_logs[0].scope_logs[0].log_records.as_slice() else { panic!("{request:?}") };
+        let [sent] = request.resource_logs[0].scope_logs[0].log_records.as_slice() else {
+            panic!("{request:?}")
+        };
         assert_eq!((sent.time_unix_nano, sent.observed_time_unix_nano), (0, 9_000_000));
     }
 
@@ -288,13 +297,13 @@ mod tests {
         assert_eq!(sent.len(), families.len());
         for (metric, family) in sent.iter().zip(&families) {
             let points = match (metric.data.as_ref().unwrap(), family.kind) {
-                (metric::Data::Gauge(gauge), crate::metrics::Kind::Gauge) => gauge.data_points.len(),
-                (metric::Data::Sum(sum), crate::metrics::Kind::Counter) => {
+                (metric::Data::Gauge(gauge), metrics::Kind::Gauge) => gauge.data_points.len(),
+                (metric::Data::Sum(sum), metrics::Kind::Counter) => {
                     assert!(sum.is_monotonic && sum.aggregation_temporality == 2, "{}", family.name);
                     assert!(sum.data_points.iter().all(|point| point.start_time_unix_nano == 1_000_000));
                     sum.data_points.len()
                 }
-                (metric::Data::Histogram(histogram), crate::metrics::Kind::Histogram) => {
+                (metric::Data::Histogram(histogram), metrics::Kind::Histogram) => {
                     let whole = |point: &HistogramDataPoint| {
                         point.bucket_counts.len() == point.explicit_bounds.len() + 1
                             && point.bucket_counts.iter().sum::<u64>() == point.count

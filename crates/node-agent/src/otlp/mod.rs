@@ -63,7 +63,9 @@ pub enum OtlpError {
         source: std::io::Error,
     },
     /// A line of it is no header. What stands there is a secret, and not said.
-    #[error("line {line} of {path} is no header: write `Name: value`, for example `Authorization: Bearer ...`")]
+    #[error(
+        "line {line} of {path} is no header: write `Name: value`, for example `Authorization: Bearer ...`"
+    )]
     Header {
         /// The file.
         path: PathBuf,
@@ -168,12 +170,7 @@ impl Collector {
         self.send(&self.metrics, request.encode_to_vec(), partly).await
     }
 
-    async fn send(
-        &self,
-        url: &Url,
-        body: Vec<u8>,
-        partly: impl Fn(&[u8]) -> Option<(i64, String)>,
-    ) -> Sent {
+    async fn send(&self, url: &Url, body: Vec<u8>, partly: impl Fn(&[u8]) -> Option<(i64, String)>) -> Sent {
         let request = self
             .client
             .post(url.clone())
@@ -223,7 +220,9 @@ async fn read(mut response: reqwest::Response) -> Option<Vec<u8>> {
 fn read_headers(path: &Path) -> Result<HeaderMap, OtlpError> {
     check_private(&RealDisk, path, Private::File)?;
     let unreadable = |source| OtlpError::Read { path: path.to_owned(), source };
-    let bytes = zeroize::Zeroizing::new(RealDisk.read(path, HEADERS_BYTES_MAX).map_err(unreadable)?.unwrap_or_default());
+    let bytes = zeroize::Zeroizing::new(
+        RealDisk.read(path, HEADERS_BYTES_MAX).map_err(unreadable)?.unwrap_or_default(),
+    );
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
     let mut headers = HeaderMap::new();
@@ -250,10 +249,18 @@ mod tests {
 
     #[test]
     fn http_leads_nowhere_but_to_this_machine_and_no_secret_stands_in_an_address() {
-        for good in ["http://127.0.0.1:4318", "http://[::1]:4318/", "http://localhost", "https://otel.example.org/x"] {
+        for good in
+            ["http://127.0.0.1:4318", "http://[::1]:4318/", "http://localhost", "https://otel.example.org/x"]
+        {
             assert!(check_endpoint(good).is_ok(), "{good}");
         }
-        for wrong in ["127.0.0.1:4318", "http://10.0.0.1", "https://u:p@example.org", "ftp://localhost", "https://e.org?k=1"] {
+        for wrong in [
+            "127.0.0.1:4318",
+            "http://10.0.0.1",
+            "https://u:p@example.org",
+            "ftp://localhost",
+            "https://e.org?k=1",
+        ] {
             assert!(check_endpoint(wrong).is_err(), "{wrong}");
         }
     }

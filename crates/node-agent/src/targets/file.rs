@@ -32,7 +32,9 @@ const LOOK_BYTES: u64 = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The operating system failed.
-    #[error("cannot write log records to {path}: look at its folder and the space there, or set log_file.folder to another")]
+    #[error(
+        "cannot write log records to {path}: look at its folder and the space there, or set log_file.folder to another"
+    )]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -232,7 +234,8 @@ mod tests {
 
     fn waiting(numbers: std::ops::Range<u64>) -> WaitingFor {
         let entry = |seq| {
-            let record = Record::new(Timestamp::from_ms(seq), Level::Info, Kind::Agent, format!("record {seq}"));
+            let record =
+                Record::new(Timestamp::from_ms(seq), Level::Info, Kind::Agent, format!("record {seq}"));
             Entry { seq, record }
         };
         WaitingFor { entries: numbers.map(entry).collect(), untold: BTreeMap::new() }

@@ -7,10 +7,7 @@
 
 mod file;
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use node_store::logs::{Target, WaitingFor};
 use node_types::{
@@ -26,8 +23,7 @@ use tokio::{
 pub use file::{FileError, LogFiles};
 
 use crate::{
-    backoff,
-    metrics,
+    backoff, metrics,
     node::Node,
     otlp::{self, Collector, OtlpError, Sent, Source},
     settings::OtlpSettings,
@@ -101,8 +97,7 @@ pub async fn start(
     stop: &watch::Receiver<bool>,
 ) -> Result<(), TargetError> {
     let exports = &node.settings.exports;
-    let source =
-        Source { node: node.store.node().to_string(), network: node.settings.network.to_string() };
+    let source = Source { node: node.store.node().to_string(), network: node.settings.network.to_string() };
     let collector = exports.otlp.as_ref().map(Collector::new).transpose()?.map(Arc::new);
     let files = exports.log_file.clone().map(|settings| LogFiles::open(settings, &source)).transpose()?;
 
@@ -228,7 +223,12 @@ async fn turn<S: Sink>(node: &Node, sink: &mut S, required: bool, said: &mut Sai
         Ok(_) => turn,
         Err(error) => {
             // What it has already it gets again: nothing is lost.
-            node.journal.failed(Level::Error, Kind::Storage, "cannot keep how far a target of the log is", &error);
+            node.journal.failed(
+                Level::Error,
+                Kind::Storage,
+                "cannot keep how far a target of the log is",
+                &error,
+            );
             Turn::Wait(wait(said.failures.max(1)))
         }
     }
@@ -294,6 +294,10 @@ async fn push_metrics(
 
 fn say_unsent(node: &Node, failures: u32, why: &str) {
     if failures.is_power_of_two() {
-        node.journal.note(Level::Warn, Kind::Metric, format!("the collector does not take the metrics: {why}"));
+        node.journal.note(
+            Level::Warn,
+            Kind::Metric,
+            format!("the collector does not take the metrics: {why}"),
+        );
     }
 }

@@ -155,8 +155,7 @@ impl Values {
     /// Who gets logs and metrics as OpenTelemetry.
     fn otlp(&self) -> Result<Option<OtlpSettings>, SettingsError> {
         let Some(endpoint) = self.text("otlp.endpoint", "a URL")? else {
-            let rest =
-                ["otlp.headers_file", "otlp.required", "otlp.logs", "otlp.metrics", "otlp.metrics_ms"];
+            let rest = ["otlp.headers_file", "otlp.required", "otlp.logs", "otlp.metrics", "otlp.metrics_ms"];
             return self.none_of(&rest, "otlp.endpoint");
         };
         if let (Err(problem), Some(given)) = (check_endpoint(&endpoint), self.given("otlp.endpoint")) {
@@ -287,7 +286,10 @@ mod tests {
         let exports = |file: &str| values(&[], &[], file).settings().map(|settings| settings.exports);
         assert_eq!(exports("").unwrap(), ExportSettings::default());
         let usual = OtlpSettings::at("http://127.0.0.1:4318".to_owned());
-        assert_eq!(exports("[otlp]\nendpoint = \"http://127.0.0.1:4318\"").unwrap().otlp, Some(usual.clone()));
+        assert_eq!(
+            exports("[otlp]\nendpoint = \"http://127.0.0.1:4318\"").unwrap().otlp,
+            Some(usual.clone())
+        );
         let all = "[otlp]\nendpoint = \"http://127.0.0.1:4318\"\nheaders_file = \"h\"\nrequired = true\nlogs = false\n\
                    metrics = false\nmetrics_ms = 5\n[log_file]\nfolder = \"l\"\nbytes_max = 7\nfiles_max = 2\nrequired = false";
         let set = exports(all).unwrap();

@@ -430,7 +430,13 @@ impl Logs {
 
     /// A target has all records up to the number `last` but `rejected` of them, and was told of the losses `told`. Records that
     /// nobody is owed any more go, a commit's worth of them. Returns how many went.
-    pub fn delivered(&self, target: &str, last: u64, told: BTreeMap<Level, u64>, rejected: u64) -> Ticket<u64> {
+    pub fn delivered(
+        &self,
+        target: &str,
+        last: u64,
+        told: BTreeMap<Level, u64>,
+        rejected: u64,
+    ) -> Ticket<u64> {
         let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
         self.writer.submit(Effect::Shrinks, move |tx| {
             targets::reach(tx, &target, last)?;

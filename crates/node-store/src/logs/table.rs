@@ -10,9 +10,9 @@ use node_types::{
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    targets::{self, NETWORK},
     BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query, RECORD_BYTES,
     plan::{self, Drop, Held, Which},
+    targets::{self, NETWORK},
 };
 use crate::{
     format::PAGE_BYTES,

@@ -143,7 +143,12 @@ fn missing(
 
 /// The records after `after` up to `last` (of one level, where it is given) are about to go: what a target does not have of
 /// them is lost for it. The network's loss is counted by whoever deletes.
-pub(super) fn lose_range(tx: &Connection, after: u64, last: u64, only: Option<Level>) -> rusqlite::Result<()> {
+pub(super) fn lose_range(
+    tx: &Connection,
+    after: u64,
+    last: u64,
+    only: Option<Level>,
+) -> rusqlite::Result<()> {
     for (name, cursor) in others(tx)? {
         if cursor < last {
             lose(tx, &name, &missing(tx, (after.max(cursor), last), only)?)?;
@@ -183,9 +188,7 @@ pub(super) fn release(tx: &Connection, bytes_max: u64) -> rusqlite::Result<(u64,
 
 fn losses(tx: &Connection, target: &str, column: &str) -> rusqlite::Result<BTreeMap<Level, u64>> {
     let sql = format!("SELECT level, {column} FROM target_losses WHERE target = ?1 AND {column} > 0");
-    tx.prepare_cached(&sql)?
-        .query_map([target], |row| Ok((level(row, 0)?, row.get(1)?)))?
-        .collect()
+    tx.prepare_cached(&sql)?.query_map([target], |row| Ok((level(row, 0)?, row.get(1)?)))?.collect()
 }
 
 pub(super) fn waiting(tx: &Connection, target: &str, bytes_max: u64) -> rusqlite::Result<Option<Waiting>> {
