@@ -27,6 +27,9 @@ check: ## format, lints, dependency policy, documentation, generated documents
 test: ## every test
 	@cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked --version 0.9.143 --root .tools
 	scripts/browser
+	@# So that no test waits for a download.
+	scripts/promtool
+	scripts/collector
 	cargo test --workspace --doc --locked
 	cargo nextest run --workspace --locked </dev/null
 

@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "crates/node-store/src/",
         &[
+            "meter",
             "disk",
             "private",
             "format",
@@ -52,6 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "time",
             "backoff",
             "tls",
+            "meters",
             "journal",
             "author",
             "network",
@@ -75,6 +77,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "sync",
             "report",
             "rotate",
+            "metrics",
+            "page",
+            "otlp",
+            "targets",
             "agent",
         ],
     ),

@@ -39,6 +39,7 @@ use crate::{
     report, rotate, session,
     settings::Settings,
     sync,
+    targets::{self, TargetError},
     time::{self, NoClock},
 };
 
@@ -67,6 +68,9 @@ pub enum AgentError {
     /// The status page cannot be guarded.
     #[error(transparent)]
     Page(#[from] PageError),
+    /// Somebody who should get the log cannot.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Nothing can be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -171,15 +175,17 @@ async fn run_store<N: Network>(
     ];
     node.journal.measured(Level::Info, Kind::Agent, None, "the Agent starts", fields);
 
+    let (talk_stop, talking) = watch::channel(false);
+    let mut talk = JoinSet::new();
+    targets::start(&node, &mut talk, &talking).await?;
     // Before anything is asked of the network: whoever wonders why it does not answer can look.
     let page = Page::start(&node).await?;
     let (work_stop, working) = watch::channel(false);
-    let (talk_stop, talking) = watch::channel(false);
     let engine = Engine::new(Arc::clone(&node));
     let serving = engine.serving();
     let (reports, reported) = mpsc::channel(REPORTS_MAX);
     let keeper = models::Keeper::new(Arc::clone(&node))?;
-    let (mut work, mut talk, mut runtime) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+    let (mut work, mut runtime) = (JoinSet::new(), JoinSet::new());
     let (runtime_stop, runtime_running) = watch::channel(false);
     work.spawn(dispatch::run(Arc::clone(&node), serving, working));
     runtime.spawn(keeper.run(runtime_running.clone()));

@@ -30,10 +30,12 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::sleep,
 };
+use tracing::Instrument as _;
 
 use crate::{
     engine::{Loaded, Served, Serving},
-    journal::causes,
+    journal::{causes, of_job},
+    meters::RunEnd,
     models,
     node::{Halt, Node},
     runtime::{Endpoint, InferenceError},
@@ -126,7 +128,8 @@ async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>
     match node.written(leased) {
         Ok(Lease::Job(leased)) => {
             let timeout = Duration::from_millis(limits.execution_timeout_ms);
-            runs.spawn(run_one(Arc::clone(node), endpoint, *leased, timeout));
+            let span = of_job(leased.job.id);
+            runs.spawn(run_one(Arc::clone(node), endpoint, *leased, timeout).instrument(span));
             true
         }
         Ok(Lease::Unreadable(tampered)) => {
@@ -199,9 +202,37 @@ enum Ended {
     Elsewhere,
 }
 
+impl Ended {
+    const fn meter(&self) -> RunEnd {
+        match self {
+            Self::Answered(_) => RunEnd::Answered,
+            Self::Failed(failure) => match failure.kind {
+                FailureKind::TimedOut => RunEnd::TimedOut,
+                FailureKind::Runtime
+                | FailureKind::Cancelled
+                | FailureKind::AttemptsExhausted
+                | FailureKind::Forbidden
+                | FailureKind::Unreadable => RunEnd::Failed,
+            },
+            Self::Released(..) => RunEnd::PutBack,
+            Self::Elsewhere => RunEnd::Elsewhere,
+        }
+    }
+
+    /// Tokens of the prompt and of the answer.
+    fn tokens(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Answered(output) => Some((output.prompt_tokens.into(), output.completion_tokens.into())),
+            Self::Failed(_) | Self::Released(..) | Self::Elsewhere => None,
+        }
+    }
+}
+
 async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) -> Kept {
     let Leased { job, attempt } = leased;
     let halted = node.begin_run(job.id);
+    tracing::debug!(attempt, "it runs");
+    node.meters.began();
     let begun = tokio::time::Instant::now();
     let (parts, given) = mpsc::channel(PARTS_MAX);
     let streamed = forward(Arc::clone(&node), job.id, attempt, given);
@@ -229,6 +260,7 @@ async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeo
     };
     let (ended, ()) = tokio::join!(run, streamed);
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    node.meters.ran(&job.model, ended.meter(), begun.elapsed(), ended.tokens());
     let doubtful = match &ended {
         Ended::Released(reason, _) => *reason == ReleaseReason::RuntimeLost,
         Ended::Failed(failure) => failure.kind == FailureKind::TimedOut,

@@ -512,14 +512,14 @@ async fn watch_state(
     serving: Arc<watch::Sender<Option<Served>>>,
     files: Arc<Loaded>,
 ) {
-    let (mut was_ready, mut fell) = (false, false);
+    let (mut was_ready, mut is_there, mut fell) = (false, false, false);
     let (mut last, mut downs) = (None, 0_u32);
     loop {
         let seen = state.borrow_and_update().clone();
         let approved_now = *approved.borrow_and_update();
         match seen {
             State::Ready(endpoint) => {
-                was_ready = true;
+                (was_ready, is_there) = (true, true);
                 last = None;
                 match approved_now {
                     Some(config) => {
@@ -541,9 +541,11 @@ async fn watch_state(
             }
             State::Down { cause, retry_in_ms } => {
                 serving.send_replace(None);
+                if std::mem::take(&mut is_there) {
+                    node.meters.runtime_fell();
+                }
                 if was_ready {
                     fell = true;
-                    node.runtime_restarts.fetch_add(1, Ordering::Relaxed);
                     node.approved.send_replace(None);
                     node.set_readiness(Readiness::RuntimeDown);
                 }

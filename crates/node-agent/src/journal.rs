@@ -1,5 +1,7 @@
 //! The journal: everything the Agent says of itself, once into the store's log and once as a `tracing` event.
 //!
+//! What is said about a job stands in a span with its ID ([`of_job`]), from its offer to its acknowledgement.
+//!
 //! Never a prompt or an answer, and never what a failure of the runtime quotes: that goes to the network alone.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -10,6 +12,7 @@ use node_types::{
     log::{Kind, Level, Record},
 };
 use serde_json::Value;
+use tracing::Span;
 
 use crate::time;
 
@@ -57,18 +60,33 @@ impl Journal {
         message: String,
         fields: BTreeMap<String, Value>,
     ) {
-        let text = job.map_or_else(|| message.clone(), |job| format!("{message} (job {job})"));
+        let _of_job = job.map(|job| of_job(job).entered());
         match level {
-            Level::Trace => tracing::trace!(kind = kind.name(), "{text}"),
-            Level::Debug => tracing::debug!(kind = kind.name(), "{text}"),
-            Level::Info => tracing::info!(kind = kind.name(), "{text}"),
-            Level::Warn => tracing::warn!(kind = kind.name(), "{text}"),
-            Level::Error => tracing::error!(kind = kind.name(), "{text}"),
+            Level::Trace => tracing::trace!(kind = kind.name(), "{message}"),
+            Level::Debug => tracing::debug!(kind = kind.name(), "{message}"),
+            Level::Info => tracing::info!(kind = kind.name(), "{message}"),
+            Level::Warn => tracing::warn!(kind = kind.name(), "{message}"),
+            Level::Error => tracing::error!(kind = kind.name(), "{message}"),
         }
         // Without a clock it is still worth keeping; its place among the others says when.
         let at = time::now(&self.store).unwrap_or(Timestamp::EPOCH);
         self.store.logs().append(Record { at, level, kind, job, message, fields });
     }
+}
+
+/// The name of the span in which everything stands that is said about a job.
+const JOB: &str = "job";
+
+/// The span in which everything stands that is said about a job, with its ID in the field `job`: the one that is entered
+/// already, where that is one of a job.
+///
+/// It has the highest level, so that whoever lets only errors through sees which job they are about.
+#[must_use]
+pub fn of_job(job: JobId) -> Span {
+    let current = Span::current();
+    let entered = current.metadata().is_some_and(|span| span.name() == JOB);
+    // One task never works for two jobs inside of one span.
+    if entered { current } else { tracing::error_span!(JOB, %job) }
 }
 
 /// An error and what caused it, in one line.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -20,12 +20,16 @@ use node_types::{
     log::{Kind, Level},
     protocol::{Chunk, ErrorCode, Readiness},
 };
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     author::{Author, AuthorError},
     contact::Contact,
     journal::{Journal, causes},
+    meters::Meters,
     network::NetworkError,
     settings::Settings,
     time,
@@ -65,6 +69,8 @@ pub struct Node {
     pub author: Author,
     /// Writes the node's log.
     pub journal: Journal,
+    /// Counts what happens.
+    pub meters: Meters,
     /// What the operator sets.
     pub settings: Settings,
     /// Jobs ended: the session sends what waits.
@@ -95,8 +101,6 @@ pub struct Node {
     pub connected: AtomicBool,
     /// When this start began.
     pub started_at: Timestamp,
-    /// How often the runtime fell and was started again in this start.
-    pub runtime_restarts: AtomicU64,
     /// When the network was reached in this start, and when not.
     contact: Mutex<Contact>,
     /// Where the page is.
@@ -120,12 +124,12 @@ impl Node {
         let started_at = time::now(&store).unwrap_or(Timestamp::EPOCH);
         let node = Self {
             started_at,
-            runtime_restarts: AtomicU64::new(0),
             contact: Mutex::new(Contact::new(started_at)),
             page: Mutex::default(),
             journal: Journal::new(Arc::clone(&store)),
             store,
             author,
+            meters: Meters::new(Instant::now()),
             settings,
             ended: Notify::new(),
             queued: Notify::new(),
@@ -203,12 +207,14 @@ impl Node {
 
     /// The session is open.
     pub fn reached(&self) {
+        self.meters.connected(Instant::now());
         let now = time::now(&self.store).unwrap_or(Timestamp::EPOCH);
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).reached(now);
     }
 
     /// The session is not open, for this reason.
     pub fn lost(&self, why: String) {
+        self.meters.disconnected(Instant::now());
         let now = time::now(&self.store).unwrap_or(Timestamp::EPOCH);
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).lost(now, why);
     }

@@ -26,6 +26,8 @@ pub struct Settings {
     pub models: ModelSettings,
     /// Where the status page is.
     pub page: PageSettings,
+    /// Who gets logs and metrics beside the network.
+    pub exports: ExportSettings,
     /// How long running jobs may go on after the Agent was asked to stop, in milliseconds.
     pub shutdown_grace_ms: u64,
     /// How the command line is called for this node, for what the operator is told to type.
@@ -85,6 +87,76 @@ impl PageSettings {
     #[must_use]
     pub const fn off() -> Self {
         Self { listen: None, token_file: None }
+    }
+}
+
+/// Who gets logs and metrics beside the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportSettings {
+    /// An OpenTelemetry collector.
+    pub otlp: Option<OtlpSettings>,
+    /// Files.
+    pub log_file: Option<LogFileSettings>,
+}
+
+/// How often metrics go to a collector, unless set: every minute, in milliseconds, as OpenTelemetry's own exporters do.
+pub const OTLP_METRICS_MS: u64 = 60_000;
+
+/// An OpenTelemetry collector that is reached by OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpSettings {
+    /// Its base URL, for example `http://127.0.0.1:4318`; `http` on loopback alone.
+    pub endpoint: String,
+    /// A file with headers, one `Name: value` a line, that nobody else may read.
+    pub headers_file: Option<PathBuf>,
+    /// Whether log records are held until it has them; else each is offered once.
+    pub required: bool,
+    /// Whether it gets log records.
+    pub logs: bool,
+    /// Whether it gets metrics.
+    pub metrics: bool,
+    /// How often it gets metrics, in milliseconds.
+    pub metrics_ms: u64,
+}
+
+impl OtlpSettings {
+    /// All there is for the collector at `endpoint`, and nothing is held for it.
+    #[must_use]
+    pub const fn at(endpoint: String) -> Self {
+        Self {
+            endpoint,
+            headers_file: None,
+            required: false,
+            logs: true,
+            metrics: true,
+            metrics_ms: OTLP_METRICS_MS,
+        }
+    }
+}
+
+/// How long a file of log records gets, unless set: 16 MiB.
+pub const LOG_FILE_BYTES_MAX: u64 = 16 << 20;
+/// How many files of log records are kept, unless set.
+pub const LOG_FILE_FILES_MAX: u32 = 8;
+
+/// Files with log records, one JSON object a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFileSettings {
+    /// Their folder; made where it is missing.
+    pub folder: PathBuf,
+    /// How long a file gets before the next one is begun, in bytes.
+    pub bytes_max: u64,
+    /// How many files are kept, the one that is written included.
+    pub files_max: u32,
+    /// Whether log records are held until they are in a file.
+    pub required: bool,
+}
+
+impl LogFileSettings {
+    /// As many files of such a length as there are unless set, and records are held until they are in one.
+    #[must_use]
+    pub const fn in_folder(folder: PathBuf) -> Self {
+        Self { folder, bytes_max: LOG_FILE_BYTES_MAX, files_max: LOG_FILE_FILES_MAX, required: true }
     }
 }
 

@@ -47,6 +47,7 @@ fn settings(home: &Path, page: PageSettings) -> Settings {
         runtime: RuntimeSettings::default(),
         models: ModelSettings::default(),
         page,
+        exports: node_agent::settings::ExportSettings::default(),
         shutdown_grace_ms: 0,
         command: "resultity-node".to_owned(),
     }
@@ -114,7 +115,7 @@ async fn prometheus_reads_the_metrics() {
     let answer = scene.get("/metrics").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
-    let line = format!("resultity_build_info{{version=\"{}\",network=\"testnet\"}} 1\n", node_agent::VERSION);
+    let line = format!("resultity_build_info{{version=\"{}\",", node_agent::VERSION);
     assert!(answer.contains(&line), "{answer}");
 }
 

@@ -297,6 +297,7 @@ fn settings(home: &Path) -> Settings {
         runtime: RuntimeSettings::default(),
         models: ModelSettings::default(),
         page: PageSettings::off(),
+        exports: node_agent::settings::ExportSettings::default(),
         shutdown_grace_ms: 1000,
         command: "resultity-node".to_owned(),
     }

@@ -107,6 +107,7 @@ async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
         runtime: RuntimeSettings::default(),
         models: ModelSettings::default(),
         page: PageSettings::off(),
+        exports: node_agent::settings::ExportSettings::default(),
         shutdown_grace_ms: 100,
         command: "resultity-node".to_owned(),
     };

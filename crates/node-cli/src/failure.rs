@@ -254,6 +254,7 @@ impl From<AgentError> for Failure {
             | AgentError::Clock(_)
             | AgentError::Author(_)
             | AgentError::Page(_)
+            | AgentError::Target(_)
             | AgentError::Fetch(_)
             | AgentError::Storage { .. }) => Self::Agent(other),
         }

@@ -15,6 +15,7 @@ pub mod inventory;
 pub mod jobs;
 pub mod keys;
 pub mod logs;
+pub mod meter;
 pub mod models;
 mod nonsense;
 pub mod private;

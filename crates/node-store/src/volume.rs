@@ -37,6 +37,7 @@ use crate::{
     disk::{Disk, Lock, Locked},
     format::{self, Access, Database, DiskFault, FormatError, Stamp},
     jobs,
+    meter::Distribution,
     private::{NotPrivate, Private, private_if_there},
     reader::{ReadError, Reader},
     salvage,
@@ -451,6 +452,16 @@ impl Volume {
     pub fn erase(&self) {
         for writer in [&self.state, &self.jobs, &self.logs] {
             writer.erase();
+        }
+    }
+
+    /// How long the commits to a database took since it was opened, syncs included.
+    #[must_use]
+    pub fn commits(&self, database: Database) -> Distribution {
+        match database {
+            Database::State => self.state.commits(),
+            Database::Jobs => self.jobs.commits(),
+            Database::Logs => self.logs.commits(),
         }
     }
 

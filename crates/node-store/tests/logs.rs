@@ -6,7 +6,10 @@ mod common;
 use std::{collections::BTreeMap, path::Path};
 
 use common::{NOW, create, cutoff, id, open, volume_folder};
-use node_store::logs::{BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, Query, WAITING_MAX, wal_bytes_max};
+use node_store::logs::{
+    BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, NETWORK, Query, Target, TargetState, WAITING_MAX,
+    wal_bytes_max,
+};
 use node_types::{
     Digest, Timestamp,
     log::{FIELDS_BYTES_MAX, Kind, Level, MESSAGE_BYTES_MAX, Record},
@@ -290,4 +293,129 @@ fn a_damaged_log_never_stops_a_job() {
     logs.append(record(1, Level::Info));
     assert!(logs.flush().wait().is_err());
     assert!(logs.expire(cutoff(Timestamp::MAX)).wait().is_err() && WAITING_MAX > 5000);
+}
+
+fn target(name: &str, required: bool) -> Target {
+    Target { name: name.to_owned(), required }
+}
+
+fn state(logs: &Logs, name: &str) -> TargetState {
+    logs.view().targets().unwrap().into_iter().find(|state| state.name == name).unwrap()
+}
+
+fn waiting(logs: &Logs, name: &str) -> Vec<String> {
+    let waiting = logs.view().waiting(name, MIB).unwrap().unwrap();
+    waiting.entries.into_iter().map(|entry| entry.record.message).collect()
+}
+
+/// A volume with the targets given and the records 0 to `count` - 1.
+fn with_targets(home: &tempfile::TempDir, targets: Vec<Target>, count: u64) -> Logs {
+    let logs = create(&volume_folder(home)).logs(MIB);
+    logs.set_targets(targets).wait().unwrap();
+    for number in 0..count {
+        logs.append(record(number, if number % 2 == 0 { Level::Info } else { Level::Warn }));
+    }
+    logs.flush().wait().unwrap();
+    logs
+}
+
+#[test]
+fn a_record_is_held_until_the_network_and_every_required_target_has_it() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = with_targets(&home, vec![target("file", true), target("otlp", true)], 4);
+    let batch = logs.seal().wait().unwrap().unwrap();
+    assert_eq!(logs.acknowledge(batch.header.seq).wait().unwrap(), 1, "the batch itself");
+    assert_eq!(logs.delivered("file", 3, BTreeMap::new(), 0).wait().unwrap(), 0);
+    assert_eq!(shown(&logs, &Query::default()).len(), 4);
+    assert_eq!(logs.delivered("otlp", 2, BTreeMap::new(), 0).wait().unwrap(), 2);
+    assert_eq!(shown(&logs, &Query::default()), ["record 2", "record 3"]);
+    assert_eq!((waiting(&logs, "file"), waiting(&logs, "otlp").len()), (vec!["record 3".to_owned()], 2));
+    logs.delivered("file", 4, BTreeMap::new(), 0).wait().unwrap();
+    assert_eq!(logs.delivered("otlp", 4, BTreeMap::new(), 0).wait().unwrap(), 2);
+    assert!(shown(&logs, &Query::default()).is_empty());
+    for name in ["file", "otlp", NETWORK] {
+        assert_eq!((state(&logs, name).lost, state(&logs, name).waiting), (BTreeMap::new(), 0), "{name}");
+    }
+}
+
+#[test]
+fn a_target_that_is_not_required_is_offered_each_record_once_and_what_it_misses_is_counted_for_it() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = with_targets(&home, vec![target("otlp", false)], 4);
+    let batch = logs.seal().wait().unwrap().unwrap();
+    logs.acknowledge(batch.header.seq).wait().unwrap();
+    assert_eq!(shown(&logs, &Query::default()).len(), 4, "it was not offered them yet");
+    assert_eq!(logs.tried("otlp", 3).wait().unwrap(), 3);
+    assert_eq!(waiting(&logs, "otlp"), ["record 3"]);
+    let lost = BTreeMap::from([(Level::Info, 2), (Level::Warn, 1)]);
+    assert_eq!(state(&logs, "otlp").lost, lost);
+    assert!(logs.view().losses().unwrap().is_empty(), "the network has them");
+
+    assert_eq!(logs.view().waiting("otlp", MIB).unwrap().unwrap().untold, lost);
+    let told = BTreeMap::from([(Level::Info, 2)]);
+    logs.delivered("otlp", 4, told, 0).wait().unwrap();
+    let left = logs.view().waiting("otlp", MIB).unwrap().unwrap();
+    assert_eq!((left.entries.len(), left.untold), (0, BTreeMap::from([(Level::Warn, 1)])));
+    assert_eq!(state(&logs, "otlp").lost, lost, "what was told was lost all the same");
+}
+
+#[test]
+fn what_a_target_refuses_is_lost_for_it_alone_and_what_it_rejects_is_counted() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = with_targets(&home, vec![target("otlp", true)], 4);
+    logs.given_up("otlp", 2).wait().unwrap();
+    logs.delivered("otlp", 4, BTreeMap::new(), 1).wait().unwrap();
+    let state = state(&logs, "otlp");
+    assert_eq!(state.lost, BTreeMap::from([(Level::Info, 1), (Level::Warn, 1)]));
+    assert_eq!((state.rejected, state.cursor, state.waiting), (1, 4, 0));
+    assert_eq!(shown(&logs, &Query::default()).len(), 4, "the network does not have them");
+    assert!(logs.view().losses().unwrap().is_empty());
+}
+
+#[test]
+fn a_target_that_is_taken_away_holds_nothing_and_a_new_one_begins_with_what_is_there() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = with_targets(&home, vec![target("otlp", true)], 4);
+    let batch = logs.seal().wait().unwrap().unwrap();
+    logs.acknowledge(batch.header.seq).wait().unwrap();
+    logs.delivered("otlp", 1, BTreeMap::new(), 0).wait().unwrap();
+    logs.close().unwrap();
+    let logs = open(&folder).logs(MIB);
+    assert_eq!(state(&logs, "otlp").cursor, 1, "cursors survive a restart");
+    logs.set_targets(vec![target("otlp", true), target("file", true)]).wait().unwrap();
+    assert_eq!(waiting(&logs, "file"), ["record 1", "record 2", "record 3"]);
+    assert_eq!(waiting(&logs, "otlp"), ["record 1", "record 2", "record 3"]);
+    logs.set_targets(Vec::new()).wait().unwrap();
+    assert!(shown(&logs, &Query::default()).is_empty(), "nobody is owed them");
+    assert_eq!(logs.view().waiting("otlp", MIB).unwrap(), None);
+    let names: Vec<_> = logs.view().targets().unwrap().into_iter().map(|state| state.name).collect();
+    assert_eq!(names, [NETWORK]);
+}
+
+#[test]
+fn the_limit_and_the_time_to_live_hold_for_targets_too_and_their_losses_are_their_own() {
+    let home = tempfile::tempdir().unwrap();
+    let logs = create(&volume_folder(&home)).logs(BYTES_MAX_LOWEST);
+    logs.set_targets(vec![target("otlp", true)]).wait().unwrap();
+    let total = 2_000;
+    for number in 0..total {
+        let mut long = record(number, Level::Debug);
+        long.message += &"x".repeat(300);
+        logs.append(long);
+        if number % 100 == 99 {
+            logs.flush().wait().unwrap();
+            for batch in seal_all(&logs) {
+                while logs.acknowledge(batch.header.seq).wait().unwrap() > 0 {}
+            }
+        }
+    }
+    let left = logs.view().query(&Query::default()).unwrap();
+    assert!(logs.view().losses().unwrap().is_empty(), "the network has all of them");
+    let lost = state(&logs, "otlp").lost[&Level::Debug];
+    assert!(lost > 0);
+    assert_eq!(left.len() as u64 + lost, total);
+    while logs.expire(cutoff(Timestamp::MAX)).wait().unwrap() > 0 {}
+    assert_eq!(state(&logs, "otlp").lost, BTreeMap::from([(Level::Debug, total)]));
+    assert!(logs.view().losses().unwrap().is_empty());
 }

@@ -180,9 +180,10 @@ impl Machine {
         sent
     }
 
-    /// The store has forgotten the job, or never knew it: there is room for another end.
-    pub fn settled(&mut self, job: JobId) {
-        self.in_flight.remove(&job);
+    /// The store has forgotten the job, or never knew it: there is room for another end. Says which end of it was sent on
+    /// this connection.
+    pub fn settled(&mut self, job: JobId) -> Option<MessageKind> {
+        self.in_flight.remove(&job).map(|sent| sent.of)
     }
 
     /// How many ends wait for their acknowledgement.

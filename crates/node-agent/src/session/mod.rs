@@ -27,11 +27,13 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
+use tracing::Instrument as _;
 
 use crate::{
     author::AuthorError,
     backoff,
-    journal::causes,
+    journal::{causes, of_job},
+    meters::{JobEnd, answer_name},
     network::{Link, Network, NetworkError},
     node::{Halt, Node},
     time,
@@ -74,7 +76,7 @@ enum Closed {
 
 /// What a write to the store was for.
 enum Written {
-    Offer(JobId, Result<Accepted, WriteError>),
+    Offer { job: JobId, offered: Instant, answer: Result<Accepted, WriteError> },
     Settled(JobId, Result<(), WriteError>),
 }
 
@@ -195,14 +197,21 @@ async fn talk_until_closed<L: Link>(
                 }
             }
             Some(written) = writes.next() => match written {
-                Written::Offer(job, answer) => {
+                Written::Offer { job, offered, answer } => {
                     let accept = answer_to(job, node.written(answer)?);
-                    say(node, link, &accept).await?;
+                    node.meters.offered(accept.answer, offered.elapsed());
+                    let telling = async {
+                        tracing::debug!(answer = answer_name(accept.answer), "its offer is answered");
+                        say(node, link, &accept).await
+                    };
+                    telling.instrument(of_job(job)).await?;
                     node.queued.notify_one();
                 }
                 Written::Settled(job, answer) => {
                     node.written(answer)?;
-                    machine.settled(job);
+                    if let Some(end) = machine.settled(job).and_then(JobEnd::of) {
+                        node.meters.ended(end);
+                    }
                     node.queued.notify_one();
                     // There is room for others; a look at the outbox gives many.
                     if machine.in_flight() <= IN_FLIGHT_MAX / 2 {
@@ -305,8 +314,12 @@ async fn act<L: Link>(node: &Node, link: &mut L, action: Action) -> Result<Optio
 
 fn offer(node: &Node, job: Job) -> Result<Write, Closed> {
     let now = time::now(&node.store).map_err(AuthorError::from)?;
-    let store = Arc::clone(&node.store);
-    Ok(Box::pin(async move { Written::Offer(job.id, store.jobs().accept(&job, now).await) }))
+    let (store, offered, span) = (Arc::clone(&node.store), Instant::now(), of_job(job.id));
+    let accepting = async move {
+        tracing::debug!("offered");
+        Written::Offer { job: job.id, offered, answer: store.jobs().accept(&job, now).await }
+    };
+    Ok(Box::pin(accepting.instrument(span)))
 }
 
 /// Whatever the network has of a job, it is done with it: the answer may have arrived, and its acknowledgement got lost,
@@ -314,15 +327,17 @@ fn offer(node: &Node, job: Job) -> Result<Write, Closed> {
 fn settle(node: &Node, job: JobId) -> Result<Write, Closed> {
     let now = time::now(&node.store).map_err(AuthorError::from)?;
     let store = Arc::clone(&node.store);
-    Ok(Box::pin(async move {
+    let settling = async move {
         // Begun together, they share a commit.
         let (mut acknowledged, mut reported) =
             (store.jobs().acknowledge(job, now), store.jobs().reported(vec![job]));
         acknowledged.begin();
         reported.begin();
         let (acknowledged, reported) = (acknowledged.await, reported.await);
+        tracing::debug!("the network has its end");
         Written::Settled(job, acknowledged.and(reported))
-    }))
+    };
+    Ok(Box::pin(settling.instrument(of_job(job))))
 }
 
 fn answer_to(job: JobId, accepted: Accepted) -> Accept {
@@ -348,13 +363,15 @@ async fn send_ends<L: Link>(node: &Node, link: &mut L, machine: &mut Machine) ->
         Err(error) => node.journal.failed(Level::Error, Kind::Storage, "cannot tell what expired", &error),
     }
     for end in machine.to_send(waiting, now) {
-        say_end(node, link, end, now).await?;
+        let span = of_job(end.job());
+        say_end(node, link, end, now).instrument(span).await?;
     }
     Ok(())
 }
 
 async fn say_end<L: Link>(node: &Node, link: &mut L, end: End, now: Timestamp) -> Result<(), Closed> {
     let job = end.job();
+    tracing::debug!(kind = end.kind().name(), "its end is sent");
     match end {
         End::Run(outgoing) => {
             match outgoing.result {

@@ -1,10 +1,6 @@
 //! The facts of a report, read from the store's view and from a running Agent. Blocks.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use node_store::{
     binding::Account as AccountName,
@@ -85,7 +81,7 @@ pub fn of_agent(node: &Node) -> Result<Standing, StandingError> {
         started_at: node.started_at,
         readiness: *node.readiness.borrow(),
         contact: node.contact(),
-        runtime_restarts: node.runtime_restarts.load(Ordering::Relaxed),
+        runtime_restarts: node.meters.runtime_falls(),
         at_work: node.at_work(),
     };
     let around = Around {

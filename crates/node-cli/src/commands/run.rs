@@ -71,6 +71,36 @@ pub(crate) struct Run {
     /// The file with the token that whoever looks at them must have; other machines can look only with one
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     page_token_file: Option<PathBuf>,
+    /// An OpenTelemetry collector that gets logs and metrics, by OTLP over HTTP, for example http://127.0.0.1:4318
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// The file with headers for it, one `Name: value` a line, that nobody else may read
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    otlp_headers_file: Option<PathBuf>,
+    /// Whether log records are held until it has them, else each is offered once
+    #[arg(long, value_name = "TRUTH")]
+    otlp_required: Option<String>,
+    /// Whether it gets log records, true unless set
+    #[arg(long, value_name = "TRUTH")]
+    otlp_logs: Option<String>,
+    /// Whether it gets metrics, true unless set
+    #[arg(long, value_name = "TRUTH")]
+    otlp_metrics: Option<String>,
+    /// How often it gets metrics
+    #[arg(long, value_name = "MS")]
+    otlp_metrics_ms: Option<String>,
+    /// A folder for files with log records, one JSON object a line
+    #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    log_file_folder: Option<PathBuf>,
+    /// How long such a file gets, 16 MiB unless set
+    #[arg(long, value_name = "BYTES")]
+    log_file_bytes_max: Option<String>,
+    /// How many such files are kept, 8 unless set
+    #[arg(long, value_name = "COUNT")]
+    log_file_files_max: Option<String>,
+    /// Whether log records are held until they are in a file, true unless set
+    #[arg(long, value_name = "TRUTH")]
+    log_file_required: Option<String>,
     /// What the standard error shows: a level, or a filter as in info,node_agent=debug
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
@@ -109,6 +139,16 @@ impl Run {
         layer.flag("models.scrub_ms", self.models_scrub_ms.clone());
         layer.flag("page.listen", self.page_listen.clone());
         layer.flag("page.token_file", self.page_token_file.clone());
+        layer.flag("otlp.endpoint", self.otlp_endpoint.clone());
+        layer.flag("otlp.headers_file", self.otlp_headers_file.clone());
+        layer.flag("otlp.required", self.otlp_required.clone());
+        layer.flag("otlp.logs", self.otlp_logs.clone());
+        layer.flag("otlp.metrics", self.otlp_metrics.clone());
+        layer.flag("otlp.metrics_ms", self.otlp_metrics_ms.clone());
+        layer.flag("log_file.folder", self.log_file_folder.clone());
+        layer.flag("log_file.bytes_max", self.log_file_bytes_max.clone());
+        layer.flag("log_file.files_max", self.log_file_files_max.clone());
+        layer.flag("log_file.required", self.log_file_required.clone());
     }
 
     /// # Errors

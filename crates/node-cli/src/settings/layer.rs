@@ -128,6 +128,7 @@ impl Layer {
         };
         let values = match (form, value) {
             (Form::Text, toml::Value::Integer(number)) => vec![number.to_string()],
+            (Form::Text, toml::Value::Boolean(truth)) => vec![truth.to_string()],
             (Form::Text | Form::Path, toml::Value::String(text)) => vec![text.clone()],
             (Form::Paths, toml::Value::Array(items)) => items
                 .iter()

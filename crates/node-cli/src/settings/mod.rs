@@ -49,6 +49,16 @@ pub(crate) const KEYS: &[(&str, Form)] = &[
     ("models.scrub_ms", Form::Text),
     ("page.listen", Form::Text),
     ("page.token_file", Form::Path),
+    ("otlp.endpoint", Form::Text),
+    ("otlp.headers_file", Form::Path),
+    ("otlp.required", Form::Text),
+    ("otlp.logs", Form::Text),
+    ("otlp.metrics", Form::Text),
+    ("otlp.metrics_ms", Form::Text),
+    ("log_file.folder", Form::Path),
+    ("log_file.bytes_max", Form::Text),
+    ("log_file.files_max", Form::Text),
+    ("log_file.required", Form::Text),
 ];
 
 /// What was a setting of an earlier release, and what it is now.
@@ -142,6 +152,14 @@ pub(crate) enum SettingsError {
     HomeInHome {
         /// The file.
         path: PathBuf,
+    },
+    /// A setting that means nothing without another one.
+    #[error("{origin} is set, and {needs} is not: set that too, or neither")]
+    Alone {
+        /// Where it stands.
+        origin: String,
+        /// What it belongs to.
+        needs: &'static str,
     },
     /// Nowhere to put anything.
     #[error("where should the node live? Neither --home nor RESULTITY_HOME, XDG_DATA_HOME or HOME says it")]

@@ -3,14 +3,17 @@
 use std::{
     ffi::OsStr,
     net::SocketAddr,
-    num::NonZeroU64,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use node_agent::settings::{
-    KeySettings, ModelSettings, PAGE_LISTEN, PageSettings, RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS,
-    Settings,
+use node_agent::{
+    otlp::check_endpoint,
+    settings::{
+        ExportSettings, KeySettings, LogFileSettings, ModelSettings, OtlpSettings, PAGE_LISTEN, PageSettings,
+        RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS, Settings,
+    },
 };
 use node_types::Network;
 
@@ -142,6 +145,7 @@ impl Values {
                     .map_or(SCRUB_MS, NonZeroU64::get),
             },
             page: self.page()?,
+            exports: ExportSettings { otlp: self.otlp()?, log_file: self.log_file()? },
             shutdown_grace_ms: self
                 .parsed("shutdown_grace_ms", "a number of milliseconds")?
                 .unwrap_or(SHUTDOWN_GRACE_MS),
@@ -163,6 +167,58 @@ impl Values {
             return Err(SettingsError::OpenPage { origin: given.origin.clone(), listen });
         }
         Ok(PageSettings { listen, token_file })
+    }
+
+    /// Who gets logs and metrics as OpenTelemetry.
+    fn otlp(&self) -> Result<Option<OtlpSettings>, SettingsError> {
+        let Some(endpoint) = self.text("otlp.endpoint", "a URL")? else {
+            let rest = ["otlp.headers_file", "otlp.required", "otlp.logs", "otlp.metrics", "otlp.metrics_ms"];
+            return self.none_of(&rest, "otlp.endpoint");
+        };
+        if let (Err(problem), Some(given)) = (check_endpoint(&endpoint), self.given("otlp.endpoint")) {
+            return Err(wrong(given, &format!("a collector's address: {problem}")));
+        }
+        let usual = OtlpSettings::at(endpoint);
+        Ok(Some(OtlpSettings {
+            headers_file: self.path("otlp.headers_file"),
+            required: self.truth("otlp.required")?.unwrap_or(usual.required),
+            logs: self.truth("otlp.logs")?.unwrap_or(usual.logs),
+            metrics: self.truth("otlp.metrics")?.unwrap_or(usual.metrics),
+            metrics_ms: self
+                .parsed("otlp.metrics_ms", "a number of milliseconds, 1 or more")?
+                .map_or(usual.metrics_ms, NonZeroU64::get),
+            ..usual
+        }))
+    }
+
+    /// Which files get logs.
+    fn log_file(&self) -> Result<Option<LogFileSettings>, SettingsError> {
+        let Some(folder) = self.path("log_file.folder") else {
+            let rest = ["log_file.bytes_max", "log_file.files_max", "log_file.required"];
+            return self.none_of(&rest, "log_file.folder");
+        };
+        let usual = LogFileSettings::in_folder(folder);
+        let files = self.parsed::<NonZeroU32>("log_file.files_max", "a number of files, 1 or more")?;
+        Ok(Some(LogFileSettings {
+            bytes_max: self
+                .parsed("log_file.bytes_max", "a number of bytes, 1 or more")?
+                .map_or(usual.bytes_max, NonZeroU64::get),
+            files_max: files.map_or(usual.files_max, NonZeroU32::get),
+            required: self.truth("log_file.required")?.unwrap_or(usual.required),
+            ..usual
+        }))
+    }
+
+    fn truth(&self, name: &str) -> Result<Option<bool>, SettingsError> {
+        self.parsed(name, "true or false")
+    }
+
+    /// Nothing, where none of them is set: they mean nothing without `needs`.
+    fn none_of<T>(&self, names: &[&str], needs: &'static str) -> Result<Option<T>, SettingsError> {
+        match names.iter().find_map(|name| self.given(name)) {
+            Some(given) => Err(SettingsError::Alone { origin: given.origin.clone(), needs }),
+            None => Ok(None),
+        }
     }
 
     /// Asks for a key that a command cannot do without.
@@ -266,6 +322,41 @@ mod tests {
         assert_eq!(command(&[("network", "mainnet")]), "resultity-node --network mainnet");
         assert_eq!(command(&[("home", "/u/.local/share/resultity")]), "resultity-node");
         assert_eq!(command(&[("home", "/srv/it's me")]), r"resultity-node --home '/srv/it'\''s me'");
+    }
+
+    #[test]
+    fn a_collector_and_files_are_set_as_a_whole_or_not_at_all() {
+        let exports = |file: &str| values(&[], &[], file).settings().map(|settings| settings.exports);
+        assert_eq!(exports("").unwrap(), ExportSettings::default());
+        let usual = OtlpSettings::at("http://127.0.0.1:4318".to_owned());
+        assert_eq!(
+            exports("[otlp]\nendpoint = \"http://127.0.0.1:4318\"").unwrap().otlp,
+            Some(usual.clone())
+        );
+        let all = "[otlp]\nendpoint = \"http://127.0.0.1:4318\"\nheaders_file = \"h\"\nrequired = true\nlogs = false\n\
+                   metrics = false\nmetrics_ms = 5\n[log_file]\nfolder = \"l\"\nbytes_max = 7\nfiles_max = 2\nrequired = false";
+        let set = exports(all).unwrap();
+        let otlp = OtlpSettings {
+            headers_file: Some("/f/h".into()),
+            required: true,
+            logs: false,
+            metrics: false,
+            metrics_ms: 5,
+            ..usual
+        };
+        assert_eq!(set.otlp, Some(otlp));
+        let files = LogFileSettings { folder: "/f/l".into(), bytes_max: 7, files_max: 2, required: false };
+        assert_eq!(set.log_file, Some(files));
+        for (file, wanted) in [
+            ("[otlp]\nrequired = true", "otlp.endpoint"),
+            ("[log_file]\nfiles_max = 2", "log_file.folder"),
+            ("[otlp]\nendpoint = \"http://10.1.1.1:4318\"", "use https"),
+            ("[otlp]\nendpoint = \"http://127.0.0.1\"\nlogs = \"maybe\"", "true or false"),
+            ("[log_file]\nfolder = \"l\"\nfiles_max = 0", "1 or more"),
+        ] {
+            let error = exports(file).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
     }
 
     #[test]

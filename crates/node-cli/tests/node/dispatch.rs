@@ -115,3 +115,108 @@ async fn no_prompt_and_no_answer_stands_in_the_nodes_files_or_in_what_it_says() 
     let logs = stage.get("logs").await.to_string();
     assert!(!logs.contains("CANARY") && logs.contains("answered"), "{logs}");
 }
+
+/// The lines of the node's log as JSON.
+fn said_in_json(stage: &crate::stage::Stage) -> Vec<serde_json::Value> {
+    stage.said().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_is_said_on_a_jobs_way_stands_in_a_span_with_its_id() {
+    let (mut stage, _runtime) = running(external()).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    stage.start_node_with(&["--log-format", "json"]);
+    stage.active().await;
+    let jobs = [stage.submit("wait 1").await, stage.submit("wait 1").await, stage.submit("fail").await];
+    for job in &jobs {
+        stage.ended(job).await;
+    }
+    let settled = |job: &str| {
+        let line = |line: &serde_json::Value| {
+            line["fields"]["message"] == "the network has its end" && line["span"]["job"] == job
+        };
+        said_in_json(&stage).iter().any(line)
+    };
+    eventually("all are acknowledged", || async { jobs.iter().all(|job| settled(job)).then_some(()) }).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    for (job, end) in jobs.iter().zip(["answered", "answered", "failed"]) {
+        let lines = said_in_json(&stage);
+        let in_span = |line: &&serde_json::Value| line["span"]["job"] == job.as_str();
+        let way: Vec<&str> =
+            lines.iter().filter(in_span).filter_map(|line| line["fields"]["message"].as_str()).collect();
+        let steps = [
+            "offered",
+            "its offer is answered",
+            "it runs",
+            end,
+            "its end is sent",
+            "the network has its end",
+        ];
+        assert_eq!(
+            way.iter().filter(|said| steps.contains(said)).copied().collect::<Vec<_>>(),
+            steps,
+            "{way:?}"
+        );
+        for line in lines.iter().filter(|line| line.to_string().contains(job.as_str())) {
+            assert_eq!(line["span"]["job"], job.as_str(), "it is about a job and in no span: {line}");
+            assert_eq!(line["spans"].as_array().map(Vec::len), Some(1), "in one span, once: {line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_those_of_its_jobs() {
+    let (mut stage, _runtime) = running(external()).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    stage.start_node_with(&["--page-listen", "127.0.0.1:0"]);
+    stage.active().await;
+    for prompt in ["wait 1", "wait 1", "fail"] {
+        let job = stage.submit(prompt).await;
+        stage.ended(&job).await;
+    }
+    let place = "the status page is at http://";
+    let url = eventually("the page is there", || async {
+        let said = stage.said();
+        let (_, rest) = said.rsplit_once(place)?;
+        Some(format!("http://{}/metrics", rest.split_whitespace().next()?.trim_end_matches('/')))
+    })
+    .await;
+    let read = || async { reqwest::get(&url).await.unwrap().text().await.unwrap() };
+    let wanted = [
+        "resultity_jobs_ended_total{outcome=\"answered\"} 2",
+        "resultity_jobs_ended_total{outcome=\"failed\"} 1",
+        "resultity_job_offers_total{answer=\"new\"} 3",
+        "resultity_accept_duration_seconds_count 3",
+        "resultity_inference_duration_seconds_count{model=\"m@1\"} 2",
+        "resultity_runs_total{model=\"m@1\",outcome=\"failed\"} 1",
+        "resultity_attempts_total 3",
+        "resultity_jobs{state=\"queued\"} 0",
+        "resultity_connected 1",
+        "resultity_outage_seconds 0",
+        "resultity_clock_trusted 1",
+        "resultity_snapshot_version 1",
+        "resultity_scrape_errors 0",
+    ];
+    let text = eventually("all is counted", || async {
+        let text = read().await;
+        wanted.iter().all(|line| text.lines().any(|found| found == *line)).then_some(text)
+    })
+    .await;
+    for part in [
+        "resultity_storage_bytes{class=\"logs\"}",
+        "resultity_commit_duration_seconds_bucket{database=\"jobs\",le=\"+Inf\"}",
+    ] {
+        let line = text.lines().find(|line| line.starts_with(part)).unwrap();
+        assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap() > 0.0, "{line}");
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let file = stage.folder.path().join("metrics.txt");
+    std::fs::write(&file, &text).unwrap();
+    let checked = std::process::Command::new(root.join("scripts/promtool"))
+        .args(["check", "metrics"])
+        .stdin(std::fs::File::open(&file).unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
+    assert!(checked.status.success() && said.is_empty(), "promtool: {said}");
+}

@@ -114,10 +114,16 @@ impl Stage {
     }
 
     pub fn start_node(&mut self) {
+        self.start_node_with(&[]);
+    }
+
+    /// Starts it with more flags.
+    pub fn start_node_with(&mut self, flags: &[&str]) {
         let log =
             File::options().append(true).create(true).open(self.folder.path().join("node.log")).unwrap();
         let child = binary(&self.home())
             .args(["run", "--log", "debug,hyper_util=info,tungstenite=info"])
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -1,7 +1,7 @@
 //! The formats of `logs.db`. A format that was released is never edited.
 
 /// From format 0 (an empty file) on.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
 
 const FORMAT_1: &str = "
 CREATE TABLE stamp (
@@ -63,4 +63,27 @@ CREATE TABLE losses (
     untold INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO losses (level) VALUES (0), (1), (2), (3), (4);
+";
+
+const FORMAT_2: &str = "
+-- Whoever gets records, and how far each is. cursor: the last record that it has, or that was given up for it; tried: the last
+-- one that it was offered; rejected: records that it took a batch without, ever. The network has what was acknowledged; its losses
+-- stand in `losses`.
+CREATE TABLE targets (
+    name TEXT NOT NULL PRIMARY KEY,
+    required INTEGER NOT NULL CHECK (required BETWEEN 0 AND 1),
+    cursor INTEGER NOT NULL DEFAULT 0,
+    tried INTEGER NOT NULL DEFAULT 0,
+    rejected INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+INSERT INTO targets (name, required) VALUES ('network', 1);
+
+-- Records that a target will never have, by level: ever, and those that it was not told of yet.
+CREATE TABLE target_losses (
+    target TEXT NOT NULL,
+    level INTEGER NOT NULL CHECK (level BETWEEN 0 AND 4),
+    ever INTEGER NOT NULL DEFAULT 0,
+    untold INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (target, level)
+) STRICT, WITHOUT ROWID;
 ";

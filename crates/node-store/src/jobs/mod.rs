@@ -130,6 +130,12 @@ impl JobsView {
         self.reader.read(table::counts)
     }
 
+    /// When the job was taken that has waited longest of those in the queue; `None` where none waits. Looks at one
+    /// job of each priority, however many wait.
+    pub fn oldest_queued(&self) -> Result<Option<Timestamp>, ReadError> {
+        self.reader.read(table::oldest_queued)
+    }
+
     /// Counts and bytes of the jobs held.
     pub fn tally(&self) -> Result<Tally, ReadError> {
         self.reader.read(table::tally)

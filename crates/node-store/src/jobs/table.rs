@@ -590,6 +590,21 @@ pub(super) fn counts(tx: &Connection) -> rusqlite::Result<Counts> {
     })
 }
 
+/// Of each priority the first in the queue, by the index alone: the queue may be long.
+pub(super) fn oldest_queued(tx: &Connection) -> rusqlite::Result<Option<Timestamp>> {
+    let first = "WITH RECURSIVE used (priority) AS (
+             SELECT max(priority) FROM jobs WHERE state = 0
+             UNION ALL
+             SELECT (SELECT max(priority) FROM jobs WHERE state = 0 AND priority < used.priority)
+             FROM used WHERE used.priority IS NOT NULL
+         )
+         SELECT min((SELECT accepted_at FROM jobs
+                     WHERE state = 0 AND priority = used.priority ORDER BY seq LIMIT 1))
+         FROM used WHERE used.priority IS NOT NULL";
+    let found: Option<u64> = tx.prepare_cached(first)?.query_row((), |row| row.get(0))?;
+    Ok(found.map(Timestamp::from_ms))
+}
+
 pub(super) fn list(tx: &Connection, after: u64, limit: u32) -> rusqlite::Result<Vec<Listed>> {
     let held = select(tx, "WHERE seq > ?1 ORDER BY seq LIMIT ?2", (after, limit))?;
     held.into_iter().map(|held| held.listed(tx)).collect()

@@ -8,6 +8,9 @@
 //! acknowledged, so the same bytes are sent again after a crash; its number makes that harmless. A
 //! `logs.db` that had to be made anew begins another chain.
 //!
+//! Beside the network there may be other targets, each with a cursor of its own: a record goes when the network and every
+//! required target has it, and those that are not required were offered it once. What a target does not get is counted for it.
+//!
 //! When the limit is reached records go, the lowest level first, the oldest first; after them the payloads
 //! of batches that nobody acknowledged. Every loss is counted and told in the next batch, that of records
 //! which a full disk refused too. What is acknowledged or expires goes back to the disk.
@@ -29,6 +32,9 @@ use rusqlite::Connection;
 
 pub mod plan;
 mod table;
+mod targets;
+
+pub use targets::{NETWORK, Target, TargetState, Waiting as WaitingFor};
 
 use crate::{
     clock::Cutoff,
@@ -190,7 +196,7 @@ impl Drain {
         self.number = committed + 1;
         table::set_drained(tx, self.number)?;
         for (level, count) in &self.lost {
-            table::lose(tx, *level, *count)?;
+            table::lose_for_all(tx, *level, *count)?;
         }
         table::keep_limit(tx, bytes_max)?;
         let mut room = step_bytes(bytes_max);
@@ -277,7 +283,23 @@ impl LogsView {
         })
     }
 
-    /// Records ever lost in this file, by level.
+    /// Bytes of `logs.db` that are in use.
+    pub fn used_bytes(&self) -> Result<u64, ReadError> {
+        self.reader.read(table::used_bytes)
+    }
+
+    /// Everybody who gets records, the network too, and how far each is.
+    pub fn targets(&self) -> Result<Vec<TargetState>, ReadError> {
+        self.reader.read(targets::states)
+    }
+
+    /// The oldest records that a target does not have, about `bytes_max` bytes of them and [`BATCH_RECORDS_MAX`] at the most,
+    /// and the losses that it was not told of; `None` for one that is no target.
+    pub fn waiting(&self, target: &str, bytes_max: u64) -> Result<Option<WaitingFor>, ReadError> {
+        self.reader.read(|tx| targets::waiting(tx, target, bytes_max))
+    }
+
+    /// Records that the network will never have, ever, by level.
     pub fn losses(&self) -> Result<BTreeMap<Level, u64>, ReadError> {
         self.reader.read(|tx| table::losses(tx, table::Count::Ever))
     }
@@ -331,6 +353,12 @@ impl Logs {
         *lock(&self.bytes_max) = bytes_max.max(BYTES_MAX_LOWEST);
     }
 
+    /// The limit in bytes of `logs.db`.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        *lock(&self.bytes_max)
+    }
+
     /// Takes a record. Never blocks on the disk and never fails: what cannot be kept is counted.
     ///
     /// A message over [`MESSAGE_BYTES_MAX`] is cut; fields over [`FIELDS_BYTES_MAX`] are replaced by a note.
@@ -381,13 +409,60 @@ impl Logs {
         })
     }
 
-    /// The network has all batches up to `seq`: they and their records are deleted, a commit's worth of them;
-    /// call again until it returns 0. Returns how many batches and records went.
+    /// The network has all batches up to `seq`: they and those of their records that no other target is owed are deleted, a
+    /// commit's worth of them; call again until it returns 0. Returns how many batches and records went.
     ///
     /// In steps, as on a full disk all at once would need as much room in the write-ahead log as it frees.
     pub fn acknowledge(&self, seq: u64) -> Ticket<u64> {
         let bytes_max = self.writer.delete_bytes_max();
         self.writer.submit(Effect::Shrinks, move |tx| table::acknowledge(tx, seq, bytes_max))
+    }
+
+    /// Says who gets records beside the network: whoever is not named any more is forgotten, and a new one begins with what is
+    /// there.
+    pub fn set_targets(&self, wanted: Vec<Target>) -> Ticket<()> {
+        let bytes_max = self.writer.delete_bytes_max();
+        self.writer.submit(Effect::Keeps, move |tx| {
+            targets::set(tx, &wanted)?;
+            targets::release(tx, bytes_max).map(|_| ())
+        })
+    }
+
+    /// A target has all records up to the number `last` but `rejected` of them, and was told of the losses `told`. Records that
+    /// nobody is owed any more go, a commit's worth of them. Returns how many went.
+    pub fn delivered(
+        &self,
+        target: &str,
+        last: u64,
+        told: BTreeMap<Level, u64>,
+        rejected: u64,
+    ) -> Ticket<u64> {
+        let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
+        self.writer.submit(Effect::Shrinks, move |tx| {
+            targets::reach(tx, &target, last)?;
+            targets::told(tx, &target, &told, rejected)?;
+            targets::release(tx, bytes_max).map(|(rows, _)| rows)
+        })
+    }
+
+    /// A target will never take the records up to the number `last`: those it does not have are lost for it, and counted.
+    /// Returns how many records went, as [`Logs::delivered`] does.
+    pub fn given_up(&self, target: &str, last: u64) -> Ticket<u64> {
+        let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
+        self.writer.submit(Effect::Shrinks, move |tx| {
+            targets::give_up(tx, &target, last)?;
+            targets::release(tx, bytes_max).map(|(rows, _)| rows)
+        })
+    }
+
+    /// A target was offered the records up to the number `last` and could not take them now: one that is not required holds
+    /// them no longer. Returns how many records went, as [`Logs::delivered`] does.
+    pub fn tried(&self, target: &str, last: u64) -> Ticket<u64> {
+        let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
+        self.writer.submit(Effect::Shrinks, move |tx| {
+            targets::try_up_to(tx, &target, last)?;
+            targets::release(tx, bytes_max).map(|(rows, _)| rows)
+        })
     }
 
     /// Deletes records older than `before`, a commit's worth of them; call again until it returns 0. Those that

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use super::{
     BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query, RECORD_BYTES,
     plan::{self, Drop, Held, Which},
+    targets::{self, NETWORK},
 };
 use crate::{
     format::PAGE_BYTES,
@@ -26,7 +27,7 @@ fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'stat
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }
 
-fn level(row: &Row<'_>, column: usize) -> rusqlite::Result<Level> {
+pub(super) fn level(row: &Row<'_>, column: usize) -> rusqlite::Result<Level> {
     let found: u8 = row.get(column)?;
     let wanted = Level::ALL.into_iter().find(|level| level.rank() == found);
     wanted.ok_or(rusqlite::Error::IntegralValueOutOfRange(column, found.into()))
@@ -52,8 +53,17 @@ pub(super) fn insert(tx: &Connection, record: &Record) -> rusqlite::Result<()> {
     .map(|_| ())
 }
 
+/// The network will never have so many records; what the other targets lose is counted for each.
 pub(super) fn lose(tx: &Connection, level: Level, count: u64) -> rusqlite::Result<()> {
     tx.prepare_cached("UPDATE losses SET ever = ever + ?2, untold = untold + ?2 WHERE level = ?1")?
+        .execute((level.rank(), count))
+        .map(|_| ())
+}
+
+/// Nobody will ever have so many records: they never came into the table.
+pub(super) fn lose_for_all(tx: &Connection, level: Level, count: u64) -> rusqlite::Result<()> {
+    lose(tx, level, count)?;
+    tx.prepare_cached("UPDATE target_losses SET ever = ever + ?2, untold = untold + ?2 WHERE level = ?1")?
         .execute((level.rank(), count))
         .map(|_| ())
 }
@@ -75,9 +85,9 @@ pub(super) fn losses(tx: &Connection, count: Count) -> rusqlite::Result<BTreeMap
         .collect()
 }
 
-const COLUMNS: &str = "seq, at, level, kind, job, message, fields";
+pub(super) const COLUMNS: &str = "seq, at, level, kind, job, message, fields";
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let kind: String = row.get(3)?;
     let fields: String = row.get(6)?;
     let record = Record {
@@ -195,22 +205,22 @@ pub(super) fn keep_batch(
     tx.prepare_cached("UPDATE losses SET untold = 0")?.execute(()).map(|_| ())
 }
 
-/// Deletes batches up to `seq` with their records, oldest first, until `bytes_max` bytes went: batch by batch, so
-/// that no more than one is left in part.
+/// Deletes batches up to `seq`, oldest first, with those of their records that no other target is owed, until `bytes_max`
+/// bytes went: batch by batch, so that no more than one is left in part.
 pub(super) fn acknowledge(tx: &Connection, seq: u64, bytes_max: u64) -> rusqlite::Result<u64> {
     let mut oldest = tx.prepare_cached(
         "SELECT seq, last, octet_length(header) + ifnull(octet_length(payload), 0) FROM batches
          WHERE seq <= ?1 ORDER BY seq LIMIT 1",
     )?;
-    let mut delete_records = tx.prepare_cached("DELETE FROM records WHERE seq <= ?1")?;
     let mut delete_batch = tx.prepare_cached("DELETE FROM batches WHERE seq = ?1")?;
     let (mut rows, mut left) = (0, bytes_max);
     while left > 0 {
         let batch: Option<(u64, u64, u64)> =
             oldest.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((batch, last, batch_bytes)) = batch else { break };
-        let (up_to, bytes) = enough(tx, Which::InBatch, [last], left)?;
-        rows += delete_records.execute([up_to])? as u64;
+        targets::reach(tx, NETWORK, last)?;
+        let (gone, bytes) = targets::release(tx, left)?;
+        rows += gone;
         left = left.saturating_sub(bytes);
         if left > 0 {
             rows += delete_batch.execute([batch])? as u64;
@@ -239,14 +249,24 @@ pub(super) fn expire(tx: &Connection, before: Timestamp, bytes_max: u64) -> rusq
     drop(rows);
     let mut remove = tx.prepare_cached("DELETE FROM records WHERE seq = ?1")?;
     let mut lost = BTreeMap::<Level, u64>::new();
+    let others = targets::others(tx)?;
+    let mut lost_for = vec![BTreeMap::<Level, u64>::new(); others.len()];
     for (seq, level) in &doomed {
         let seq: u64 = *seq;
         remove.execute([seq])?;
         if seq > sealed {
             *lost.entry(*level).or_default() += 1;
         }
+        for ((_, cursor), lost) in others.iter().zip(&mut lost_for) {
+            if seq > *cursor {
+                *lost.entry(*level).or_default() += 1;
+            }
+        }
     }
     lost.into_iter().try_for_each(|(level, count)| lose(tx, level, count))?;
+    for ((name, _), lost) in others.iter().zip(lost_for) {
+        targets::lose(tx, name, &lost)?;
+    }
     if !doomed.is_empty() {
         give_back(tx)?;
     }
@@ -261,6 +281,7 @@ pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     found.extend(wrong(tx, "chain", unchained, anew)?);
     found.extend(wrong_numbers(tx, "chain", &["drained"])?);
     found.extend(wrong_numbers(tx, "losses", &["ever", "untold"])?);
+    found.extend(targets::nonsense(tx)?);
     let select = format!("SELECT {COLUMNS} FROM records");
     let judge = |row: &Row<'_>| entry(row).map(|_| ());
     found.extend(bad_rows(tx, &select, "DELETE FROM records WHERE seq = ?1", judge)?);
@@ -276,6 +297,7 @@ pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
 
 /// Makes what was saved of a damaged database agree with itself: the chain goes on after the last batch.
 pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
+    targets::mend(tx)?;
     let last: Option<(String, u64, u64)> = tx
         .query_row("SELECT header, seq, last FROM batches ORDER BY seq DESC LIMIT 1", (), |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -305,7 +327,7 @@ pub(super) fn count_unsealed(tx: &Connection) -> rusqlite::Result<u64> {
     tx.prepare_cached(sql)?.query_row((), |row| row.get(0))
 }
 
-fn give_back(tx: &Connection) -> rusqlite::Result<()> {
+pub(super) fn give_back(tx: &Connection) -> rusqlite::Result<()> {
     // Answers a row for each page that it frees.
     let mut vacuum = tx.prepare_cached("PRAGMA incremental_vacuum")?;
     let mut rows = vacuum.query(())?;
@@ -323,7 +345,7 @@ pub(super) fn used_bytes(tx: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// A record's bytes in SQL, as `record_bytes` counts them.
-const ROW_BYTES: &str = "(64 + octet_length(message) + octet_length(fields))";
+pub(super) const ROW_BYTES: &str = "(64 + octet_length(message) + octet_length(fields))";
 const _: () = assert!(RECORD_BYTES == 64, "ROW_BYTES says so too");
 
 /// What there is to drop, oldest first: of each sort no more is counted than is still wanted, so that the records
@@ -358,7 +380,7 @@ fn oldest(which: Which) -> String {
 }
 
 /// The last key, and the sum of the bytes, of as many rows of [`oldest`] as are enough.
-fn enough(
+pub(super) fn enough(
     tx: &Connection,
     which: Which,
     values: impl rusqlite::Params,
@@ -379,11 +401,13 @@ fn drop_oldest(tx: &Connection, drop: Drop, sealed: u64) -> rusqlite::Result<()>
     match drop.which {
         Which::InBatch => {
             let (last, _) = enough(tx, drop.which, [sealed], drop.bytes)?;
+            targets::lose_range(tx, 0, last, None)?;
             let sql = format!("DELETE FROM records WHERE {IN_BATCH} AND seq <= ?2");
             tx.prepare_cached(&sql)?.execute((sealed, last)).map(|_| ())
         }
         Which::Level(level) => {
             let (last, _) = enough(tx, drop.which, (sealed, level.rank()), drop.bytes)?;
+            targets::lose_range(tx, sealed, last, Some(level))?;
             let sql = format!("DELETE FROM records WHERE {OF_LEVEL} AND seq <= ?3");
             let gone = tx.prepare_cached(&sql)?.execute((sealed, level.rank(), last))?;
             lose(tx, level, gone as u64)

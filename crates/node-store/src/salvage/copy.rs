@@ -65,6 +65,8 @@ pub(super) const fn tables(database: Database) -> &'static [Table] {
         mended(numbered("losses", "level")),
         counted(numbered("records", "seq")),
         numbered("batches", "seq"),
+        mended(unnumbered("targets", "name")),
+        mended(unnumbered("target_losses", "target, level")),
         numbered("incidents", "seq"),
     ];
     match database {

@@ -5,7 +5,7 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, config::DbConfig};
@@ -261,8 +261,16 @@ impl Desk {
             }
             done => done?,
         }
-        self.execute("COMMIT")?;
+        self.measured("COMMIT")?;
         Ok(outcomes)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "measures a duration; no job is judged by it")]
+    fn measured(&self, sql: &str) -> rusqlite::Result<()> {
+        let begun = Instant::now();
+        self.execute(sql)?;
+        self.shared.commits.observe(begun.elapsed());
+        Ok(())
     }
 
     /// Whether the next commit is synced, where the database is one whose commits are not.

@@ -16,10 +16,11 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    Durability, Effect, GROUP_BYTES_MAX, GROUP_MAX, Holder, Room, Upkeep, WriteError,
+    COMMIT_BOUNDS, Durability, Effect, GROUP_BYTES_MAX, GROUP_MAX, Holder, Room, Upkeep, WriteError,
     desk::{Broken, Desk, panicked},
     ticket::{Ending, Round},
 };
+use crate::meter::Histogram;
 
 /// A request as the writer sees it.
 pub(super) trait Request: Send {
@@ -154,6 +155,8 @@ pub(super) struct Shared {
     pub(super) copying: Mutex<()>,
     /// Pages of the log that are copied back.
     pub(super) copied_pages: AtomicU32,
+    /// How long each commit took.
+    pub(super) commits: Histogram,
 }
 
 impl Shared {
@@ -169,6 +172,7 @@ impl Shared {
             rested: Condvar::new(),
             copying: Mutex::default(),
             copied_pages: AtomicU32::new(0),
+            commits: Histogram::new(COMMIT_BOUNDS),
         }
     }
 

@@ -38,6 +38,8 @@ use std::{
 
 use rusqlite::{Connection, hooks::Wal};
 
+use crate::meter::Distribution;
+
 mod desk;
 mod inbox;
 mod ticket;
@@ -59,6 +61,11 @@ pub const WAL_BYTES_MAX: u64 = 8 << 20;
 pub const CHECKPOINT_WAIT_MS_MAX: u64 = 10;
 /// How long the pages of deleted rows may stay in the write-ahead log while the store is open.
 pub const ERASE_DELAY_MS_MAX: u64 = 1000;
+
+/// The bounds of the buckets in which the durations of commits are counted, in seconds: a sync takes a tenth of a
+/// millisecond on a good disk and ten on a turning one.
+pub const COMMIT_BOUNDS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// Why a write has no answer of its own.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -291,6 +298,11 @@ impl Writer {
     /// Takes the pages of deleted rows out of the write-ahead log now, and empties it.
     pub(crate) fn erase(&self) {
         self.shared.ask(Asked::Erase);
+    }
+
+    /// How long its commits took since it was started, syncs included.
+    pub(crate) fn commits(&self) -> Distribution {
+        self.shared.commits.read()
     }
 
     /// What stopped the writer, if anything did.

@@ -1,0 +1,448 @@
+//! Log records and metrics on their way to a collector: what it says decides what becomes of them. The receiver reads the
+//! protocol's own messages; the last test has a real collector between node and receiver.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::TcpListener as PortFinder,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse as _, Response},
+    routing::post,
+};
+use node_agent::{
+    author::Author,
+    node::Node,
+    settings::{
+        ExportSettings, KeySettings, LogFileSettings, ModelSettings, OtlpSettings, PageSettings,
+        RuntimeSettings, Settings,
+    },
+    targets, time,
+};
+use node_store::{
+    logs::{Query, TargetState},
+    store::{Options, Store},
+};
+use node_types::{
+    Network,
+    log::{Kind, Level},
+};
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse},
+        metrics::v1::ExportMetricsServiceRequest,
+    },
+    common::v1::any_value,
+    logs::v1::LogRecord,
+};
+use prost::Message as _;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// The longest that anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the receiver answers to log records.
+#[derive(Clone, Debug)]
+enum Answer {
+    Busy,
+    Refused,
+    Rejects(i64),
+    /// Nothing, and never.
+    Hangs,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// What comes before it takes everything.
+    answers: VecDeque<Answer>,
+    logs: Vec<ExportLogsServiceRequest>,
+    metrics: Vec<ExportMetricsServiceRequest>,
+    headers: Vec<HeaderMap>,
+}
+
+#[derive(Clone)]
+struct Receiver {
+    seen: Arc<Mutex<Seen>>,
+    url: String,
+}
+
+impl Receiver {
+    async fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
+        let seen = Arc::new(Mutex::new(Seen { answers: answers.into_iter().collect(), ..Seen::default() }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let routes = Router::new()
+            .route("/v1/logs", post(take_logs))
+            .route("/v1/metrics", post(take_metrics))
+            .with_state(Arc::clone(&seen));
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        Self { seen, url }
+    }
+
+    /// The requests with log records so far.
+    fn requests(&self) -> Vec<Vec<LogRecord>> {
+        let records = |request: &ExportLogsServiceRequest| {
+            let of_nodes = request.resource_logs.iter().flat_map(|logs| &logs.scope_logs);
+            of_nodes.flat_map(|scope| scope.log_records.clone()).collect()
+        };
+        self.seen.lock().unwrap().logs.iter().map(records).collect()
+    }
+
+    fn bodies(&self) -> Vec<String> {
+        self.requests().concat().iter().map(body).collect()
+    }
+}
+
+async fn take_logs(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, body: Bytes) -> Response {
+    let answer = {
+        let mut seen = seen.lock().unwrap();
+        assert_eq!(headers["content-type"], "application/x-protobuf");
+        seen.logs.push(ExportLogsServiceRequest::decode(body).unwrap());
+        seen.headers.push(headers);
+        seen.answers.pop_front()
+    };
+    let rejected_log_records = match answer {
+        Some(Answer::Busy) => return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response(),
+        Some(Answer::Refused) => return StatusCode::BAD_REQUEST.into_response(),
+        Some(Answer::Hangs) => return std::future::pending().await,
+        Some(Answer::Rejects(count)) => count,
+        None => return ExportLogsServiceResponse::default().encode_to_vec().into_response(),
+    };
+    let partial = ExportLogsPartialSuccess { rejected_log_records, error_message: "too old".to_owned() };
+    ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec().into_response()
+}
+
+async fn take_metrics(State(seen): State<Arc<Mutex<Seen>>>, body: Bytes) -> Response {
+    seen.lock().unwrap().metrics.push(ExportMetricsServiceRequest::decode(body).unwrap());
+    StatusCode::OK.into_response()
+}
+
+fn body(record: &LogRecord) -> String {
+    match record.body.as_ref().and_then(|body| body.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => text.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until something is there.
+async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+/// A node without a network, and its targets.
+struct Scene {
+    home: tempfile::TempDir,
+    node: Arc<Node>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+fn settings(home: &Path, exports: ExportSettings) -> Settings {
+    Settings {
+        home: home.to_owned(),
+        network: Network::Testnet,
+        network_url: "https://network.example".to_owned(),
+        keyset_digest: None,
+        keys: KeySettings::default(),
+        runtime: RuntimeSettings::default(),
+        models: ModelSettings::default(),
+        page: PageSettings::off(),
+        exports,
+        shutdown_grace_ms: 0,
+    }
+}
+
+fn otlp(receiver: &Receiver, required: bool) -> ExportSettings {
+    let otlp = OtlpSettings { required, metrics: false, ..OtlpSettings::at(receiver.url.clone()) };
+    ExportSettings { otlp: Some(otlp), log_file: None }
+}
+
+impl Scene {
+    async fn set(exports: ExportSettings) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let options = Options { reserve_bytes: 1 << 20, ..Options::new(home.path(), Network::Testnet) };
+        let store = Store::create(&options, None, &time::reading().unwrap()).unwrap();
+        Self::on(home, store, exports).await
+    }
+
+    async fn on(home: tempfile::TempDir, store: Store, exports: ExportSettings) -> Self {
+        let store = Arc::new(store);
+        let author = Author::new(Arc::clone(&store)).unwrap();
+        let (node, _) = Node::new(store, author, settings(home.path(), exports));
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        targets::start(&node, &mut tasks, &stopped).await.unwrap();
+        Self { home, node, stop, tasks }
+    }
+
+    /// As after a stop and a start, with other settings.
+    async fn again(mut self, exports: ExportSettings) -> Self {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+        drop(self.node);
+        let options = Options { reserve_bytes: 1 << 20, ..Options::new(self.home.path(), Network::Testnet) };
+        let store =
+            eventually("the volume is free", || Store::open(&options, &time::reading().unwrap()).ok());
+        let store = store.await;
+        Self::on(self.home, store, exports).await
+    }
+
+    fn note(&self, text: &str) {
+        self.node.journal.note(Level::Info, Kind::Agent, text);
+    }
+
+    fn state(&self, name: &str) -> TargetState {
+        let states = self.node.store.view().logs().targets().unwrap();
+        states.into_iter().find(|state| state.name == name).unwrap()
+    }
+
+    /// Everything that is on disk of what the node said of itself and holds `text`.
+    fn said(&self, text: &str) -> usize {
+        let query = Query { text: Some(text.to_owned()), ..Query::default() };
+        self.node.store.view().logs().query(&query).unwrap().len()
+    }
+
+    async fn delivered(&self, name: &str) {
+        eventually("it has everything", || {
+            let flushed = self.node.store.logs().flush().wait().is_ok();
+            (flushed && self.state(name).waiting == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_busy_collector_does_not_take_is_held_and_comes_once_and_in_order() {
+    let receiver = Receiver::start([Answer::Busy, Answer::Busy]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("first");
+    eventually("it was asked twice", || (receiver.requests().len() >= 2).then_some(())).await;
+    scene.note("second");
+    scene.delivered("otlp").await;
+    let taken: Vec<String> = receiver.requests()[2..].concat().iter().map(body).collect();
+    let place = |text: &str| taken.iter().filter(|body| *body == text).count();
+    assert_eq!((place("first"), place("second")), (1, 1), "{taken:?}");
+    assert!(taken.iter().position(|it| it == "first") < taken.iter().position(|it| it == "second"));
+    assert!(taken.iter().any(|it| it.contains("503")), "the node says why: {taken:?}");
+    assert!(scene.state("otlp").lost.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_refuses_is_lost_for_it_said_once_and_told_with_the_next_records() {
+    let receiver = Receiver::start([Answer::Refused, Answer::Refused]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("never taken");
+    // The second batch is what the node said of the first refusal.
+    let both = || scene.state("otlp").lost.values().sum::<u64>() == 2;
+    eventually("both refusals are over", || both().then_some(())).await;
+    scene.note("taken");
+    scene.delivered("otlp").await;
+    let lost = scene.state("otlp").lost;
+    assert_eq!((lost[&Level::Info], lost[&Level::Error]), (1, 1), "{lost:?}");
+    assert_eq!(scene.said("refuses log records"), 1);
+    let bodies = receiver.bodies();
+    assert_eq!(
+        bodies.iter().filter(|it| *it == "never taken").count(),
+        1,
+        "it is never sent again: {bodies:?}"
+    );
+    let told: Vec<_> = bodies.iter().filter(|it| it.contains("were lost for this collector")).collect();
+    assert!(told.iter().any(|it| it.starts_with("2 ")), "{told:?}");
+    assert_eq!(scene.said("never taken"), 1, "the network has not got it, so it is still here");
+    assert!(scene.node.store.view().logs().losses().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_takes_in_part_is_never_sent_again_and_the_rest_is_counted() {
+    let receiver = Receiver::start([Answer::Rejects(1)]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("old");
+    eventually("it was taken", || (scene.state("otlp").rejected > 0).then_some(())).await;
+    scene.note("new");
+    scene.delivered("otlp").await;
+    assert_eq!(receiver.bodies().iter().filter(|it| *it == "old").count(), 1);
+    assert_eq!(scene.state("otlp").rejected, 1);
+    assert_eq!(scene.said("but for 1: too old"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_does_not_answer_holds_nothing_up_and_gets_it_later() {
+    let receiver = Receiver::start([Answer::Hangs]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = LogFileSettings::in_folder(folder.path().join("logs"));
+    let exports = ExportSettings { log_file: Some(files), ..otlp(&receiver, true) };
+    let scene = Scene::set(exports).await;
+    scene.note("patience");
+    scene.delivered("file").await;
+    let text = std::fs::read_to_string(folder.path().join("logs/resultity-testnet.jsonl")).unwrap();
+    assert!(text.contains("\"patience\""), "{text}");
+    scene.delivered("otlp").await;
+    assert!(receiver.bodies().iter().filter(|it| *it == "patience").count() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_survives_a_restart_and_a_target_that_is_gone_is_forgotten() {
+    let receiver = Receiver::start([]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("before");
+    scene.delivered("otlp").await;
+    let scene = scene.again(otlp(&receiver, true)).await;
+    scene.note("after");
+    scene.delivered("otlp").await;
+    let bodies = receiver.bodies();
+    assert_eq!(bodies.iter().filter(|it| *it == "before").count(), 1, "{bodies:?}");
+    assert_eq!(bodies.iter().filter(|it| *it == "after").count(), 1, "{bodies:?}");
+
+    let scene = scene.again(ExportSettings::default()).await;
+    let names: Vec<_> =
+        scene.node.store.view().logs().targets().unwrap().into_iter().map(|it| it.name).collect();
+    assert_eq!(names, ["network"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_come_from_a_private_file_and_are_sent_and_never_said() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let receiver = Receiver::start([Answer::Busy]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("headers");
+    std::fs::write(&file, "authorization: Bearer CANARY\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut exports = otlp(&receiver, true);
+    exports.otlp.as_mut().unwrap().headers_file = Some(file);
+    let scene = Scene::set(exports).await;
+    scene.note("hello");
+    scene.delivered("otlp").await;
+    assert_eq!(receiver.seen.lock().unwrap().headers[0]["authorization"], "Bearer CANARY");
+    assert_eq!(scene.said("CANARY"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_sent_every_so_often_and_once_at_the_end() {
+    let receiver = Receiver::start([]).await;
+    let mut exports = otlp(&receiver, true);
+    let settings = exports.otlp.as_mut().unwrap();
+    // Nothing is due within the test: what comes is the end's.
+    (settings.logs, settings.metrics, settings.metrics_ms) = (false, true, 3_600_000);
+    let mut scene = Scene::set(exports).await;
+    scene.stop.send_replace(true);
+    while scene.tasks.join_next().await.is_some() {}
+    assert_eq!(names(&receiver).len(), 1);
+
+    let otlp = OtlpSettings { logs: false, metrics_ms: 20, ..OtlpSettings::at(receiver.url.clone()) };
+    let _scene = Scene::set(ExportSettings { otlp: Some(otlp), log_file: None }).await;
+    eventually("metrics come again and again", || (names(&receiver).len() >= 4).then_some(())).await;
+    assert!(names(&receiver).iter().all(|push| push.contains("resultity_build_info")));
+}
+
+/// The names in each push.
+fn names(receiver: &Receiver) -> Vec<BTreeSet<String>> {
+    let of_push = |push: &ExportMetricsServiceRequest| {
+        let scopes = push.resource_metrics.iter().flat_map(|of_node| &of_node.scope_metrics);
+        scopes.flat_map(|scope| &scope.metrics).map(|metric| metric.name.clone()).collect()
+    };
+    receiver.seen.lock().unwrap().metrics.iter().map(of_push).collect()
+}
+
+/// A real collector, which ends with the test.
+struct Collector(Child);
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Collector {
+    /// Starts it between two addresses. It takes no port 0: one that somebody else takes first is tried again.
+    async fn start(to: &str) -> (Self, String) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let set_up = Command::new(root.join("scripts/collector")).output().unwrap();
+        assert!(set_up.status.success(), "scripts/collector: {}", String::from_utf8_lossy(&set_up.stderr));
+        for _ in 0..20 {
+            let free = || PortFinder::bind("127.0.0.1:0").unwrap();
+            let (grpc, http) = (free(), free());
+            let (grpc, http) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
+            let child = Command::new(root.join(".tools/collector/rotel-agent"))
+                .args(["start", "--otlp-grpc-endpoint", &grpc.to_string()])
+                .args(["--otlp-http-endpoint", &http.to_string()])
+                .args(["--exporter", "otlp", "--otlp-exporter-protocol", "http"])
+                .args(["--otlp-exporter-endpoint", to, "--otlp-exporter-compression", "none"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            let mut collector = Self(child.unwrap());
+            let listens = async {
+                loop {
+                    if tokio::net::TcpStream::connect(http).await.is_ok() {
+                        return true;
+                    }
+                    if collector.0.try_wait().unwrap().is_some() {
+                        return false;
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                }
+            };
+            if timeout(PATIENCE, listens).await.unwrap() {
+                return (collector, format!("http://{http}"));
+            }
+        }
+        panic!("the collector found no port");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_collector_takes_logs_and_metrics_and_passes_them_on() {
+    let receiver = Receiver::start([]).await;
+    let (_collector, url) = Collector::start(&receiver.url).await;
+    let otlp = OtlpSettings { required: true, metrics_ms: 100, ..OtlpSettings::at(url) };
+    let scene = Scene::set(ExportSettings { otlp: Some(otlp), log_file: None }).await;
+    let job = "00000000-0000-0000-0000-000000000007".parse().unwrap();
+    let fields = [("duration_ms", serde_json::json!(12))];
+    scene.node.journal.measured(Level::Warn, Kind::Inference, Some(job), "through a collector", fields);
+    let record = eventually("the record arrives", || {
+        receiver.requests().concat().into_iter().find(|record| body(record) == "through a collector")
+    })
+    .await;
+    let attribute = |key: &str| {
+        let found = record.attributes.iter().find(|pair| pair.key == key);
+        found.and_then(|pair| pair.value.clone()?.value)
+    };
+    let text = |text: &str| Some(any_value::Value::StringValue(text.to_owned()));
+    assert_eq!((record.severity_number, record.severity_text.as_str()), (13, "WARN"));
+    assert_eq!(attribute("resultity.job"), text("00000000-0000-0000-0000-000000000007"));
+    assert_eq!(attribute("resultity.kind"), text("inference"));
+    assert_eq!(attribute("resultity.field.duration_ms"), Some(any_value::Value::IntValue(12)));
+    assert!(record.time_unix_nano > 0 && record.observed_time_unix_nano > 0);
+    eventually("metrics arrive", || {
+        let names: BTreeSet<_> = names(&receiver).into_iter().flatten().collect();
+        let wanted =
+            ["resultity_build_info", "resultity_commit_duration_seconds", "resultity_offline_seconds_total"];
+        wanted.iter().all(|name| names.contains(*name)).then_some(())
+    })
+    .await;
+    scene.delivered("otlp").await;
+    assert!(scene.state("otlp").lost.is_empty());
+}
