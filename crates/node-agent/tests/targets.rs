@@ -1,6 +1,11 @@
 //! Log records and metrics on their way to a collector: what it says decides what becomes of them. The receiver reads the
 //! protocol's own messages; the last test has a real collector between node and receiver.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on must fail, and has files of its own"
+)]
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -1,6 +1,6 @@
 //! Metrics: what a monitoring system asks of a node, as typed families.
 //!
-//! [`facts`] looks (and decides nothing), [`families`] makes families of what was seen (and looks at nothing), and what they are
+//! `facts` looks (and decides nothing), `families` makes families of what was seen (and looks at nothing), and what they are
 //! written as is a matter of its own: the text that Prometheus reads here, OTLP in the `otlp` room.
 //!
 //! Names and units follow Prometheus' conventions: the prefix `resultity_`, base units, `_total` for what only grows. A look that
