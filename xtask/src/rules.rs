@@ -43,6 +43,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "view",
             "volume",
             "store",
+            "backup",
         ],
     ),
     (
@@ -69,6 +70,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "enroll",
             "sync",
             "report",
+            "fence",
             "rotate",
             "agent",
         ],

@@ -8,7 +8,8 @@ use node_types::{
     Digest, Timestamp,
     envelope::ENVELOPE_BYTES_MAX,
     protocol::{
-        Account, Acknowledged, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Keysets, LogBatch,
+        Account, Acknowledged, Claims, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Inquiry, Keysets,
+        LogBatch,
         MEDIA_TYPE, NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register, Registered,
         Signed, TraceBatch, path,
     },
@@ -104,6 +105,7 @@ posted! {
     TraceBatch, TRACES, Acknowledged;
     ConfigReport, CONFIG_REPORT, Acknowledged;
     Account, ACCOUNT, Acknowledged;
+    Inquiry, INQUIRY, Claims;
 }
 
 /// What the network has as its snapshot.
