@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    commands::{account, config, demo, devnet, drift, init, jobs, key, logs, models, rotate, run, status},
+    commands::{
+        account, backup, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate, run, status,
+    },
     failure::Failure,
     out::Out,
     settings::Layer,
@@ -22,6 +24,7 @@ Exit codes:
   3  `drift check`: something was changed or is gone since it was installed
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
+  6  this copy of the node must not run: the node runs elsewhere, or was moved away
   130  `models install` was broken off with Ctrl-C; what was fetched stays
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
@@ -149,6 +152,12 @@ pub(crate) enum Command {
     /// Take the node's key out, bring one in, seal it anew
     #[command(subcommand)]
     Key(key::Key),
+    /// Keep the node's volume in a file, and make a volume of it again
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// Hand the node to another machine
+    #[command(subcommand)]
+    Move(moving::Move),
     /// Delete what has had its time, as the table in docs/rotation.md says
     Rotate(rotate::Rotate),
     /// Show the node's log

@@ -6,6 +6,7 @@ use node_agent::{
     agent::AgentError, drift::DriftError, fetch::FetchError, models::InstallError, time::NoClock,
 };
 use node_store::{
+    backup::BackupError,
     binding::BadLink,
     keys::{KeyError, KeystoreError},
     models::ModelsError,
@@ -194,6 +195,9 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A backup.
+    #[error(transparent)]
+    Backup(BackupError),
     /// The Agent.
     #[error(transparent)]
     Agent(AgentError),
@@ -220,6 +224,20 @@ impl From<InstallError> for Failure {
     }
 }
 
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            // So that its exit code is that of the store's error.
+            BackupError::Store(StoreError::Volume(VolumeError::InUse { path, holder })) => {
+                Self::Held { pid: holder, folder: path }
+            }
+            BackupError::Store(error) => error.into(),
+            BackupError::Key(error) => error.into(),
+            other => Self::Backup(other),
+        }
+    }
+}
+
 impl From<AgentError> for Failure {
     fn from(error: AgentError) -> Self {
         match error {
@@ -229,6 +247,8 @@ impl From<AgentError> for Failure {
             | AgentError::Clock(_)
             | AgentError::Author(_)
             | AgentError::Fetch(_)
+            | AgentError::Read(_)
+            | AgentError::RunsTwice { .. }
             | AgentError::Storage { .. }) => Self::Agent(other),
         }
     }
@@ -247,6 +267,8 @@ impl Failure {
             | Self::NoSuchModel(_)
             | Self::NoSnapshot(_)
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
+            Self::Store(StoreError::Volume(VolumeError::Retired { .. }))
+            | Self::Agent(AgentError::RunsTwice { .. }) => 6,
             Self::Interrupted(_) => 130,
             Self::Output(_) if self.is_broken_pipe() => 0,
             Self::Exists { .. }
@@ -271,6 +293,7 @@ impl Failure {
             | Self::Install(_)
             | Self::Drift(_)
             | Self::NoClock(_)
+            | Self::Backup(_)
             | Self::Agent(_)
             | Self::Http(_)
             | Self::Start(_)

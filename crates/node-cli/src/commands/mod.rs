@@ -1,6 +1,7 @@
 //! The commands, one file each. A command reads, calls the crates below, and shows a report.
 
 pub(crate) mod account;
+pub(crate) mod backup;
 mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -12,6 +13,7 @@ pub(crate) mod jobs;
 pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod models;
+pub(crate) mod moving;
 pub(crate) mod rotate;
 pub(crate) mod run;
 pub(crate) mod sandbox;
@@ -65,6 +67,8 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Config(config) => config.run(&with(&none)?),
         Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
+        Command::Backup(backup) => backup.run(&with(&|layer| backup.layer(layer))?),
+        Command::Move(moving) => moving.run(&with(&|layer| moving.layer(layer))?),
         Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
         Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),
         Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),
