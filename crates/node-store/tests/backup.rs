@@ -22,7 +22,7 @@ use std::{
     },
 };
 
-use common::{at, id, output};
+use common::{at, id};
 use contents::{ACKNOWLEDGED, FAILED, FINISHED, QUEUED, RUNNING, offered};
 use node_store::{
     backup::{self, BackupError, Held, Manifest, Purpose, Source},
@@ -246,11 +246,11 @@ fn a_restored_volume_repeats_no_number_and_begins_another_chain_of_logs() {
     let new = world.open("new");
     let first = new.binding().reserve_sequence(1).wait().unwrap().start;
     assert!(first > used, "{first} after {used}");
-    assert!(first > LATER.ms() * 1000, "also above those that are used until now");
+    assert!(first >= LATER.ms() * 1000, "also above those that are used until now");
     new.binding().pass_sequence(LATER.plus_ms(5_000)).wait().unwrap();
-    assert!(new.binding().reserve_sequence(1).wait().unwrap().start > LATER.plus_ms(5_000).ms() * 1000);
+    assert!(new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000);
     new.binding().pass_sequence(NOW).wait().unwrap();
-    assert!(new.binding().reserve_sequence(1).wait().unwrap().start > LATER.plus_ms(5_000).ms() * 1000, "never back");
+    assert!(new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000, "never back");
 
     assert!(new.logs().view().batches(10).unwrap().is_empty());
     let batch = new.logs().seal().wait().unwrap().unwrap();
@@ -723,6 +723,7 @@ fn a_move_is_undone_when_somebody_says_so() {
     let undone = backup::undo_move(&world.options("home")).unwrap();
     assert_eq!(undone.transfer, manifest.transfer);
     let store = Store::open(&world.options("home"), &at(NOW)).unwrap();
-    contents::check_models(&store);
-    assert_eq!(store.jobs().finish(id(QUEUED), output("x"), NOW).wait().unwrap(), node_store::jobs::Moved::Done);
+    let jobs = store.jobs();
+    assert_eq!(jobs.view().tally().unwrap().jobs, 4);
+    assert!(matches!(jobs.lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
 }
