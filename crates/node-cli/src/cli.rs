@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        account, backup, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate, run, status,
+        account, backup, bundle, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate, run, status,
     },
     failure::Failure,
     out::Out,
@@ -162,6 +162,8 @@ pub(crate) enum Command {
     Rotate(rotate::Rotate),
     /// Show the node's log
     Logs(logs::Logs),
+    /// Write a support archive, redacted
+    Bundle(bundle::Bundle),
     /// Run a small network on this machine, and steer it
     #[command(subcommand)]
     Devnet(devnet::Devnet),

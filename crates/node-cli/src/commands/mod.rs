@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod backup;
+pub(crate) mod bundle;
 mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -69,6 +70,7 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
         Command::Backup(backup) => backup.run(&with(&|layer| backup.layer(layer))?),
         Command::Move(moving) => moving.run(&with(&|layer| moving.layer(layer))?),
+        Command::Bundle(bundle) => bundle.run(&with(&none)?),
         Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
         Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),
         Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),

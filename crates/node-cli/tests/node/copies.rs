@@ -2,7 +2,7 @@
 //! later one away.
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Child,
 };

@@ -41,7 +41,7 @@ mod unpack;
 
 pub use manifest::{MANIFEST_BYTES_MAX, Manifest, Member, Purpose};
 pub use moving::{move_in, move_out, undo_move};
-pub use pack::create;
+pub use pack::{create, write_files};
 pub use restore::{Restored, Source, restore};
 pub use tar::MEMBER_BYTES_MAX;
 pub use unpack::{Held, Verified, manifest_of, verify};

@@ -17,7 +17,7 @@ use super::{
     tar::{BLOCK, header, padding},
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, RealDisk},
     format::{self, Access, Database, FormatError, Stamp},
     keys::{self, Kek, KekSources, sealed::Kind},
     store::Options,
@@ -55,6 +55,39 @@ pub(super) struct Ready {
     temporary: PathBuf,
     archive: PathBuf,
     folder: PathBuf,
+}
+
+/// Writes small files into one archive of the same kind, without a manifest: for whoever is to read it. Names have at most
+/// 99 bytes.
+///
+/// # Errors
+/// [`BackupError::ArchiveExists`] if something stands there, [`BackupError::Io`].
+pub fn write_files(archive: &Path, files: &[(String, Vec<u8>)]) -> Result<(), BackupError> {
+    let disk = RealDisk;
+    let (archive, folder, _) = placed(archive)?;
+    if disk.entry(&archive).map_err(failed(&archive))?.is_some() {
+        return Err(BackupError::ArchiveExists { path: archive });
+    }
+    let temporary = temporary_of(&archive)?;
+    disk.remove(&temporary).map_err(failed(&temporary))?;
+    let file = create_new(&temporary).map_err(failed(&archive))?;
+    let packed = (|| {
+        let mut out = zstd::Encoder::new(file, LEVEL)?;
+        for (name, bytes) in files {
+            out.write_all(&header(name, bytes.len() as u64))?;
+            write_padded(&mut out, &mut bytes.as_slice(), bytes.len() as u64)?;
+        }
+        out.write_all(&[0; 2 * BLOCK])?;
+        out.finish()?.sync_all()
+    })();
+    let written = packed
+        .map_err(|error: io::Error| failed(&archive)(error))
+        .and_then(|()| publish(&disk, &temporary, &archive, &folder));
+    if written.is_err() {
+        // The first error is the one to tell; what is left is removed by the next one.
+        let _ = disk.remove(&temporary);
+    }
+    written
 }
 
 /// The name of an archive before it is published.
