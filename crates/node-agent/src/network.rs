@@ -9,9 +9,8 @@ use node_types::{
     envelope::ENVELOPE_BYTES_MAX,
     protocol::{
         Account, Acknowledged, Claims, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Inquiry, Keysets,
-        LogBatch,
-        MEDIA_TYPE, NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register, Registered,
-        Signed, TraceBatch, path,
+        LogBatch, MEDIA_TYPE, NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register,
+        Registered, Signed, TraceBatch, path,
     },
 };
 use reqwest::{StatusCode, header};

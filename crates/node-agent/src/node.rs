@@ -168,7 +168,9 @@ impl Node {
     /// One that says that this node runs twice ends this start.
     pub async fn heed(&self, error: &NetworkError) {
         if let NetworkError::Refused {
-            code: ErrorCode::AlreadyRunning | ErrorCode::Superseded, message, ..
+            code: ErrorCode::AlreadyRunning | ErrorCode::Superseded,
+            message,
+            ..
         } = error
         {
             self.displace(message);

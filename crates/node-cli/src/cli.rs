@@ -7,7 +7,8 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        account, backup, bundle, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate, run, status,
+        account, backup, bundle, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate,
+        run, status,
     },
     failure::Failure,
     out::Out,

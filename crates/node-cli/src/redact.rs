@@ -64,7 +64,8 @@ fn logins(text: &str) -> String {
     while let Some(found) = rest.find("://") {
         let (before, after) = rest.split_at(found + 3);
         out.push_str(before);
-        let end = after.find(|letter: char| letter == '/' || letter.is_whitespace() || "\"'<>".contains(letter));
+        let end =
+            after.find(|letter: char| letter == '/' || letter.is_whitespace() || "\"'<>".contains(letter));
         let authority = &after[..end.unwrap_or(after.len())];
         rest = match authority.rfind('@') {
             Some(at) => {

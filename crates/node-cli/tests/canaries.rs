@@ -233,7 +233,7 @@ async fn no_canary_is_found_anywhere() {
         }
         let (backup, bundle) = (unpacked(&backup), unpacked(&bundle));
         assert!(held.iter().any(|part| holds(&backup, part)), "the jobs are in the backup, sealed");
-        assert!(holds(&bundle, b"the Agent starts"), "the log is in the bundle");
+        assert!(holds(&bundle, b"logs.db"), "the databases are in the bundle");
         heard.hear(BACKUP, backup);
         heard.hear("the bundle, unpacked", bundle);
         let process = format!("/proc/{}", node.id());
@@ -313,8 +313,14 @@ async fn no_canary_is_found_anywhere() {
         assert_eq!(heard.places(&canary), Vec::<&str>::new(), "{name}");
     }
     // The account link's address is where the link is kept and shown, and nowhere else.
-    let expected =
-        ["account link --email", "account show", "status", "testnet/state.db", "testnet/state.db-wal", BACKUP];
+    let expected = [
+        "account link --email",
+        "account show",
+        "status",
+        "testnet/state.db",
+        "testnet/state.db-wal",
+        BACKUP,
+    ];
     for place in ["state.db", BACKUP] {
         assert!(heard.places(EMAIL.as_bytes()).iter().any(|from| from.ends_with(place)), "{place}");
     }

@@ -151,9 +151,7 @@ fn refusal(refusal: &Refusal) -> Response {
         ErrorCode::Malformed | ErrorCode::OtherNetwork | ErrorCode::Unsupported => StatusCode::BAD_REQUEST,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::BadSignature | ErrorCode::OutOfTime => StatusCode::UNAUTHORIZED,
-        ErrorCode::NotRegistered | ErrorCode::Superseded | ErrorCode::AlreadyRunning => {
-            StatusCode::FORBIDDEN
-        }
+        ErrorCode::NotRegistered | ErrorCode::Superseded | ErrorCode::AlreadyRunning => StatusCode::FORBIDDEN,
         ErrorCode::Replayed | ErrorCode::BrokenChain => StatusCode::CONFLICT,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
     };

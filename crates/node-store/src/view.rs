@@ -108,14 +108,18 @@ impl View {
     #[must_use]
     pub fn health(&self) -> Vec<(Database, Result<Health, ReadError>)> {
         let look = |database: Database, tx: &Connection| {
-            let number = |pragma: &str| tx.query_row(&format!("PRAGMA {pragma}"), (), |row| row.get::<_, u64>(0));
+            let number =
+                |pragma: &str| tx.query_row(&format!("PRAGMA {pragma}"), (), |row| row.get::<_, u64>(0));
             Ok(Health {
                 format: u32::try_from(number("user_version")?).unwrap_or(u32::MAX),
                 bytes: number("page_count")?.saturating_mul(number("page_size")?),
                 damage: salvage::examine(tx, database)?,
             })
         };
-        self.readers.iter().map(|(database, reader)| (*database, reader.read(|tx| look(*database, tx)))).collect()
+        self.readers
+            .iter()
+            .map(|(database, reader)| (*database, reader.read(|tx| look(*database, tx))))
+            .collect()
     }
 
     /// What rotation would do now, as the store itself would plan it, beside a

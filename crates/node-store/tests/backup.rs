@@ -110,10 +110,16 @@ impl World {
     fn names(&self) -> Vec<PathBuf> {
         fn below(folder: &Path) -> Vec<PathBuf> {
             let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-            paths.flat_map(|path| if path.is_dir() { [vec![path.clone()], below(&path)].concat() } else { vec![path] }).collect()
+            paths
+                .flat_map(|path| {
+                    if path.is_dir() { [vec![path.clone()], below(&path)].concat() } else { vec![path] }
+                })
+                .collect()
         }
         // Whoever looks last leaves the log of a database that is only read.
-        let is_log = |path: &PathBuf| path.to_string_lossy().ends_with("-wal") || path.to_string_lossy().ends_with("-shm");
+        let is_log = |path: &PathBuf| {
+            path.to_string_lossy().ends_with("-wal") || path.to_string_lossy().ends_with("-shm")
+        };
         let mut names = below(self.folder.path());
         names.retain(|path| !is_log(path));
         names.sort();
@@ -132,7 +138,10 @@ fn a_backup_is_private_names_what_is_in_it_and_is_read_by_other_programs() {
     let manifest = world.create("a.backup", None);
     let names: Vec<&str> = manifest.members.iter().map(|member| member.path.as_str()).collect();
     assert_eq!(names, ["state.db", "jobs.db", "logs.db"]);
-    assert_eq!((manifest.purpose, manifest.network, manifest.has_keys()), (Purpose::Backup, Network::Testnet, false));
+    assert_eq!(
+        (manifest.purpose, manifest.network, manifest.has_keys()),
+        (Purpose::Backup, Network::Testnet, false)
+    );
     let archive = world.path("a.backup");
     assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
     let added: Vec<PathBuf> = world.names().into_iter().filter(|name| !before.contains(name)).collect();
@@ -157,7 +166,8 @@ fn a_backup_is_private_names_what_is_in_it_and_is_read_by_other_programs() {
 fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
     let world = World::new();
     world.create("a.backup", Some(&world.kek()));
-    let verified = backup::verify(&world.path("a.backup"), Some(&world.sources(PASSPHRASE)), world.folder.path());
+    let verified =
+        backup::verify(&world.path("a.backup"), Some(&world.sources(PASSPHRASE)), world.folder.path());
     assert_eq!(verified.unwrap().keys_open, Some(true));
     let wrong = backup::verify(&world.path("a.backup"), Some(&world.sources("wrong")), world.folder.path());
     assert!(matches!(wrong, Err(BackupError::Key(_))), "{wrong:?}");
@@ -179,7 +189,12 @@ fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
 
     // The network's word decides, each time for the job that it is about.
     let ended = Claim::Ended { outcome: Outcome::Answered };
-    let claims = said(&[(QUEUED, Claim::Yours), (RUNNING, ended), (FINISHED, Claim::NotYours), (FAILED, Claim::Unknown)]);
+    let claims = said(&[
+        (QUEUED, Claim::Yours),
+        (RUNNING, ended),
+        (FINISHED, Claim::NotYours),
+        (FAILED, Claim::Unknown),
+    ]);
     let done = jobs.judge_fenced(claims.clone(), LATER).wait().unwrap();
     let wanted = [
         (id(QUEUED), AfterRestore::Keep),
@@ -195,7 +210,8 @@ fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
     let leased = jobs.lease(None, None, &[].into(), LATER).wait().unwrap();
     assert!(matches!(leased, Lease::Job(leased) if leased.job == offered(QUEUED)));
     assert!(matches!(jobs.lease(None, None, &[].into(), LATER).wait().unwrap(), Lease::Empty));
-    let sent: Vec<_> = jobs.outbox(0, LATER).wait().unwrap().into_iter().map(|sent| sent.unwrap().job).collect();
+    let sent: Vec<_> =
+        jobs.outbox(0, LATER).wait().unwrap().into_iter().map(|sent| sent.unwrap().job).collect();
     assert_eq!(sent, [id(FAILED)]);
     let accept = |number| jobs.accept(&offered(number), LATER).wait().unwrap();
     assert_eq!(accept(RUNNING), Accepted::Duplicate, "it has ended: never run again");
@@ -215,7 +231,8 @@ fn a_job_that_the_network_does_not_know_fails_and_is_reported() {
     let done = jobs.judge_fenced(said(&[(QUEUED, Claim::Unknown)]), LATER).wait().unwrap();
     assert_eq!(done, [(id(QUEUED), AfterRestore::Fail)]);
     let sent = jobs.outbox(0, LATER).wait().unwrap();
-    let sent: Vec<_> = sent.into_iter().map(|sent| sent.unwrap()).map(|it| (it.job, it.result.unwrap_err().kind)).collect();
+    let sent: Vec<_> =
+        sent.into_iter().map(|sent| sent.unwrap()).map(|it| (it.job, it.result.unwrap_err().kind)).collect();
     assert_eq!(sent, [(id(QUEUED), FailureKind::Unclaimed)]);
 }
 
@@ -250,7 +267,10 @@ fn a_restored_volume_repeats_no_number_and_begins_another_chain_of_logs() {
     new.binding().pass_sequence(LATER.plus_ms(5_000)).wait().unwrap();
     assert!(new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000);
     new.binding().pass_sequence(NOW).wait().unwrap();
-    assert!(new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000, "never back");
+    assert!(
+        new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000,
+        "never back"
+    );
 
     assert!(new.logs().view().batches(10).unwrap().is_empty());
     let batch = new.logs().seal().wait().unwrap().unwrap();
@@ -275,7 +295,9 @@ fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_volume() {
                 assert_eq!(jobs.accept(&offered(number), LATER).wait().unwrap(), Accepted::New);
                 // Fewer than are taken, so that there is always something.
                 if number % 2 == 0 {
-                    jobs.fail(id(number), node_types::job::Failure::new(FailureKind::Runtime, "x"), LATER).wait().unwrap();
+                    jobs.fail(id(number), node_types::job::Failure::new(FailureKind::Runtime, "x"), LATER)
+                        .wait()
+                        .unwrap();
                     jobs.acknowledge(id(number), LATER).wait().unwrap();
                 }
                 number += 1;
@@ -312,7 +334,8 @@ fn a_backup_without_keys_takes_those_of_the_old_volume_or_the_nodes_own() {
 
     // The key that `contents::fill` made the volume with.
     let key = || NodeKey::from_bytes(&Zeroizing::new([5; 32])).unwrap();
-    backup::restore(&world.options("third"), &world.path("a.backup"), &Source::NodeKey(key()), LATER).unwrap();
+    backup::restore(&world.options("third"), &world.path("a.backup"), &Source::NodeKey(key()), LATER)
+        .unwrap();
     let store = world.open("third");
     assert_eq!(store.node(), world.open("home").node());
     store.jobs().judge_fenced(said(&[(QUEUED, Claim::Yours)]), LATER).wait().unwrap();
@@ -413,7 +436,8 @@ fn a_hostile_archive_is_refused_and_nothing_of_it_is_left() {
     let good = world.tar("a.backup");
     let at = headers(&good);
     assert_eq!(at.len(), 6);
-    let member = |number: usize| good[at[number]..at.get(number + 1).copied().unwrap_or(good.len() - 1024)].to_vec();
+    let member =
+        |number: usize| good[at[number]..at.get(number + 1).copied().unwrap_or(good.len() - 1024)].to_vec();
     let kind = |number: usize, kind: u8| {
         let mut tar = good.clone();
         tar[at[number] + 156] = kind;
@@ -483,7 +507,9 @@ fn a_hostile_archive_is_refused_and_nothing_of_it_is_left() {
     for number in 0..6 {
         cases.push((format!("member {number} is missing"), without(number)));
     }
-    for cut in [1, 511, 512, 513, at[1] + 3, at[2], at[2] + 700, at[5] + 600, good.len() - 1024, good.len() - 1] {
+    for cut in
+        [1, 511, 512, 513, at[1] + 3, at[2], at[2] + 700, at[5] + 600, good.len() - 1024, good.len() - 1]
+    {
         cases.push((format!("cut at {cut}"), good[..cut].to_vec()));
     }
     let before = world.names();
@@ -694,7 +720,10 @@ fn a_move_that_was_broken_off_leaves_one_of_both_and_goes_on() {
     fs::rename(world.path("a.move"), world.path(".a.move.tmp")).unwrap();
     refused(&world);
     let elsewhere = out(&world, "b.move");
-    assert!(matches!(elsewhere, Err(BackupError::Store(StoreError::Volume(VolumeError::Retired { .. })))), "{elsewhere:?}");
+    assert!(
+        matches!(elsewhere, Err(BackupError::Store(StoreError::Volume(VolumeError::Retired { .. })))),
+        "{elsewhere:?}"
+    );
     assert_eq!(out(&world, "a.move").unwrap(), manifest, "the same command goes on");
     assert_eq!(backup::manifest_of(&world.path("a.move")).unwrap(), manifest);
     refused(&world);
@@ -710,7 +739,10 @@ fn a_move_that_cannot_be_written_leaves_the_node_where_it_was() {
     assert_eq!(fs::read(world.path("a.move")).unwrap(), b"mine");
     drop(world.open("home"));
     let held = world.open("home");
-    assert!(matches!(out(&world, "b.move"), Err(BackupError::Store(StoreError::Volume(VolumeError::InUse { .. })))));
+    assert!(matches!(
+        out(&world, "b.move"),
+        Err(BackupError::Store(StoreError::Volume(VolumeError::InUse { .. })))
+    ));
     drop(held);
 }
 

@@ -151,7 +151,10 @@ impl BackupShown {
         page.row("network", &self.network);
         page.row("node", &self.node);
         page.row("made", format!("{} by release {}", self.created_at, self.release));
-        page.row("holds", format!("{}, {}", count(self.members.len() as u64, "file"), measure::bytes(self.bytes)));
+        page.row(
+            "holds",
+            format!("{}, {}", count(self.members.len() as u64, "file"), measure::bytes(self.bytes)),
+        );
         page.row("keys", if self.with_keys { "in it, sealed under a passphrase" } else { "not in it" });
     }
 }
@@ -270,7 +273,8 @@ impl Create {
         let usual = || PathBuf::from(format!("resultity-{}-{moment}.backup", context.settings.network));
         let file = self.file.clone().unwrap_or_else(usual);
         let kek = self.with_keys.then(|| {
-            let phrase = passphrase::new(self.passphrase_file.as_deref(), "passphrase for the keys in the backup")?;
+            let phrase =
+                passphrase::new(self.passphrase_file.as_deref(), "passphrase for the keys in the backup")?;
             sealing(context, phrase)
         });
         let kek = kek.transpose()?;
@@ -316,7 +320,9 @@ impl Restore {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let source = self.source(context)?;
         let restored = backup::restore(&context.options(), &self.file, &source, reading()?.wall)?;
-        let next = "start it: `resultity-node run`; the node that the backup was made of must not run any more".to_owned();
+        let next =
+            "start it: `resultity-node run`; the node that the backup was made of must not run any more"
+                .to_owned();
         context.out.show(&RestoredShown::of(self.file.clone(), &restored, true, next))?;
         Ok(Verdict::Done)
     }

@@ -99,7 +99,8 @@ impl Report for Listing {
     fn page(&self, page: &mut Page) {
         page.line("In the bundle, redacted; never in it: prompts, answers, keys, passphrases.");
         let row = |part: &PartShown| {
-            let holds = part.missing.as_ref().map_or(part.holds.to_owned(), |why| format!("not to be had: {why}"));
+            let holds =
+                part.missing.as_ref().map_or(part.holds.to_owned(), |why| format!("not to be had: {why}"));
             vec![part.name.to_owned(), measure::bytes(part.bytes), holds]
         };
         page.table(&["file", "size", "holds"], &self.parts.iter().map(row).collect::<Vec<_>>());

@@ -142,7 +142,9 @@ impl Out {
         let manifest = backup::move_out(&options, &self.file, &kek, node_agent::VERSION, &reading)?;
         let next = "carry the file to the other machine and there: `resultity-node move in`; then delete it, and this \
                     folder when the node runs there";
-        context.out.show(&Moved { backup: BackupShown::of(self.file.clone(), &manifest), next: next.to_owned() })?;
+        context
+            .out
+            .show(&Moved { backup: BackupShown::of(self.file.clone(), &manifest), next: next.to_owned() })?;
         Ok(Verdict::Done)
     }
 }
@@ -165,7 +167,10 @@ impl Undo {
             return Err(Failure::Usage("--file-was-not-used is needed".to_owned()));
         }
         let retired = backup::undo_move(&context.options_to_open())?;
-        let next = format!("delete {} and every copy of it, then start the node: `resultity-node run`", retired.archive);
+        let next = format!(
+            "delete {} and every copy of it, then start the node: `resultity-node run`",
+            retired.archive
+        );
         let (folder, moved_at) = (context.folder(), retired.at.to_string());
         context.out.show(&Undone { folder, moved_at, file: retired.archive, next })?;
         Ok(Verdict::Done)

@@ -16,16 +16,18 @@ fn a_backup_is_made_read_and_restored_into_another_home() {
     // Neither needs a volume.
     let sound = second.json(["backup", "verify", file]);
     assert_eq!((&sound["sound"], &sound["jobs"], &sound["keys_open"]), (&true.into(), &4.into(), &().into()));
-    second.run(["backup", "verify", file, "--passphrase-file", pass]).well().says(&["sound", "opens the keys"]);
+    second
+        .run(["backup", "verify", file, "--passphrase-file", pass])
+        .well()
+        .says(&["sound", "opens the keys"]);
     let wrong = home.file("wrong", "wrong");
     second
         .run(["backup", "verify", file, "--passphrase-file", wrong.to_str().unwrap()])
         .failed(1, &["node.key", "passphrase"]);
 
-    second.run(["--network", "mainnet", "backup", "restore", file, "--passphrase-file", pass]).failed(
-        1,
-        &["testnet", "mainnet", "--network testnet"],
-    );
+    second
+        .run(["--network", "mainnet", "backup", "restore", file, "--passphrase-file", pass])
+        .failed(1, &["testnet", "mainnet", "--network testnet"]);
     let restored = second.json(["backup", "restore", file, "--passphrase-file", pass]);
     assert_eq!((&restored["fenced"], &restored["jobs"]), (&true.into(), &4.into()));
     let status = |home: &Home| home.json(["status"]);
@@ -87,7 +89,9 @@ fn a_node_that_was_moved_out_is_shut_until_the_move_is_undone() {
     let file = file.to_str().unwrap();
     home.run(["move", "undo", "--file-was-not-used"]).failed(1, &["was not moved away"]);
     home.run(["move", "out", file, "--passphrase-file", pass]).well().says(&["moved out", "move in"]);
-    for command in [&["rotate"] as &[_], &["run", "--network-url", "http://127.0.0.1:9"], &["account", "unlink"]] {
+    for command in
+        [&["rotate"] as &[_], &["run", "--network-url", "http://127.0.0.1:9"], &["account", "unlink"]]
+    {
         home.run(command).failed(6, &["moved away", file, "move undo"]);
     }
     home.run(["status"]).well();
@@ -96,7 +100,9 @@ fn a_node_that_was_moved_out_is_shut_until_the_move_is_undone() {
     let backup = home.path().join("node.backup");
     let backup = backup.to_str().unwrap();
     home.run(["backup", "create", backup, "--with-keys", "--passphrase-file", pass]).well();
-    second.run(["move", "in", backup, "--passphrase-file", pass]).failed(1, &["is a backup", "backup restore"]);
+    second
+        .run(["move", "in", backup, "--passphrase-file", pass])
+        .failed(1, &["is a backup", "backup restore"]);
     let moved = second.json(["move", "in", file, "--passphrase-file", pass]);
     assert_eq!((&moved["fenced"], &moved["jobs"]), (&false.into(), &4.into()));
     second.run(["rotate"]).well();

@@ -28,7 +28,7 @@ fn a_bundle_lists_what_is_in_it_and_is_redacted() {
     let home = Home::filled();
     let proof = home.file("proof", CANARY);
     home.run(["account", "link", "--email", EMAIL, "--proof-file", proof.to_str().unwrap()]).well();
-    home.file("node.toml", "network_url = \"https://ada:secret@example.org/x\"\n");
+    home.file("node.toml", "network_url = \"https://ada:hunter2@example.org/x\"\n");
     let listed = home.json(["bundle", "--dry-run"]);
     assert_eq!(listed["file"], Value::Null);
     let file = home.path().join("for-support.tar.zst");
@@ -53,7 +53,7 @@ fn a_bundle_lists_what_is_in_it_and_is_redacted() {
     assert!(!files["traces.json"].as_array().unwrap().is_empty());
     let all = serde_json::to_string(&files).unwrap();
     let whole = home.json(["status"])["address"].as_str().unwrap().to_owned();
-    for secret in [CANARY, EMAIL, "secret", home.path().to_str().unwrap(), whole.as_str()] {
+    for secret in [CANARY, EMAIL, "hunter2", home.path().to_str().unwrap(), whole.as_str()] {
         assert!(!all.contains(secret), "{secret}");
     }
     assert!(all.contains(&format!("{}...{}", &whole[..6], &whole[38..])), "the address is shortened");

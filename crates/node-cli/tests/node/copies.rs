@@ -59,8 +59,10 @@ async fn exit_code(mut node: Child) -> Option<i32> {
 }
 
 async fn is_held(stage: &Stage, job: &str) {
-    eventually(&format!("job {job} is held"), || async { (stage.job(job).await["place"] == "held").then_some(()) })
-        .await;
+    eventually(&format!("job {job} is held"), || async {
+        (stage.job(job).await["place"] == "held").then_some(())
+    })
+    .await;
 }
 
 /// The starts of the node that a job's messages of a kind came from.
@@ -94,14 +96,13 @@ async fn a_restored_node_asks_first_and_no_job_is_answered_twice_or_lost() {
         (stage.view().jobs().tally().unwrap().jobs == 1).then_some(())
     })
     .await;
+    let late = stage.submit("held too").await;
+    is_held(&stage, &late).await;
     stage.post("/v1/devnet/snapshots", &json!({ "limits": { "concurrency": 3 } })).await;
     eventually("the new snapshot is in force", || async {
         (stage.view().snapshots().unwrap().floor().version == 2).then_some(())
     })
     .await;
-    stage.active().await;
-    let late = stage.submit("held too").await;
-    is_held(&stage, &late).await;
     stage.kill_node();
     let before = stage.get("state").await["nodes"][0]["bootId"].clone();
 

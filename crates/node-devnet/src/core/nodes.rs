@@ -9,8 +9,8 @@ use node_types::{
     message::MessageKind,
     protocol::{
         self, Accept, Account, Acknowledged, Chunk, Claimed, Claims, ConfigReport, ErrorCode, ExpiredJob,
-        FailedJob, Heartbeat, Hello, INQUIRY_JOBS_MAX, Inquiry, LogBatch, NetworkFrame, NetworkTime, Payload, Pong, Register, Registered,
-        ResultOfJob, Signed, TraceBatch,
+        FailedJob, Heartbeat, Hello, INQUIRY_JOBS_MAX, Inquiry, LogBatch, NetworkFrame, NetworkTime, Payload,
+        Pong, Register, Registered, ResultOfJob, Signed, TraceBatch,
     },
 };
 use tokio::sync::{Notify, mpsc};
@@ -53,6 +53,15 @@ impl Core {
         let (node, seq) = (message.node, message.seq);
         let registered = self.db.is_registered(&node)?;
         let address = gate::check(signed, &self.domain(), |_| registered, now)?;
+        let boot = self.db.boot(&node, &message.boot_id)?;
+        // One that does not live any more was let go before: see `rivals`. Asked before the number is looked at: a copy
+        // uses the same numbers, and must not use up those of the node.
+        if boot == Boot::New
+            && let Some(rival) = self.rival(message)
+        {
+            let text = self.already_running(&node, &rival)?;
+            return Err(Refusal::new(ErrorCode::AlreadyRunning, seq, text).into());
+        }
         if !self.windows.contains_key(&node) {
             let window = Window::of(self.db.seqs(&node)?);
             self.windows.insert(node, window);
@@ -63,16 +72,11 @@ impl Core {
             return Err(Refusal::new(ErrorCode::Replayed, seq, text).into());
         }
         self.db.add_seq(&node, seq, window.floor())?;
-        match self.db.boot(&node, &message.boot_id)? {
+        match boot {
             Boot::Latest => {}
             // It begins with the registration, if that is taken.
             Boot::New if !registered => {}
             Boot::New => {
-                // One that does not live any more was let go before: see `rivals`.
-                if let Some(rival) = self.rival(message) {
-                    let text = self.already_running(&node, &rival)?;
-                    return Err(Refusal::new(ErrorCode::AlreadyRunning, seq, text).into());
-                }
                 self.db.begin_boot(&node, &message.boot_id, now)?;
             }
             Boot::Earlier => {

@@ -139,7 +139,11 @@ async fn a_start_that_was_followed_by_another_one_is_superseded() {
     let (node, link) = world.node(1).await;
     drop(link);
     let later = node.restarted(9);
-    assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200, "the one before is gone, and not waited for");
+    assert_eq!(
+        later.post(path::ACCOUNT, &account()).await.status,
+        200,
+        "the one before is gone, and not waited for"
+    );
     let stray = node.sign_changed(&account(), |message| message.seq = 5000);
     assert_refused(&node.post_text(path::ACCOUNT, stray.encode()).await, 403, "superseded");
     assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200);
@@ -174,7 +178,10 @@ async fn of_two_starts_the_one_that_is_connected_and_answers_stays() {
     let mut second = copy.dial().await;
     second.say(&copy, &copy.hello()).await;
     let frame = second.next().await;
-    assert!(matches!(frame, Some(NetworkFrame::Refused { code: ErrorCode::AlreadyRunning, .. })), "{frame:?}");
+    assert!(
+        matches!(frame, Some(NetworkFrame::Refused { code: ErrorCode::AlreadyRunning, .. })),
+        "{frame:?}"
+    );
     assert_eq!(second.next().await, None);
     assert_eq!(*pings.borrow_and_update(), 2, "it is asked each time");
     assert_eq!(node.post(path::ACCOUNT, &account()).await.status, 200, "the first goes on");

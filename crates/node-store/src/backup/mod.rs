@@ -83,7 +83,9 @@ pub enum BackupError {
         newest: u64,
     },
     /// Another member than the one that the manifest names stands there, or it has another form.
-    #[error("{path} is not as it was written: where {wanted} should be there is {found}; nothing of it is used")]
+    #[error(
+        "{path} is not as it was written: where {wanted} should be there is {found}; nothing of it is used"
+    )]
     Unexpected {
         /// The file.
         path: PathBuf,
@@ -190,7 +192,9 @@ pub enum BackupError {
         wanted: NodeId,
     },
     /// A volume key is another volume's.
-    #[error("the volume key is that of volume {found}, {path} is a backup of volume {wanted}: give the keys of that volume")]
+    #[error(
+        "the volume key is that of volume {found}, {path} is a backup of volume {wanted}: give the keys of that volume"
+    )]
     OtherVolumeKey {
         /// The archive.
         path: PathBuf,
@@ -316,7 +320,8 @@ const LOCK: &str = "LOCK";
 /// Removes a file or folder of a workshop; a link is removed, never followed.
 fn remove_all(path: &Path) -> Result<(), BackupError> {
     let about = std::fs::symlink_metadata(path).map_err(failed(path))?;
-    let removed = if about.is_dir() { std::fs::remove_dir_all(path) } else { crate::disk::RealDisk.remove(path) };
+    let removed =
+        if about.is_dir() { std::fs::remove_dir_all(path) } else { crate::disk::RealDisk.remove(path) };
     removed.map_err(failed(path))
 }
 

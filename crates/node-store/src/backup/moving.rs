@@ -41,7 +41,8 @@ pub fn move_out(
 ) -> Result<Manifest, BackupError> {
     let store = match Store::open(options, reading) {
         Err(StoreError::Volume(VolumeError::Retired { path, at, archive: written, transfer })) => {
-            let retired = || VolumeError::Retired { path, at, archive: written.clone(), transfer: transfer.clone() };
+            let retired =
+                || VolumeError::Retired { path, at, archive: written.clone(), transfer: transfer.clone() };
             return finish(options, archive, &transfer, retired);
         }
         opened => opened?,

@@ -185,11 +185,7 @@ pub(super) fn publish(
 
 /// Copies the databases. `state.db` comes first: the copy of the floor in `jobs.db` is then the younger one, which raises
 /// the other.
-fn copy_databases(
-    disk: &dyn Disk,
-    volume: &Path,
-    into: &Path,
-) -> Result<(Stamp, Vec<Member>), BackupError> {
+fn copy_databases(disk: &dyn Disk, volume: &Path, into: &Path) -> Result<(Stamp, Vec<Member>), BackupError> {
     let (mut stamp, mut members) = (None, Vec::new());
     for database in Database::ALL {
         let (from, to) = (volume.join(database.file()), into.join(database.file()));
@@ -230,7 +226,8 @@ pub(super) fn open_keys(
         path: folder.join(kind.file_name()),
         source: ErrorKind::NotFound.into(),
     };
-    let node = keys::open_node_key(disk, folder, stamp.network, sources)?.ok_or_else(|| missing(Kind::NodeKey))?;
+    let node =
+        keys::open_node_key(disk, folder, stamp.network, sources)?.ok_or_else(|| missing(Kind::NodeKey))?;
     let address = node.key.address();
     let found = NodeId::derive(stamp.network, &address);
     if found != stamp.node {

@@ -108,8 +108,9 @@ pub(super) fn unpacked(
     }
     let mut jobs = 0;
     for database in Database::ALL {
-        let count = settle(disk, work, database, &manifest, kept)
-            .map_err(|source| BackupError::Database { path: path.to_owned(), member: database.file().to_owned(), source })?;
+        let count = settle(disk, work, database, &manifest, kept).map_err(|source| {
+            BackupError::Database { path: path.to_owned(), member: database.file().to_owned(), source }
+        })?;
         jobs += count;
         disk.sync_file(&work.join(database.file())).map_err(failed(work))?;
     }
@@ -172,7 +173,11 @@ fn keys_of(
             if let Some(found) = keys::recorded_volume(disk, folder, manifest.network)?
                 && found != manifest.volume
             {
-                return Err(BackupError::OtherVolumeKey { path: path.to_owned(), found, wanted: manifest.volume });
+                return Err(BackupError::OtherVolumeKey {
+                    path: path.to_owned(),
+                    found,
+                    wanted: manifest.volume,
+                });
             }
             (folder.as_path(), sources)
         }

@@ -51,7 +51,10 @@ pub(super) fn described(block: &[u8; BLOCK]) -> String {
         b'5' => "a folder",
         _ => "something else",
     };
-    format!("{kind} named {name:?} of {} bytes", size(block).map_or("unreadable".to_owned(), |it| it.to_string()))
+    format!(
+        "{kind} named {name:?} of {} bytes",
+        size(block).map_or("unreadable".to_owned(), |it| it.to_string())
+    )
 }
 
 /// Zero bytes that follow a file of this length.
@@ -88,7 +91,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         crate::disk::write_new(&crate::disk::RealDisk, &path, &archive).unwrap();
-        let output = std::process::Command::new("tar").arg("-xOf").arg(&path).arg("keys/node.key").output().unwrap();
+        let output =
+            std::process::Command::new("tar").arg("-xOf").arg(&path).arg("keys/node.key").output().unwrap();
         assert_eq!((output.stdout.as_slice(), output.status.success()), (b"abc".as_slice(), true));
     }
 }

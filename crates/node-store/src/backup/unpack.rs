@@ -198,10 +198,11 @@ impl Archive {
                 return Err(BackupError::Unexpected { path, wanted, found });
             }
             // The manifest was checked: its names are those of a backup, and no others.
-            let to = match Kind::ALL.into_iter().find(|kind| super::manifest::key_member(*kind) == member.path) {
-                Some(kind) => keys.join(kind.file_name()),
-                None => folder.join(&member.path),
-            };
+            let to =
+                match Kind::ALL.into_iter().find(|kind| super::manifest::key_member(*kind) == member.path) {
+                    Some(kind) => keys.join(kind.file_name()),
+                    None => folder.join(&member.path),
+                };
             let (mut file, mut hash) = (create_new(&to).map_err(failed(&to))?, Sha256::new());
             reading.copy(member.bytes, |step| {
                 hash.update(step);

@@ -49,9 +49,7 @@ mod table;
 pub use rule::{Accepted, AfterRestore, JobRules, Rejection};
 pub use seal::{Field, Tampered};
 pub(crate) use table::Traces;
-pub use table::{
-    Counts, Dropped, Expired, Fence, Leased, Listed, Outgoing, Queued, Retired, Story, Tally,
-};
+pub use table::{Counts, Dropped, Expired, Fence, Leased, Listed, Outgoing, Queued, Retired, Story, Tally};
 
 use crate::{
     clock::Cutoff,

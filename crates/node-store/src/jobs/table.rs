@@ -1136,7 +1136,8 @@ pub(super) fn unfence(tx: &Connection, job: &Held) -> rusqlite::Result<()> {
 
 /// Takes the fence down, if no job waits behind it any more.
 pub(super) fn take_down_fence(tx: &Connection) -> rusqlite::Result<bool> {
-    let waiting: bool = tx.query_row("SELECT EXISTS (SELECT 1 FROM jobs WHERE fenced = 1)", (), |row| row.get(0))?;
+    let waiting: bool =
+        tx.query_row("SELECT EXISTS (SELECT 1 FROM jobs WHERE fenced = 1)", (), |row| row.get(0))?;
     if !waiting {
         tx.execute("DELETE FROM fence", ())?;
     }
