@@ -109,7 +109,6 @@ pub struct Node {
 
 impl Node {
     /// A node that is starting, and the parts of streamed answers that it will give.
-    #[must_use]
     ///
     /// # Errors
     /// [`ReadError`] where it cannot be told whether the volume is a restored copy.

@@ -226,14 +226,15 @@ impl From<InstallError> for Failure {
 
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
-        match error {
-            // So that its exit code is that of the store's error.
-            BackupError::Store(StoreError::Volume(VolumeError::InUse { path, holder })) => {
-                Self::Held { pid: holder, folder: path }
-            }
-            BackupError::Store(error) => error.into(),
-            BackupError::Key(error) => error.into(),
-            other => Self::Backup(other),
+        // So that its exit code is that of the store's error.
+        if let BackupError::Store(StoreError::Volume(VolumeError::InUse { path, holder })) = error {
+            Self::Held { pid: holder, folder: path }
+        } else if let BackupError::Store(error) = error {
+            error.into()
+        } else if let BackupError::Key(error) = error {
+            error.into()
+        } else {
+            Self::Backup(error)
         }
     }
 }

@@ -145,7 +145,7 @@ fn a_backup_is_private_names_what_is_in_it_and_is_read_by_other_programs() {
     let archive = world.path("a.backup");
     assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
     let added: Vec<PathBuf> = world.names().into_iter().filter(|name| !before.contains(name)).collect();
-    assert_eq!(added, [archive.clone()], "nothing else is left");
+    assert_eq!(added, std::slice::from_ref(&archive), "nothing else is left");
 
     let plain = world.path("plain.tar");
     fs::write(&plain, world.tar("a.backup")).unwrap();

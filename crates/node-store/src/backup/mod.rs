@@ -145,7 +145,7 @@ pub enum BackupError {
         member: String,
         /// Why not.
         #[source]
-        source: FormatError,
+        source: Box<FormatError>,
     },
     /// It is another network's.
     #[error("{path} is a backup of a node of {found}, this is {wanted}: restore it with --network {found}")]

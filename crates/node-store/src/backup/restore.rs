@@ -108,9 +108,8 @@ pub(super) fn unpacked(
     }
     let mut jobs = 0;
     for database in Database::ALL {
-        let count = settle(disk, work, database, &manifest, kept).map_err(|source| {
-            BackupError::Database { path: path.to_owned(), member: database.file().to_owned(), source }
-        })?;
+        let count = settle(disk, work, database, &manifest, kept)
+            .map_err(|source| unpack::database_error(path, database, source))?;
         jobs += count;
         disk.sync_file(&work.join(database.file())).map_err(failed(work))?;
     }

@@ -97,9 +97,9 @@ pub(super) const fn room_for(bytes: u64) -> u64 {
     bytes.saturating_add(WORK_BYTES)
 }
 
-fn database_error(archive: &Path, database: Database, source: FormatError) -> BackupError {
+pub(super) fn database_error(archive: &Path, database: Database, source: FormatError) -> BackupError {
     let (path, member) = (archive.to_owned(), database.file().to_owned());
-    BackupError::Database { path, member, source }
+    BackupError::Database { path, member, source: Box::new(source) }
 }
 
 /// Checks one unpacked database: ours, of a format that is read, with that format's tables and no others, whole, and of
@@ -160,9 +160,12 @@ impl Archive {
         let mut input = zstd::Decoder::new(file).map_err(failed(path))?;
         input.window_log_max(WINDOW_LOG_MAX).map_err(failed(path))?;
         let mut block = [0; BLOCK];
-        input.read_exact(&mut block).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => refused("it is too short"),
-            _ => refused(&format!("it cannot be unpacked ({error})")),
+        input.read_exact(&mut block).map_err(|error| {
+            if error.kind() == ErrorKind::UnexpectedEof {
+                refused("it is too short")
+            } else {
+                refused(&format!("it cannot be unpacked ({error})"))
+            }
         })?;
         let bytes = tar::size(&block).unwrap_or(0);
         if tar::header(MANIFEST, bytes) != block {
