@@ -44,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "view",
             "volume",
             "store",
+            "backup",
         ],
     ),
     (
@@ -76,6 +77,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "enroll",
             "sync",
             "report",
+            "fence",
             "rotate",
             "metrics",
             "page",

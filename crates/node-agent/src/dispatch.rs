@@ -101,6 +101,9 @@ async fn answers(serving: &Serving) -> bool {
 
 /// Leases a job and starts its run. Says whether there may be another one.
 async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>) -> bool {
+    if node.is_fenced() {
+        return false;
+    }
     let Some(Served { config, endpoint, files }) = serving.borrow().clone() else { return false };
     let snapshots = node.store.snapshots();
     // A newer one has just been applied: its own runtime is not there yet.
@@ -212,7 +215,8 @@ impl Ended {
                 | FailureKind::Cancelled
                 | FailureKind::AttemptsExhausted
                 | FailureKind::Forbidden
-                | FailureKind::Unreadable => RunEnd::Failed,
+                | FailureKind::Unreadable
+                | FailureKind::Unclaimed => RunEnd::Failed,
             },
             Self::Released(..) => RunEnd::PutBack,
             Self::Elsewhere => RunEnd::Elsewhere,

@@ -99,6 +99,7 @@ impl JobEnd {
             | MessageKind::ConfigReport
             | MessageKind::AccountLink
             | MessageKind::Pong
+            | MessageKind::Inquiry
             | MessageKind::Leaving => None,
         }
     }

@@ -7,7 +7,8 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        account, config, demo, devnet, drift, init, jobs, key, logs, models, rotate, run, status, update,
+        account, backup, bundle, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate,
+        run, status, update,
     },
     failure::Failure,
     out::Out,
@@ -24,6 +25,7 @@ Exit codes:
   3  `drift check`: something was changed or is gone since it was installed
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
+  6  this copy of the node must not run: the node runs elsewhere, or was moved away
   10 `status --check`: the node works, and something is to be looked at
   11 `status --check`: the node takes no jobs, or cannot go on like this
   12 `status --check`: no Agent runs
@@ -154,10 +156,18 @@ pub(crate) enum Command {
     /// Take the node's key out, bring one in, seal it anew
     #[command(subcommand)]
     Key(key::Key),
+    /// Keep the node's volume in a file, and make a volume of it again
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// Hand the node to another machine
+    #[command(subcommand)]
+    Move(moving::Move),
     /// Delete what has had its time, as the table in docs/rotation.md says
     Rotate(rotate::Rotate),
     /// Show the node's log
     Logs(logs::Logs),
+    /// Write a support archive, redacted
+    Bundle(bundle::Bundle),
     /// Run a small network on this machine, and steer it
     #[command(subcommand)]
     Devnet(devnet::Devnet),

@@ -7,6 +7,7 @@ use node_agent::{
     update::NotApproved,
 };
 use node_store::{
+    backup::BackupError,
     binding::BadLink,
     keys::{KeyError, KeystoreError},
     models::ModelsError,
@@ -219,6 +220,9 @@ pub(crate) enum Failure {
         /// Where it would be.
         kept: PathBuf,
     },
+    /// A backup.
+    #[error(transparent)]
+    Backup(BackupError),
     /// The Agent.
     #[error(transparent)]
     Agent(AgentError),
@@ -245,6 +249,21 @@ impl From<InstallError> for Failure {
     }
 }
 
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        // So that its exit code is that of the store's error.
+        if let BackupError::Store(StoreError::Volume(VolumeError::InUse { path, holder })) = error {
+            Self::Held { pid: holder, folder: path }
+        } else if let BackupError::Store(error) = error {
+            error.into()
+        } else if let BackupError::Key(error) = error {
+            error.into()
+        } else {
+            Self::Backup(error)
+        }
+    }
+}
+
 impl From<AgentError> for Failure {
     fn from(error: AgentError) -> Self {
         match error {
@@ -256,6 +275,8 @@ impl From<AgentError> for Failure {
             | AgentError::Page(_)
             | AgentError::Target(_)
             | AgentError::Fetch(_)
+            | AgentError::Read(_)
+            | AgentError::RunsTwice { .. }
             | AgentError::Storage { .. }) => Self::Agent(other),
         }
     }
@@ -274,6 +295,8 @@ impl Failure {
             | Self::NoSuchModel(_)
             | Self::NoSnapshot(_)
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
+            Self::Store(StoreError::Volume(VolumeError::Retired { .. }))
+            | Self::Agent(AgentError::RunsTwice { .. }) => 6,
             Self::Interrupted(_) => 130,
             Self::Output(_) if self.is_broken_pipe() => 0,
             Self::Exists { .. }
@@ -301,6 +324,7 @@ impl Failure {
             | Self::NotApproved { .. }
             | Self::Packaged { .. }
             | Self::NothingKept { .. }
+            | Self::Backup(_)
             | Self::Agent(_)
             | Self::Http(_)
             | Self::Start(_)

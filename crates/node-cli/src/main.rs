@@ -21,6 +21,7 @@ mod out;
 mod page;
 mod passphrase;
 mod progress;
+mod redact;
 mod settings;
 mod surroundings;
 mod when;

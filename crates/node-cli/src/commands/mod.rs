@@ -1,6 +1,8 @@
 //! The commands, one file each. A command reads, calls the crates below, and shows a report.
 
 pub(crate) mod account;
+pub(crate) mod backup;
+pub(crate) mod bundle;
 mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -13,6 +15,7 @@ pub(crate) mod key;
 pub(crate) mod logs;
 mod manual;
 pub(crate) mod models;
+pub(crate) mod moving;
 pub(crate) mod rotate;
 pub(crate) mod run;
 pub(crate) mod sandbox;
@@ -75,6 +78,9 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Config(config) => config.run(&with(&none)?),
         Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
+        Command::Backup(backup) => backup.run(&with(&|layer| backup.layer(layer))?),
+        Command::Move(moving) => moving.run(&with(&|layer| moving.layer(layer))?),
+        Command::Bundle(bundle) => bundle.run(&with(&none)?),
         Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
         Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),
         Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),

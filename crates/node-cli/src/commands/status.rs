@@ -77,6 +77,14 @@ impl Status {
     }
 }
 
+/// The same as a value, for a support archive.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn shown(context: &Context) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(look(context)?).map_err(|error| Failure::Output(error.into()))
+}
+
 /// Shows it again and again: in place on a terminal, one below the other elsewhere.
 fn watch(context: &Context) -> Result<Verdict, Failure> {
     let in_place = std::io::stdout().is_terminal() && !context.out.is_json();

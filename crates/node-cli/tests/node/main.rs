@@ -10,6 +10,7 @@
 mod browser;
 mod clock;
 mod containers;
+mod copies;
 mod dispatch;
 mod kill;
 mod models;

@@ -223,6 +223,9 @@ const fn why(kind: FailureKind) -> &'static str {
         FailureKind::AttemptsExhausted => "it was started as often as it may be, and never ended",
         FailureKind::Forbidden => "the snapshot now in force does not allow it",
         FailureKind::Unreadable => "what was stored of it cannot be read",
+        FailureKind::Unclaimed => {
+            "the node was restored from a backup, and the network did not know it as its job any more"
+        }
     }
 }
 
