@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    io::Write as _,
     net::TcpListener as PortFinder,
     path::Path,
     process::{Child, Command, Stdio},
@@ -20,7 +21,10 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, StatusCode, header::RETRY_AFTER},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_ENCODING, RETRY_AFTER},
+    },
     response::{IntoResponse as _, Response},
     routing::post,
 };
@@ -112,11 +116,23 @@ impl Receiver {
     }
 }
 
+/// A body as it was before compression: the real collector compresses whatever it passes on.
+fn plain(headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
+    if headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding != "gzip") {
+        return body.to_vec();
+    }
+    let gzip = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut gzip = gzip.unwrap();
+    // Far below what a pipe holds.
+    gzip.stdin.take().unwrap().write_all(body).unwrap();
+    gzip.wait_with_output().unwrap().stdout
+}
+
 async fn take_logs(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, body: Bytes) -> Response {
     let answer = {
         let mut seen = seen.lock().unwrap();
         assert_eq!(headers["content-type"], "application/x-protobuf");
-        seen.logs.push(ExportLogsServiceRequest::decode(body).unwrap());
+        seen.logs.push(ExportLogsServiceRequest::decode(plain(&headers, &body).as_slice()).unwrap());
         seen.headers.push(headers);
         seen.answers.pop_front()
     };
@@ -131,8 +147,9 @@ async fn take_logs(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, bod
     ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec().into_response()
 }
 
-async fn take_metrics(State(seen): State<Arc<Mutex<Seen>>>, body: Bytes) -> Response {
-    seen.lock().unwrap().metrics.push(ExportMetricsServiceRequest::decode(body).unwrap());
+async fn take_metrics(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, body: Bytes) -> Response {
+    let request = ExportMetricsServiceRequest::decode(plain(&headers, &body).as_slice()).unwrap();
+    seen.lock().unwrap().metrics.push(request);
     StatusCode::OK.into_response()
 }
 
@@ -394,7 +411,7 @@ impl Collector {
                 .args(["start", "--otlp-grpc-endpoint", &grpc.to_string()])
                 .args(["--otlp-http-endpoint", &http.to_string()])
                 .args(["--exporter", "otlp", "--otlp-exporter-protocol", "http"])
-                .args(["--otlp-exporter-endpoint", to, "--otlp-exporter-compression", "none"])
+                .args(["--otlp-exporter-endpoint", to])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn();
