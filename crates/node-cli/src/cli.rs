@@ -11,6 +11,7 @@ use crate::{
     out::Out,
     settings::Layer,
     surroundings::Surroundings,
+    typed::Typed,
 };
 
 /// What every exit code means; programs may rely on it.
@@ -62,7 +63,7 @@ pub(crate) fn explain(error: &clap::Error, surroundings: &Surroundings) -> ExitC
     }
     let text = error.to_string();
     let message = text.trim_start_matches("error: ").trim_end();
-    Out::new(true, surroundings).fail(&Failure::Usage(message.to_owned()))
+    Out::new(true, surroundings).fail(&Failure::Usage(message.to_owned()), &Typed::default())
 }
 
 /// What every command takes.

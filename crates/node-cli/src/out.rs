@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{escape, failure::Failure, page::Page, surroundings::Surroundings};
+use crate::{escape, failure::Failure, page::Page, surroundings::Surroundings, typed::Typed};
 
 /// Something that a command found or did.
 pub(crate) trait Report: Serialize {
@@ -88,10 +88,12 @@ impl Out {
         }
     }
 
-    /// Says what failed on the standard error, and gives the exit code for it.
-    pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+    /// Says what failed on the standard error, and gives the exit code for it. Commands that it tells to type get the
+    /// flags of this command line.
+    pub(crate) fn fail(self, failure: &Failure, typed: &Typed) -> ExitCode {
         let mut stderr = io::stderr().lock();
         let (code, story) = (failure.code(), failure.story());
+        let story = typed.complete(&story);
         let said = if failure.is_broken_pipe() {
             // Whoever read the output has seen enough: `| head`.
             Ok(())

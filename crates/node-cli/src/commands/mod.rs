@@ -26,6 +26,7 @@ use crate::{
     out::Out,
     settings::{Layer, Values},
     surroundings::Surroundings,
+    typed::Typed,
 };
 
 /// How a command ended that did what it was asked for.
@@ -87,5 +88,5 @@ fn context(
     own(&mut flags);
     let values = Values::read(flags, common.config.as_deref(), surroundings)?;
     let settings = values.settings()?;
-    Ok(Context { out, values, settings })
+    Ok(Context { out, values, settings, typed: Typed::of(common) })
 }
