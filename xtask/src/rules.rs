@@ -40,6 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rotation",
             "salvage",
             "check",
+            "checkup",
             "view",
             "volume",
             "store",
@@ -71,6 +72,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "report",
             "rotate",
             "agent",
+            "doctor",
         ],
     ),
 ];

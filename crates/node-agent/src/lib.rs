@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod author;
 pub mod backoff;
 pub mod dispatch;
+pub mod doctor;
 pub mod drift;
 pub mod engine;
 pub mod enroll;

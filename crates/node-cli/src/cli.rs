@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    commands::{account, config, demo, devnet, drift, init, jobs, key, logs, models, rotate, run, status},
+    commands::{
+        account, config, demo, devnet, doctor, drift, init, jobs, key, logs, models, rotate, run, status,
+    },
     failure::Failure,
     out::Out,
     settings::Layer,
@@ -23,6 +25,7 @@ Exit codes:
   3  `drift check`: something was changed or is gone since it was installed
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
+  7  `doctor`: a check found a warning or an error
   130  `models install` was broken off with Ctrl-C; what was fetched stays
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
@@ -132,6 +135,8 @@ pub(crate) enum Command {
     Run(Box<run::Run>),
     /// Show how the node stands and what to do next
     Status(status::Status),
+    /// Check the node as an expert would, and mend what is safe to mend
+    Doctor(doctor::Doctor),
     /// Show the jobs that the node holds
     #[command(subcommand)]
     Jobs(jobs::Jobs),

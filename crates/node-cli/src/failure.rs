@@ -3,7 +3,8 @@
 use std::{error::Error as _, io, path::PathBuf};
 
 use node_agent::{
-    agent::AgentError, drift::DriftError, fetch::FetchError, models::InstallError, time::NoClock,
+    agent::AgentError, doctor::mend::MendError, drift::DriftError, fetch::FetchError, models::InstallError,
+    time::NoClock,
 };
 use node_store::{
     binding::BadLink,
@@ -15,7 +16,7 @@ use node_store::{
     volume::VolumeError,
     writer::WriteError,
 };
-use node_types::{JobId, job::ModelRef};
+use node_types::job::ModelRef;
 
 use crate::{http::HttpError, settings::SettingsError};
 
@@ -73,9 +74,9 @@ pub(crate) enum Failure {
     },
     /// No such job.
     #[error(
-        "nothing is known of job {0}: it was never taken here, or it ended long ago; `resultity-node jobs list` lists what is held"
+        "nothing is known of job {0}: it was never taken here, or it ended long ago; `resultity-node jobs list` lists what is held, `resultity-node jobs list --ended` what has ended"
     )]
-    NoSuchJob(JobId),
+    NoSuchJob(String),
     /// No such model.
     #[error("there is no model {0:?} here: `resultity-node models list` lists those that are")]
     NoSuchModel(String),
@@ -105,7 +106,7 @@ pub(crate) enum Failure {
         engine: String,
     },
     /// It was said no.
-    #[error("nothing was removed")]
+    #[error("nothing was done: it was not agreed to")]
     NotConfirmed,
     /// Ctrl-C.
     #[error("it was broken off; {0}")]
@@ -128,6 +129,9 @@ pub(crate) enum Failure {
     /// What is here cannot be compared.
     #[error(transparent)]
     Drift(#[from] DriftError),
+    /// Nothing was mended.
+    #[error(transparent)]
+    Mend(#[from] MendError),
     /// The store's time.
     #[error(transparent)]
     NoClock(#[from] NoClock),
@@ -246,6 +250,7 @@ impl Failure {
             | Self::NoSuchJob(_)
             | Self::NoSuchModel(_)
             | Self::NoSnapshot(_)
+            | Self::Mend(MendError::Nothing { .. })
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
             Self::Interrupted(_) => 130,
             Self::Output(_) if self.is_broken_pipe() => 0,
@@ -270,6 +275,7 @@ impl Failure {
             | Self::Fetch(_)
             | Self::Install(_)
             | Self::Drift(_)
+            | Self::Mend(_)
             | Self::NoClock(_)
             | Self::Agent(_)
             | Self::Http(_)

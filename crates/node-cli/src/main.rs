@@ -7,6 +7,7 @@
 //! What the store gives to a terminal is escaped in one place, [`page`]. Secrets are never printed, and never taken from
 //! an argument or an environment variable.
 
+mod ask;
 mod cli;
 mod commands;
 mod context;

@@ -7,6 +7,7 @@
 
 pub mod binding;
 mod check;
+pub mod checkup;
 pub mod clock;
 pub mod disk;
 pub mod format;

@@ -5,6 +5,7 @@ mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod devnet;
+pub(crate) mod doctor;
 pub(crate) mod drift;
 mod help_document;
 pub(crate) mod init;
@@ -38,6 +39,8 @@ pub(crate) enum Verdict {
     Refused,
     /// Something is not what it was when it was installed; the report said what.
     Drifted,
+    /// The doctor found something wrong; the report said what.
+    Unwell,
 }
 
 impl Verdict {
@@ -46,6 +49,7 @@ impl Verdict {
             Self::Done => ExitCode::SUCCESS,
             Self::Refused => ExitCode::FAILURE,
             Self::Drifted => ExitCode::from(3),
+            Self::Unwell => ExitCode::from(7),
         }
     }
 }
@@ -67,6 +71,7 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
         Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
+        Command::Doctor(doctor) => doctor.run(with(&|layer| doctor.layer(layer)), out),
         Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),
         Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),
         Command::Logs(logs) => logs.run(&with(&none)?),
