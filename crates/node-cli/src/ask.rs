@@ -47,7 +47,7 @@ pub(crate) fn yes(question: &str, usual: bool) -> Result<bool, Failure> {
 /// # Errors
 /// Those of [`line()`].
 pub(crate) fn which(question: &str, choices: &[&str]) -> Result<usize, Failure> {
-    say(question);
+    topic(question);
     for (number, choice) in (1..).zip(choices) {
         say(&format!("  {number}  {choice}"));
     }
@@ -58,6 +58,12 @@ pub(crate) fn which(question: &str, choices: &[&str]) -> Result<usize, Failure> 
             Some(_) | None => say(&format!("Answer with a number from 1 to {}.", choices.len())),
         }
     }
+}
+
+/// Begins something new: an empty line, and what it is about.
+pub(crate) fn topic(text: &str) {
+    say("");
+    say(text);
 }
 
 /// Says something to the person.

@@ -242,7 +242,11 @@ impl Failure {
     /// The exit code: the table is in the help text ([`crate::cli::EXIT_CODES`]).
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Usage(_) | Self::Link(_) => 2,
+            Self::Settings(_)
+            | Self::Usage(_)
+            | Self::Link(_)
+            | Self::Agent(AgentError::Network(NetworkError::Url { .. }))
+            | Self::Http(HttpError::Url(_)) => 2,
             Self::Held { .. }
             | Self::HeldModels { .. }
             | Self::Store(StoreError::Volume(VolumeError::InUse { .. })) => 4,
@@ -283,6 +287,50 @@ impl Failure {
             | Self::Devnet(_)
             | Self::Demo(_)
             | Self::Output(_) => 1,
+        }
+    }
+
+    /// What sort of failure it is, for programs and for docs/troubleshooting.md, which has an entry for each.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Settings(_) => "settings",
+            Self::Usage(_) => "usage",
+            Self::NoVolume { .. } => "no_volume",
+            Self::Exists { .. } => "exists",
+            Self::KeyStands { .. } => "key_stands",
+            Self::Held { .. } => "held",
+            Self::NoSuchJob(_) => "no_such_job",
+            Self::NoSuchModel(_) => "no_such_model",
+            Self::Listed(_) => "listed",
+            Self::HeldModels { .. } => "held_models",
+            Self::KeepsNoModels { .. } => "keeps_no_models",
+            Self::NotConfirmed => "not_confirmed",
+            Self::Interrupted(_) => "interrupted",
+            Self::AgentEnded { .. } => "agent_ended",
+            Self::Models(_) => "models",
+            Self::Fetch(_) => "fetch",
+            Self::Install(_) => "install",
+            Self::Drift(_) => "drift",
+            Self::Mend(_) => "mend",
+            Self::NoClock(_) | Self::Clock(_) => "clock",
+            Self::NoSnapshot(_) => "no_snapshot",
+            Self::NoKey { .. } => "no_key",
+            Self::Store(_) => "store",
+            Self::Key(_) => "key",
+            Self::Keystore { .. } => "keystore",
+            Self::Export(_) => "export",
+            Self::Read(_) => "read",
+            Self::Snapshot(_) => "snapshot",
+            Self::Write(_) => "write",
+            Self::Link(_) => "link",
+            Self::File { .. } => "file",
+            Self::Passphrase { .. } => "passphrase",
+            Self::Agent(_) => "agent",
+            Self::Http(_) => "devnet_request",
+            Self::Start(_) => "start",
+            Self::Devnet(_) => "devnet",
+            Self::Demo(_) => "demo",
+            Self::Output(_) => "output",
         }
     }
 

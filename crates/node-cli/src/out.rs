@@ -98,7 +98,8 @@ impl Out {
             // Whoever read the output has seen enough: `| head`.
             Ok(())
         } else if self.json {
-            let error = serde_json::json!({ "error": { "code": code, "message": story } });
+            let error =
+                serde_json::json!({ "error": { "code": code, "kind": failure.kind(), "message": story } });
             writeln!(stderr, "{}", escape::json(&error.to_string()))
         } else {
             writeln!(stderr, "error: {}", escape::text(&story))

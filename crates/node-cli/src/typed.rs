@@ -35,15 +35,6 @@ impl Typed {
         Self(flags)
     }
 
-    /// One more flag with a path, for commands that need it.
-    pub(crate) fn with(mut self, flag: &'static str, path: Option<&Path>) -> Self {
-        if let Some(path) = path {
-            let full = std::path::absolute(path).unwrap_or(path.to_owned());
-            self.0.push((flag, quoted(&full.to_string_lossy())));
-        }
-        self
-    }
-
     /// The whole command for what follows the program's name: `run` is `resultity-node --home /srv/n run`.
     pub(crate) fn command(&self, rest: &str) -> String {
         format!("resultity-node {}{rest}", self.flags_for(rest))
@@ -74,7 +65,7 @@ impl Typed {
 }
 
 /// A word as a shell takes it (POSIX 2.2.2).
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:@%,=".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -97,8 +88,6 @@ mod tests {
         let both = typed(Some("/srv/n"), Some("mainnet"));
         assert_eq!(both.command("run"), "resultity-node --home /srv/n --network mainnet run");
         assert_eq!(typed(None, None).command("run"), "resultity-node run");
-        let keys = both.with("--keys-passphrase-file", Some(Path::new("/p")));
-        assert!(keys.command("run").ends_with("--keys-passphrase-file /p run"));
     }
 
     #[test]

@@ -872,3 +872,189 @@ fn version(facts: &Facts) -> Vec<Said> {
         ],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use node_store::{clock::Reading, private::Private, seal::FileSystem};
+    use node_types::{Digest, Network, Timestamp};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        doctor::facts::{Clock, HomeSeen, Keys, Machine, Place, SnapshotSeen, Space},
+        hardware::Memory,
+        runtime::sandbox::Probe,
+    };
+
+    const NOW: Timestamp = Timestamp::from_ms(1_795_478_400_000);
+
+    /// A well node without a snapshot on a machine that has all.
+    fn well() -> Facts {
+        Facts {
+            folder: "/v".into(),
+            network: Network::Testnet,
+            uid: 7,
+            holder: Ok(Some("1".into())),
+            home: Ok(HomeSeen { path: "/h".into(), mode: 0o755, uid: 7 }),
+            places: Vec::new(),
+            space: Ok(Space { free_bytes: FREE_BYTES_SOON, free_files: Some(FREE_FILES_MIN) }),
+            file_system: Ok(FileSystem::of_magic(0xEF53)),
+            databases: Vec::new(),
+            leftovers: Ok(Vec::new()),
+            keys: Keys { node: Ok(None), volume: Ok(None), opening: Opening::Opened(Protection::Systemd) },
+            clock: Ok(Clock {
+                reading: Reading { wall: NOW, since_boot_ms: 0, boot: String::new() },
+                known: None,
+            }),
+            volume: Err("it is another test's".into()),
+            runtime: RuntimeSeen::Process { program: None },
+            answers: NetworkSeen::NotSet,
+            machine: Machine {
+                open_files: Some(OPEN_FILES_MIN),
+                memory: Memory { main: Some(1 << 30), graphics: 0 },
+                sandbox: Probe { left_open: Vec::new(), seccomp: true, namespaces: true },
+            },
+            program: Ok(Digest::of(b"p")),
+        }
+    }
+
+    fn worst(check: fn(&Facts) -> Vec<Said>, change: impl FnOnce(&mut Facts)) -> (Verdict, String) {
+        let mut facts = well();
+        change(&mut facts);
+        let said = check(&facts).into_iter().max_by_key(|said| said.verdict).unwrap();
+        assert!(said.verdict <= Verdict::Note || said.cure.is_some(), "{said:?} has no cure");
+        (said.verdict, said.found)
+    }
+
+    #[test]
+    fn room_is_judged_at_its_limits() {
+        let room = |free_bytes, free_files| worst(space, |facts| facts.space = Ok(Space { free_bytes, free_files })).0;
+        assert_eq!(room(FREE_BYTES_SOON, Some(FREE_FILES_MIN)), Verdict::Ok);
+        assert_eq!(room(FREE_BYTES_SOON - 1, None), Verdict::Warning);
+        assert_eq!(room(FREE_BYTES_MIN, None), Verdict::Warning);
+        assert_eq!(room(FREE_BYTES_MIN - 1, None), Verdict::Error);
+        assert_eq!(room(u64::MAX, Some(FREE_FILES_MIN - 1)), Verdict::Warning);
+        assert_eq!(room(u64::MAX, Some(0)), Verdict::Error);
+    }
+
+    #[test]
+    fn file_systems_that_forget_or_do_not_lock_are_warned_of() {
+        for (magic, wanted, word) in [
+            (0xEF53, Verdict::Ok, "ext4"),
+            (0x0102_1994, Verdict::Warning, "gone when the machine stops"),
+            (0x794C_7630, Verdict::Warning, "overlayfs"),
+            (0x6969, Verdict::Warning, "nfs"),
+        ] {
+            let (verdict, found) = worst(file_system, |facts| facts.file_system = Ok(FileSystem::of_magic(magic)));
+            assert_eq!(verdict, wanted);
+            assert!(found.contains(word), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_an_error_that_no_mending_touches() {
+        let mut facts = well();
+        let path = PathBuf::from("/v/state.db");
+        let looked = Err(NotPrivate::ForeignOwner { path: path.clone(), found: 0, ours: 7 });
+        facts.places = vec![Place { path, wanted: Private::File, looked }];
+        let said = modes(&facts);
+        assert_eq!((said.len(), said[0].verdict, &said[0].fix), (1, Verdict::Error, &None));
+        assert!(said[0].found.contains("user 0"), "{said:?}");
+        let (verdict, found) = worst(modes, |facts| facts.home.as_mut().unwrap().uid = 8);
+        assert!(verdict == Verdict::Warning && found.contains("user 8"), "{found}");
+    }
+
+    #[test]
+    fn a_mode_is_mended_to_the_bits_that_are_private_and_no_others() {
+        for (wanted, found, to) in [(0o600, 0o644, 0o600), (0o600, 0o444, 0o400), (0o700, 0o2755, 0o2700)] {
+            let why = NotPrivate::TooOpen { path: "/v/x".into(), found, wanted };
+            let fix = not_private(&well(), &why).unwrap().fix;
+            assert_eq!(fix, Some(Fix::Mode { path: "/v/x".into(), from: found, to }));
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_said_where_the_sandbox_needs_it() {
+        let probed = |probe: Probe| worst(sandbox, |facts| facts.machine.sandbox = probe);
+        let probe = |left_open: &[&'static str]| Probe { left_open: left_open.to_vec(), seccomp: true, namespaces: true };
+        assert_eq!(probed(probe(&[])).0, Verdict::Ok);
+        assert_eq!(probed(probe(&["device control"])).0, Verdict::Note);
+        assert_eq!(probed(probe(&["TCP connections"])).0, Verdict::Warning);
+        assert_eq!(probed(probe(&["files", "TCP connections"])).0, Verdict::Warning);
+        assert_eq!(probed(Probe { seccomp: false, ..probe(&[]) }).0, Verdict::Error);
+        assert_eq!(probed(Probe { namespaces: false, ..probe(&[]) }).0, Verdict::Error);
+        let bare = Probe { seccomp: false, ..probe(&["files"]) };
+        let external = |facts: &mut Facts| {
+            facts.machine.sandbox = bare;
+            facts.runtime = RuntimeSeen::External { url: None, health: Ok(()) };
+        };
+        assert_eq!(worst(sandbox, external).0, Verdict::Ok);
+    }
+
+    #[test]
+    fn limits_of_the_machine_are_held_against_what_is_needed() {
+        assert_eq!(worst(limits, |_| ()).0, Verdict::Ok);
+        let (verdict, found) = worst(limits, |facts| facts.machine.open_files = Some(OPEN_FILES_MIN - 1));
+        assert!(verdict == Verdict::Warning && found.contains("1023"), "{found}");
+        assert_eq!(worst(limits, |facts| facts.machine.open_files = None).0, Verdict::Ok);
+        let needs = |memory_bytes: u64| {
+            worst(limits, |facts| facts.volume = Ok(volume(memory_bytes)))
+        };
+        assert_eq!(needs(1 << 30).0, Verdict::Ok);
+        let (verdict, found) = needs((1 << 30) + 1);
+        assert!(verdict == Verdict::Warning && found.contains("m@1"), "{found}");
+    }
+
+    /// With a snapshot that lists a model of so much memory.
+    fn volume(memory_bytes: u64) -> VolumeSeen {
+        let config = serde_json::from_value(json!({
+            "network": "testnet", "version": 1, "issued_at": NOW, "refresh_by": NOW, "valid_until": NOW,
+            "keyset_version": 1,
+            "models": [{
+                "name": "m", "version": "1", "tasks": ["chat"], "engine": "e", "memory_bytes": memory_bytes,
+                "files": [], "sources": [],
+            }],
+            "runtime": { "kind": "external", "engine": "e" },
+            "limits": {
+                "queue_jobs_max": 1, "queue_bytes_max": 1, "request_bytes_max": 1, "max_tokens": 1,
+                "execution_timeout_ms": 1, "ttl_ms_max": 1, "attempts_max": 1, "concurrency": 1, "logs_bytes_max": 1,
+            },
+            "participation": { "subclouds": [] },
+            "timings": {
+                "heartbeat_ms": 1, "sync_ms": 1, "flush_ms": 1, "retry_ms_min": 1, "retry_ms_max": 1,
+                "trace_ttl_ms": 1, "log_ttl_ms": 1, "offline_grace_ms": 1, "partial_file_ttl_ms": 1,
+            },
+            "updates": { "agents": [], "runtimes": [] },
+        }));
+        let snapshot = SnapshotSeen { config: config.unwrap(), digest: Digest::of(b"s"), validity: Validity::Fresh };
+        VolumeSeen {
+            snapshot: Ok(Some(snapshot)),
+            pinned: true,
+            unverifiable: Vec::new(),
+            incidents: Ok(Vec::new()),
+            files: Ok(Vec::new()),
+            models: Ok(Vec::new()),
+            known_files: None,
+            partials: Ok(Vec::new()),
+            quarantined: Ok(Vec::new()),
+            partial_folder: PathBuf::new(),
+            deep: None,
+            account: Ok(true),
+        }
+    }
+
+    #[test]
+    fn a_clock_off_the_networks_is_judged_by_how_long_a_message_counts() {
+        let off = |ms: u64| {
+            worst(clock, |facts| {
+                let time = Some((NOW.plus_ms(ms), NOW));
+                facts.answers = NetworkSeen::Answers { url: "u".into(), stranger: None, time };
+            })
+            .0
+        };
+        assert_eq!([off(CLOCK_OFF_MS), off(CLOCK_OFF_MS + 1)], [Verdict::Ok, Verdict::Warning]);
+        assert_eq!([off(MESSAGE_TTL_MS - 1), off(MESSAGE_TTL_MS)], [Verdict::Warning, Verdict::Error]);
+    }
+}

@@ -63,7 +63,10 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
     let with = |own: &dyn Fn(&mut Layer)| context(&common, own, surroundings, out);
     let none = |_: &mut Layer| {};
     match cli.command {
-        Command::Init(init) => init.run(&with(&|layer| init.keys.layer(layer))?),
+        Command::Init(init) => {
+            let keys = |layer: &mut Layer| init.keys.layer(layer);
+            init.run(&common, &|common| context(common, &keys, surroundings, out))
+        }
         Command::Run(run) => run.run(&with(&|layer| run.layer(layer))?),
         Command::Status(status) => status.run(&with(&none)?),
         Command::Jobs(jobs) => jobs.run(&with(&none)?),

@@ -5,6 +5,7 @@
 mod account;
 mod configuration;
 mod devnet;
+mod docs;
 mod doctor;
 mod drift;
 mod home;
