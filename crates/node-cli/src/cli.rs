@@ -26,7 +26,7 @@ Exit codes:
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
   7  `doctor`: a check found a warning or an error
-  130  `models install` was broken off with Ctrl-C; what was fetched stays
+  130  it was broken off with Ctrl-C: `models install` (what was fetched stays), `logs --follow`
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
 RESULTITY_KEYS_PASSPHRASE_FILE, ...), then from a TOML file: --config, else $RESULTITY_CONFIG, else node.toml in the \

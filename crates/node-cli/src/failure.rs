@@ -4,7 +4,7 @@ use std::{error::Error as _, io, path::PathBuf};
 
 use node_agent::{
     agent::AgentError, doctor::mend::MendError, drift::DriftError, fetch::FetchError, models::InstallError,
-    time::NoClock,
+    network::NetworkError, time::NoClock,
 };
 use node_store::{
     binding::BadLink,
@@ -337,6 +337,11 @@ impl Failure {
     /// Whether nobody reads the output any more.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether its message has several lines that are ours: the place in a settings file, under which the fault is marked.
+    pub(crate) const fn is_drawn(&self) -> bool {
+        matches!(self, Self::Settings(SettingsError::NotToml { .. }))
     }
 
     /// What happened and why, down to the cause.

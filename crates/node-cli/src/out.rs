@@ -102,7 +102,9 @@ impl Out {
                 serde_json::json!({ "error": { "code": code, "kind": failure.kind(), "message": story } });
             writeln!(stderr, "{}", escape::json(&error.to_string()))
         } else {
-            writeln!(stderr, "error: {}", escape::text(&story))
+            let lines: Vec<&str> = if failure.is_drawn() { story.lines().collect() } else { vec![&story] };
+            let lines: Vec<_> = lines.into_iter().map(escape::text).collect();
+            writeln!(stderr, "error: {}", lines.join("\n"))
         };
         // There is nowhere left to say that it could not be said.
         drop(said);

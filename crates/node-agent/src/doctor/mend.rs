@@ -297,9 +297,9 @@ fn set_mode(path: &Path, from: u32, to: u32) -> Result<(), String> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(said)?;
     let about = rustix::fs::fstat(&file).map_err(said)?;
-    match FileType::from_raw_mode(about.st_mode) {
-        FileType::RegularFile | FileType::Directory => {}
-        _ => return Err("it is neither a file nor a folder".to_owned()),
+    let kind = FileType::from_raw_mode(about.st_mode);
+    if kind != FileType::RegularFile && kind != FileType::Directory {
+        return Err("it is neither a file nor a folder".to_owned());
     }
     let found = about.st_mode & 0o7777;
     if found != from {

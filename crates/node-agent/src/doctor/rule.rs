@@ -290,14 +290,32 @@ fn keys(facts: &Facts) -> Vec<Said> {
     }
 }
 
-/// A message of a key's error says what to do, after its colon as a rule.
 fn key_error(why: &KeyError) -> Said {
     let cure = match why {
-        KeyError::KekMissing { .. } | KeyError::CannotOpen { .. } => {
+        KeyError::KekMissing { .. }
+        | KeyError::CannotOpen { .. }
+        | KeyError::SecretTooShort { .. }
+        | KeyError::EmptyPassphrase { .. }
+        | KeyError::PassphrasesDiffer
+        | KeyError::Prompt { .. } => {
             "give what the key is sealed under: keys.passphrase_file or keys.secret_file, by flag, variable or file"
         }
         KeyError::NotPrivate { .. } => "`resultity-node doctor --fix` sets modes; an owner is set by chown",
-        _ => "put the file back from your backup",
+        KeyError::TooNew { .. } => "install the newer release again",
+        KeyError::OtherNetwork { .. } => "give the right --network, or put back the file of this one",
+        KeyError::Read { .. }
+        | KeyError::Write { .. }
+        | KeyError::AlreadyExists { .. }
+        | KeyError::Damaged { .. }
+        | KeyError::OtherKind { .. }
+        | KeyError::OtherNode { .. }
+        | KeyError::OtherVolume { .. }
+        | KeyError::AddressMismatch { .. }
+        | KeyError::KdfLimits { .. }
+        | KeyError::NotAKey => "put the file back from your backup",
+        KeyError::Random(_) | KeyError::NoMemory { .. } | KeyError::Cipher => {
+            "free some memory on this machine and try again"
+        }
     };
     said(Verdict::Error, crate::journal::causes(why)).cure(cure)
 }
@@ -930,7 +948,9 @@ mod tests {
 
     #[test]
     fn room_is_judged_at_its_limits() {
-        let room = |free_bytes, free_files| worst(space, |facts| facts.space = Ok(Space { free_bytes, free_files })).0;
+        let room = |free_bytes, free_files| {
+            worst(space, |facts| facts.space = Ok(Space { free_bytes, free_files })).0
+        };
         assert_eq!(room(FREE_BYTES_SOON, Some(FREE_FILES_MIN)), Verdict::Ok);
         assert_eq!(room(FREE_BYTES_SOON - 1, None), Verdict::Warning);
         assert_eq!(room(FREE_BYTES_MIN, None), Verdict::Warning);
@@ -947,7 +967,8 @@ mod tests {
             (0x794C_7630, Verdict::Warning, "overlayfs"),
             (0x6969, Verdict::Warning, "nfs"),
         ] {
-            let (verdict, found) = worst(file_system, |facts| facts.file_system = Ok(FileSystem::of_magic(magic)));
+            let (verdict, found) =
+                worst(file_system, |facts| facts.file_system = Ok(FileSystem::of_magic(magic)));
             assert_eq!(verdict, wanted);
             assert!(found.contains(word), "{found}");
         }
@@ -978,7 +999,11 @@ mod tests {
     #[test]
     fn what_the_kernel_lacks_is_said_where_the_sandbox_needs_it() {
         let probed = |probe: Probe| worst(sandbox, |facts| facts.machine.sandbox = probe);
-        let probe = |left_open: &[&'static str]| Probe { left_open: left_open.to_vec(), seccomp: true, namespaces: true };
+        let probe = |left_open: &[&'static str]| Probe {
+            left_open: left_open.to_vec(),
+            seccomp: true,
+            namespaces: true,
+        };
         assert_eq!(probed(probe(&[])).0, Verdict::Ok);
         assert_eq!(probed(probe(&["device control"])).0, Verdict::Note);
         assert_eq!(probed(probe(&["TCP connections"])).0, Verdict::Warning);
@@ -999,9 +1024,7 @@ mod tests {
         let (verdict, found) = worst(limits, |facts| facts.machine.open_files = Some(OPEN_FILES_MIN - 1));
         assert!(verdict == Verdict::Warning && found.contains("1023"), "{found}");
         assert_eq!(worst(limits, |facts| facts.machine.open_files = None).0, Verdict::Ok);
-        let needs = |memory_bytes: u64| {
-            worst(limits, |facts| facts.volume = Ok(volume(memory_bytes)))
-        };
+        let needs = |memory_bytes: u64| worst(limits, |facts| facts.volume = Ok(volume(memory_bytes)));
         assert_eq!(needs(1 << 30).0, Verdict::Ok);
         let (verdict, found) = needs((1 << 30) + 1);
         assert!(verdict == Verdict::Warning && found.contains("m@1"), "{found}");
@@ -1028,7 +1051,8 @@ mod tests {
             },
             "updates": { "agents": [], "runtimes": [] },
         }));
-        let snapshot = SnapshotSeen { config: config.unwrap(), digest: Digest::of(b"s"), validity: Validity::Fresh };
+        let snapshot =
+            SnapshotSeen { config: config.unwrap(), digest: Digest::of(b"s"), validity: Validity::Fresh };
         VolumeSeen {
             snapshot: Ok(Some(snapshot)),
             pinned: true,

@@ -209,7 +209,8 @@ impl Doctor {
                 let finding = FindingShown {
                     name: "settings",
                     verdict: Error,
-                    found: Failure::from(why).story(),
+                    // On one line; where it stands in the file is part of it.
+                    found: Failure::from(why).story().split_whitespace().collect::<Vec<_>>().join(" "),
                     cure: Some("put it right: docs/cli.md lists all settings".to_owned()),
                     fixable: false,
                 };
