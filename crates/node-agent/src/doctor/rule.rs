@@ -431,7 +431,7 @@ fn stamps(facts: &Facts) -> Vec<Said> {
 fn seen(facts: &Facts) -> Result<&VolumeSeen, Vec<Said>> {
     facts.volume.as_ref().map_err(|why| {
         let text = format!("not looked at, because the volume cannot be: {why}");
-        vec![said(Verdict::Note, text).cure("put right first what is an error here")]
+        vec![said(Verdict::Note, text)]
     })
 }
 
