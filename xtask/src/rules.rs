@@ -41,6 +41,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rotation",
             "salvage",
             "check",
+            "checkup",
             "view",
             "volume",
             "store",
@@ -84,6 +85,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "otlp",
             "targets",
             "agent",
+            "doctor",
         ],
     ),
 ];

@@ -647,7 +647,7 @@ fn mount(node: &Node, config: &NodeConfig) -> ModelsMount {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of the operator's, not of the volume's")]
-fn read_key(path: &std::path::Path) -> Result<Zeroizing<String>, Unhealthy> {
+pub(crate) fn read_key(path: &std::path::Path) -> Result<Zeroizing<String>, Unhealthy> {
     let bytes = std::fs::read(path).map(Zeroizing::new);
     let text =
         bytes.ok().and_then(|bytes| std::str::from_utf8(&bytes).ok().map(|text| text.trim().to_owned()));

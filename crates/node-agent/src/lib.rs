@@ -9,6 +9,7 @@ pub mod author;
 pub mod backoff;
 pub mod contact;
 pub mod dispatch;
+pub mod doctor;
 pub mod drift;
 pub mod engine;
 pub mod enroll;

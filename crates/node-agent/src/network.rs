@@ -184,19 +184,39 @@ impl HttpNetwork {
         Ok(Self { base: url.trim_end_matches('/').to_owned(), client })
     }
 
+    /// Asks for the keysets, and notes what time the answer says it is (its `Date`, RFC 9110, 6.6.1: whole seconds): a look
+    /// whether the network answers, which needs no key.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn look(&self) -> Result<(Keysets, Option<Timestamp>), NetworkError> {
+        let url = format!("{}{}", self.base, path::KEYSETS);
+        let response = self.client.get(&url).send().await.map_err(|error| unreachable(&url, error))?;
+        let date = response.headers().get(header::DATE).and_then(|date| http_date(date.to_str().ok()?));
+        Ok((read(&url, response).await?, date))
+    }
+
     async fn answer<T: DeserializeOwned>(
         &self,
         url: &str,
         request: reqwest::RequestBuilder,
     ) -> Result<T, NetworkError> {
-        let response = request.send().await.map_err(|error| unreachable(url, error))?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(url, response).await);
-        }
-        let body = body_of(url, response, ANSWER_BYTES_MAX.max(ENVELOPE_BYTES_MAX)).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| NetworkError::Misbehaves(format!("{url} answered: {error}")))
+        read(url, request.send().await.map_err(|error| unreachable(url, error))?).await
     }
+}
+
+async fn read<T: DeserializeOwned>(url: &str, response: reqwest::Response) -> Result<T, NetworkError> {
+    if response.status() != StatusCode::OK {
+        return Err(refusal(url, response).await);
+    }
+    let body = body_of(url, response, ANSWER_BYTES_MAX.max(ENVELOPE_BYTES_MAX)).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| NetworkError::Misbehaves(format!("{url} answered: {error}")))
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok().map(Timestamp::from_ms)
 }
 
 fn unreachable(url: &str, source: impl std::error::Error + Send + Sync + 'static) -> NetworkError {

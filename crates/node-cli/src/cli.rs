@@ -7,13 +7,14 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        account, backup, bundle, config, demo, devnet, drift, init, jobs, key, logs, models, moving, rotate,
-        run, status, update,
+        account, backup, bundle, config, demo, devnet, doctor, drift, init, jobs, key, logs, models, moving,
+        rotate, run, status, update,
     },
     failure::Failure,
     out::Out,
     settings::Layer,
     surroundings::Surroundings,
+    typed::Typed,
 };
 
 /// What every exit code means; programs may rely on it.
@@ -26,10 +27,11 @@ Exit codes:
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
   6  this copy of the node must not run: the node runs elsewhere, or was moved away
+  7  `doctor`: a check found a warning or an error
   10 `status --check`: the node works, and something is to be looked at
   11 `status --check`: the node takes no jobs, or cannot go on like this
   12 `status --check`: no Agent runs
-  130  `models install` was broken off with Ctrl-C; what was fetched stays
+  130  it was broken off with Ctrl-C: `models install` (what was fetched stays), `logs --follow`
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
 RESULTITY_KEYS_PASSPHRASE_FILE, ...), then from a TOML file: --config, else $RESULTITY_CONFIG, else node.toml in the \
@@ -69,7 +71,7 @@ pub(crate) fn explain(error: &clap::Error, surroundings: &Surroundings) -> ExitC
     }
     let text = error.to_string();
     let message = text.trim_start_matches("error: ").trim_end();
-    Out::new(true, surroundings).fail(&Failure::Usage(message.to_owned()))
+    Out::new(true, surroundings).fail(&Failure::Usage(message.to_owned()), &Typed::default())
 }
 
 /// What every command takes.
@@ -138,6 +140,8 @@ pub(crate) enum Command {
     Run(Box<run::Run>),
     /// Show how the node stands and what to do next
     Status(status::Status),
+    /// Check the node as an expert would, and mend what is safe to mend
+    Doctor(doctor::Doctor),
     /// Show the jobs that the node holds
     #[command(subcommand)]
     Jobs(jobs::Jobs),

@@ -22,6 +22,7 @@ use crate::{
     identity::{self, Identity},
     out::Out,
     settings::Values,
+    typed::Typed,
 };
 
 /// What a command works with.
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) values: Values,
     /// The same, as the Agent takes it.
     pub(crate) settings: Settings,
+    /// Commands that the operator is told to type: `context.typed.complete(text)`.
+    pub(crate) typed: Typed,
 }
 
 impl Context {

@@ -3,8 +3,8 @@
 use std::{error::Error as _, io, path::PathBuf};
 
 use node_agent::{
-    agent::AgentError, drift::DriftError, fetch::FetchError, models::InstallError, time::NoClock,
-    update::NotApproved,
+    agent::AgentError, doctor::mend::MendError, drift::DriftError, fetch::FetchError, models::InstallError,
+    network::NetworkError, time::NoClock, update::NotApproved,
 };
 use node_store::{
     backup::BackupError,
@@ -17,7 +17,7 @@ use node_store::{
     volume::VolumeError,
     writer::WriteError,
 };
-use node_types::{JobId, job::ModelRef};
+use node_types::job::ModelRef;
 
 use crate::{http::HttpError, settings::SettingsError};
 
@@ -75,9 +75,9 @@ pub(crate) enum Failure {
     },
     /// No such job.
     #[error(
-        "nothing is known of job {0}: it was never taken here, or it ended long ago; `resultity-node jobs list` lists what is held"
+        "nothing is known of job {0}: it was never taken here, or it ended long ago; `resultity-node jobs list` lists what is held, `resultity-node jobs list --ended` what has ended"
     )]
-    NoSuchJob(JobId),
+    NoSuchJob(String),
     /// No such model.
     #[error("there is no model {0:?} here: `resultity-node models list` lists those that are")]
     NoSuchModel(String),
@@ -107,7 +107,7 @@ pub(crate) enum Failure {
         engine: String,
     },
     /// It was said no.
-    #[error("nothing was removed")]
+    #[error("nothing was done: it was not agreed to")]
     NotConfirmed,
     /// Ctrl-C.
     #[error("it was broken off; {0}")]
@@ -130,6 +130,9 @@ pub(crate) enum Failure {
     /// What is here cannot be compared.
     #[error(transparent)]
     Drift(#[from] DriftError),
+    /// Nothing was mended.
+    #[error(transparent)]
+    Mend(#[from] MendError),
     /// The store's time.
     #[error(transparent)]
     NoClock(#[from] NoClock),
@@ -286,7 +289,11 @@ impl Failure {
     /// The exit code: the table is in the help text ([`crate::cli::EXIT_CODES`]).
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Usage(_) | Self::Link(_) => 2,
+            Self::Settings(_)
+            | Self::Usage(_)
+            | Self::Link(_)
+            | Self::Agent(AgentError::Network(NetworkError::Url { .. }))
+            | Self::Http(HttpError::Url(_)) => 2,
             Self::Held { .. }
             | Self::HeldModels { .. }
             | Self::Store(StoreError::Volume(VolumeError::InUse { .. })) => 4,
@@ -294,6 +301,7 @@ impl Failure {
             | Self::NoSuchJob(_)
             | Self::NoSuchModel(_)
             | Self::NoSnapshot(_)
+            | Self::Mend(MendError::Nothing { .. })
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
             Self::Store(StoreError::Volume(VolumeError::Retired { .. }))
             | Self::Agent(AgentError::RunsTwice { .. }) => 6,
@@ -320,6 +328,7 @@ impl Failure {
             | Self::Fetch(_)
             | Self::Install(_)
             | Self::Drift(_)
+            | Self::Mend(_)
             | Self::NoClock(_)
             | Self::NotApproved { .. }
             | Self::Packaged { .. }
@@ -334,9 +343,63 @@ impl Failure {
         }
     }
 
+    /// What sort of failure it is, for programs and for docs/troubleshooting.md, which has an entry for each.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Settings(_) => "settings",
+            Self::Usage(_) => "usage",
+            Self::NoVolume { .. } => "no_volume",
+            Self::Exists { .. } => "exists",
+            Self::KeyStands { .. } => "key_stands",
+            Self::Held { .. } => "held",
+            Self::NoSuchJob(_) => "no_such_job",
+            Self::NoSuchModel(_) => "no_such_model",
+            Self::Listed(_) => "listed",
+            Self::HeldModels { .. } => "held_models",
+            Self::KeepsNoModels { .. } => "keeps_no_models",
+            Self::NotConfirmed => "not_confirmed",
+            Self::Interrupted(_) => "interrupted",
+            Self::AgentEnded { .. } => "agent_ended",
+            Self::Models(_) => "models",
+            Self::Fetch(_) => "fetch",
+            Self::Install(_) => "install",
+            Self::Drift(_) => "drift",
+            Self::Mend(_) => "mend",
+            Self::NoClock(_) | Self::Clock(_) => "clock",
+            Self::NoSnapshot(_) => "no_snapshot",
+            Self::NoKey { .. } => "no_key",
+            Self::Store(_) => "store",
+            Self::Key(_) => "key",
+            Self::Keystore { .. } => "keystore",
+            Self::Export(_) => "export",
+            Self::Read(_) => "read",
+            Self::Snapshot(_) => "snapshot",
+            Self::Write(_) => "write",
+            Self::Link(_) => "link",
+            Self::File { .. } => "file",
+            Self::Passphrase { .. } => "passphrase",
+            Self::NotApproved { .. } => "not_approved",
+            Self::Packaged { .. } => "packaged",
+            Self::NothingKept { .. } => "nothing_kept",
+            Self::Backup(_) => "backup",
+            Self::Agent(AgentError::RunsTwice { .. }) => "runs_twice",
+            Self::Agent(_) => "agent",
+            Self::Http(_) => "devnet_request",
+            Self::Start(_) => "start",
+            Self::Devnet(_) => "devnet",
+            Self::Demo(_) => "demo",
+            Self::Output(_) => "output",
+        }
+    }
+
     /// Whether nobody reads the output any more.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether its message has several lines that are ours: the place in a settings file, under which the fault is marked.
+    pub(crate) const fn is_drawn(&self) -> bool {
+        matches!(self, Self::Settings(SettingsError::NotToml { .. }))
     }
 
     /// What happened and why, down to the cause.

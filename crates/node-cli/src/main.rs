@@ -7,6 +7,7 @@
 //! What the store gives to a terminal is escaped in one place, [`page`]. Secrets are never printed, and never taken from
 //! an argument or an environment variable.
 
+mod ask;
 mod cli;
 mod commands;
 mod context;
@@ -24,13 +25,14 @@ mod progress;
 mod redact;
 mod settings;
 mod surroundings;
+mod typed;
 mod when;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::{cli::Cli, out::Out, surroundings::Surroundings};
+use crate::{cli::Cli, out::Out, surroundings::Surroundings, typed::Typed};
 
 fn main() -> ExitCode {
     // Before anything else: the helper must stay single-threaded and small.
@@ -43,8 +45,9 @@ fn main() -> ExitCode {
         Err(error) => return cli::explain(&error, &surroundings),
     };
     let out = Out::new(cli.common.json, &surroundings);
+    let typed = Typed::of(&cli.common);
     match commands::dispatch(cli, &surroundings, out) {
         Ok(verdict) => verdict.exit_code(),
-        Err(failure) => out.fail(&failure),
+        Err(failure) => out.fail(&failure, &typed),
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{escape, failure::Failure, page::Page, surroundings::Surroundings};
+use crate::{escape, failure::Failure, page::Page, surroundings::Surroundings, typed::Typed};
 
 /// Something that a command found or did.
 pub(crate) trait Report: Serialize {
@@ -88,18 +88,23 @@ impl Out {
         }
     }
 
-    /// Says what failed on the standard error, and gives the exit code for it.
-    pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+    /// Says what failed on the standard error, and gives the exit code for it. Commands that it tells to type get the
+    /// flags of this command line.
+    pub(crate) fn fail(self, failure: &Failure, typed: &Typed) -> ExitCode {
         let mut stderr = io::stderr().lock();
         let (code, story) = (failure.code(), failure.story());
+        let story = typed.complete(&story);
         let said = if failure.is_broken_pipe() {
             // Whoever read the output has seen enough: `| head`.
             Ok(())
         } else if self.json {
-            let error = serde_json::json!({ "error": { "code": code, "message": story } });
+            let error =
+                serde_json::json!({ "error": { "code": code, "kind": failure.kind(), "message": story } });
             writeln!(stderr, "{}", escape::json(&error.to_string()))
         } else {
-            writeln!(stderr, "error: {}", escape::text(&story))
+            let lines: Vec<&str> = if failure.is_drawn() { story.lines().collect() } else { vec![&story] };
+            let lines: Vec<_> = lines.into_iter().map(escape::text).collect();
+            writeln!(stderr, "error: {}", lines.join("\n"))
         };
         // There is nowhere left to say that it could not be said.
         drop(said);

@@ -8,6 +8,7 @@
 pub mod backup;
 pub mod binding;
 mod check;
+pub mod checkup;
 pub mod clock;
 pub mod disk;
 pub mod format;

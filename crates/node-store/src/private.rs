@@ -15,7 +15,7 @@ use std::{
 use crate::disk::{Disk, EntryKind};
 
 /// What a private thing should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Private {
     /// A regular file, 0600 or tighter.
     File,

@@ -123,6 +123,12 @@ impl FileSystem {
         Ok(Self(u32::try_from(low).unwrap_or(0)))
     }
 
+    /// Whether what is on it is gone with the next start of the machine.
+    #[must_use]
+    pub const fn is_volatile(self) -> bool {
+        matches!(self.0, 0x0102_1994 | 0x8584_58F6)
+    }
+
     /// Whether a seal means anything on it.
     #[must_use]
     pub fn is_trusted(self) -> bool {

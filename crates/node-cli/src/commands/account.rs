@@ -16,6 +16,7 @@ use crate::{
     out::Report,
     page::Page,
     settings::Layer,
+    typed::Typed,
 };
 
 /// What is done with the account.
@@ -64,6 +65,8 @@ struct Shown {
     /// What this command changed; nothing where it only looks.
     #[serde(skip_serializing_if = "Option::is_none")]
     did: Option<&'static str>,
+    #[serde(skip)]
+    typed: Typed,
 }
 
 /// A link, for showing.
@@ -99,7 +102,7 @@ impl Report for Shown {
                 page.row("linked", &link.linked_at);
                 page.row("proof", if link.proof.is_empty() { "none" } else { &link.proof });
             }
-            None => page.row("account", "none: `resultity-node account link` links one"),
+            None => page.row("account", format!("none: `{}` links one", self.typed.command("account link"))),
         }
     }
 }
@@ -126,7 +129,13 @@ impl Account {
             }
         };
         let (node, address) = context.identity()?.map(|held| (held.node.to_string(), held.address)).unzip();
-        context.out.show(&Shown { node, address, link: link.as_ref().map(LinkShown::of), did })?;
+        context.out.show(&Shown {
+            node,
+            address,
+            link: link.as_ref().map(LinkShown::of),
+            did,
+            typed: context.typed.clone(),
+        })?;
         Ok(Verdict::Done)
     }
 }

@@ -7,7 +7,10 @@
 use std::{collections::VecDeque, path::PathBuf};
 
 use clap::Args;
-use node_agent::{hardware, settings::{ExportSettings, Settings}};
+use node_agent::{
+    hardware,
+    settings::{ExportSettings, Settings},
+};
 use node_store::{backup, inventory::Change, jobs::Listed, logs::Query, view::View};
 use node_types::config::NodeConfig;
 use serde::Serialize;

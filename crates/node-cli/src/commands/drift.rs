@@ -242,7 +242,12 @@ impl Check {
                 "repair it: `resultity-node models install`, or start the node: `resultity-node run`"
             }
         };
-        context.out.show(&Checked { deep: self.deep, drifted, artifacts, next: next.to_owned() })?;
+        context.out.show(&Checked {
+            deep: self.deep,
+            drifted,
+            artifacts,
+            next: context.typed.complete(next).into(),
+        })?;
         Ok(if drifted == 0 { Verdict::Done } else { Verdict::Drifted })
     }
 }

@@ -166,8 +166,8 @@ impl Import {
             return Err(Failure::KeyStands { folder, held: held.address, file });
         }
         let key = init::read_key(&self.file, self.passphrase_file.as_deref())?;
-        init::create(context, &context.options(), Some(key))?;
-        init::show(context, true)
+        drop(init::create(context, &context.options(), Some(key))?);
+        init::show(context, true, None)
     }
 }
 

@@ -7,6 +7,7 @@ mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod devnet;
+pub(crate) mod doctor;
 pub(crate) mod drift;
 mod help_document;
 pub(crate) mod init;
@@ -33,6 +34,7 @@ use crate::{
     out::Out,
     settings::{Layer, Values},
     surroundings::Surroundings,
+    typed::Typed,
 };
 
 /// How a command ended that did what it was asked for.
@@ -46,6 +48,8 @@ pub(crate) enum Verdict {
     Health(Health),
     /// Something is not what it was when it was installed; the report said what.
     Drifted,
+    /// The doctor found something wrong; the report said what.
+    Unwell,
 }
 
 impl Verdict {
@@ -58,6 +62,7 @@ impl Verdict {
             Self::Health(Health::Attention) => ExitCode::from(10),
             Self::Health(Health::Failing) => ExitCode::from(11),
             Self::Health(Health::Stopped) => ExitCode::from(12),
+            Self::Unwell => ExitCode::from(7),
         }
     }
 }
@@ -71,7 +76,10 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
     let with = |own: &dyn Fn(&mut Layer)| context(&common, own, surroundings, out);
     let none = |_: &mut Layer| {};
     match cli.command {
-        Command::Init(init) => init.run(&with(&|layer| init.keys.layer(layer))?),
+        Command::Init(init) => {
+            let keys = |layer: &mut Layer| init.keys.layer(layer);
+            init.run(&common, &|common| context(common, &keys, surroundings, out))
+        }
         Command::Run(run) => run.run(&with(&|layer| run.layer(layer))?),
         Command::Status(status) => status.run(&with(&none)?),
         Command::Jobs(jobs) => jobs.run(&with(&none)?),
@@ -82,6 +90,7 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Move(moving) => moving.run(&with(&|layer| moving.layer(layer))?),
         Command::Bundle(bundle) => bundle.run(&with(&none)?),
         Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
+        Command::Doctor(doctor) => doctor.run(with(&|layer| doctor.layer(layer)), out),
         Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),
         Command::Rotate(rotate) => rotate.run(&with(&|layer| rotate.keys.layer(layer))?),
         Command::Logs(logs) => logs.run(&with(&none)?),
@@ -105,5 +114,5 @@ fn context(
     own(&mut flags);
     let values = Values::read(flags, common.config.as_deref(), surroundings)?;
     let settings = values.settings()?;
-    Ok(Context { out, values, settings })
+    Ok(Context { out, values, settings, typed: Typed::of(common) })
 }

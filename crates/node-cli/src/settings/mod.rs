@@ -71,7 +71,7 @@ pub(crate) const CONFIG: &str = "RESULTITY_CONFIG";
 /// The name of the file in a home.
 pub(crate) const FILE: &str = "node.toml";
 /// The longest file in bytes.
-const FILE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// The variable of a key.
 pub(crate) fn variable(name: &str) -> String {

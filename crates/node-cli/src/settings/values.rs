@@ -221,6 +221,17 @@ impl Values {
         }
     }
 
+    /// Whether something was said of a key.
+    pub(crate) fn is_set(&self, name: &str) -> bool {
+        self.given(name).is_some()
+    }
+
+    /// The path that a flag gave, in full: the next command needs that flag, too.
+    pub(crate) fn path_by_flag(&self, name: &str) -> Option<PathBuf> {
+        self.layers[0].get(name)?;
+        self.path(name)
+    }
+
     /// Asks for a key that a command cannot do without.
     ///
     /// # Errors

@@ -72,5 +72,5 @@ fn a_refusal_and_an_absent_devnet_are_told_apart() {
     Home::new().run(["devnet", "fault", "nonsense", "--url", &url]).failed(1, &["400", "no such fault"]);
     served.join().unwrap();
     Home::new().run(["devnet", "state", "--url", &url]).failed(1, &[&url, "devnet run"]);
-    Home::new().run(["devnet", "state", "--url", "http://192.0.2.1:80"]).failed(1, &["this machine"]);
+    Home::new().run(["devnet", "state", "--url", "http://192.0.2.1:80"]).failed(2, &["this machine"]);
 }

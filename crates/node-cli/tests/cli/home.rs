@@ -201,7 +201,7 @@ pub(crate) fn envelope(version: u64, now: Timestamp) -> Vec<u8> {
     signed_config(&document(version, now), &[&network_key()])
 }
 
-fn job(number: u64, now: Timestamp) -> Job {
+pub(crate) fn job(number: u64, now: Timestamp) -> Job {
     let body = json!({ "messages": [{ "role": "user", "content": CANARY }] });
     Job {
         id: id(number),

@@ -1,6 +1,17 @@
 //! `init`: a node is made once.
 
-use crate::home::Home;
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    process::Command,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use crate::{
+    home::{Home, PROGRAM},
+    terminal::terminal,
+};
 
 #[test]
 fn a_node_is_made_and_said_to_be_what_it_is() {
@@ -56,4 +67,187 @@ fn a_folder_that_others_can_read_is_refused_with_the_command_that_mends_it() {
     std::fs::set_permissions(home.volume(), std::fs::Permissions::from_mode(0o755)).unwrap();
     home.run(["status"]).failed(1, &[home.volume().to_str().unwrap(), "chmod 700"]);
     home.run(["init"]).failed(1, &["chmod 700"]);
+}
+
+#[test]
+fn the_next_command_names_this_node_and_how_its_keys_open() {
+    let home = Home::new();
+    let pass = home.file("pass", "correct horse");
+    let (path, pass) = (home.path().to_str().unwrap(), pass.to_str().unwrap());
+    let made = home.json(["--home", path, "--network", "mainnet", "init", "--keys-passphrase-file", pass]);
+    let next = made["next"].as_str().unwrap();
+    let start = format!(
+        "`resultity-node --home {path} --network mainnet run --network-url <the network's address> --keys-passphrase-file {pass}`"
+    );
+    assert!(next.contains(&start), "{next}");
+    assert!(next.contains(&format!("`resultity-node --home {path} --network mainnet key export`")), "{next}");
+}
+
+/// A person at a terminal of their own: reads until a question is there, then answers it.
+struct Person {
+    terminal: File,
+    seen: Arc<(Mutex<(String, bool)>, Condvar)>,
+    read: usize,
+}
+
+impl Person {
+    /// Starts the program at a terminal that is its session's own: passphrases are asked for there.
+    fn starts(home: &Home, arguments: &[&str]) -> (Self, std::process::Child) {
+        let (person, program) = terminal();
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", PROGRAM]).args(arguments).env_clear().current_dir(home.path());
+        command.env("HOME", home.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.stdin(program.try_clone().unwrap()).stdout(program.try_clone().unwrap()).stderr(program);
+        let child = command.spawn().unwrap();
+        drop(command);
+        let seen = Arc::new((Mutex::new((String::new(), false)), Condvar::new()));
+        let (mut eyes, noted) = (person.try_clone().unwrap(), Arc::clone(&seen));
+        std::thread::spawn(move || {
+            let mut some = [0; 4096];
+            // A terminal that nobody has open any more gives an error.
+            while let Ok(length @ 1..) = eyes.read(&mut some) {
+                noted.0.lock().unwrap().0 += &String::from_utf8_lossy(&some[..length]);
+                noted.1.notify_all();
+            }
+            noted.0.lock().unwrap().1 = true;
+            noted.1.notify_all();
+        });
+        (Self { terminal: person, seen, read: 0 }, child)
+    }
+
+    /// Waits for a question after the last one that was answered, and types the answer.
+    #[track_caller]
+    fn answers(&mut self, question: &str, answer: &str) {
+        self.hears(question);
+        self.terminal.write_all(answer.as_bytes()).unwrap();
+        self.terminal.write_all(b"\n").unwrap();
+    }
+
+    /// Waits for something that is said, and says nothing.
+    #[track_caller]
+    fn hears(&mut self, said: &str) {
+        let (state, changed) = &*self.seen;
+        let there = |state: &mut (String, bool)| !state.1 && !state.0[self.read..].contains(said);
+        let waited =
+            changed.wait_timeout_while(state.lock().unwrap(), Duration::from_secs(120), there).unwrap();
+        let text = waited.0.0.clone();
+        drop(waited);
+        let at = text[self.read..].find(said).unwrap_or_else(|| panic!("{said:?} did not come:\n{text}"));
+        self.read += at + said.len();
+    }
+
+    /// All that was said, once the program has ended.
+    fn hears_it_end(self, mut child: std::process::Child) -> (Option<i32>, String) {
+        let code = child.wait().unwrap().code();
+        let (state, changed) = &*self.seen;
+        let ended =
+            changed.wait_timeout_while(state.lock().unwrap(), Duration::from_secs(120), |state| !state.1);
+        (code, ended.unwrap().0.0.clone())
+    }
+}
+
+#[test]
+fn a_beginner_is_asked_what_is_needed_and_ends_with_a_backup_and_the_next_command() {
+    let home = Home::new();
+    let folder = home.path().join("my node");
+    let (mut person, child) = Person::starts(&home, &["init"]);
+    person.answers("Which? [1]", "3");
+    person.answers("a number from 1 to 2", "1");
+    person.answers("Folder? [", folder.to_str().unwrap());
+    person.answers("Which? [1]", "");
+    person.answers("new passphrase for the keys of this node:", "correct horse");
+    person.answers("the same passphrase again:", "battery staple");
+    person.hears("the two passphrases differ");
+    person.answers("new passphrase for the keys of this node:", "correct horse");
+    person.answers("the same passphrase again:", "correct horse");
+    person.answers("set it later", "http://192.0.2.1");
+    person.answers("use https", "");
+    person.answers("[none]", "nobody");
+    person.answers("[none]", "ops@example.org");
+    person.answers("Go on? [Y/n]", "y");
+    person.answers("Write a backup of the key now", "");
+    person.answers("File? [resultity-testnet-key.json]", "");
+    person.answers("passphrase for the backup of the key:", "staple horse");
+    person.answers("the same passphrase again:", "staple horse");
+    let (code, seen) = person.hears_it_end(child);
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(!seen.contains("horse"), "no passphrase is shown: {seen}");
+    for part in
+        ["obfuscation", "sealed under your passphrase", "ops@example.org", "A node is made.", "key.json away"]
+    {
+        assert_eq!(seen.contains(part), part != "obfuscation", "{part}: {seen}");
+    }
+    let next =
+        format!("`resultity-node --home '{}' run --network-url <the network's address>`", folder.display());
+    assert!(seen.contains(&next), "{seen}");
+
+    let path = folder.to_str().unwrap();
+    let at = |arguments: &[&str]| home.run([&["--home", path], arguments].concat());
+    let shown = at(&["account", "show", "--json"]).well().json();
+    assert_eq!(shown["link"]["account"], "ops@example.org");
+    // The backup opens with its own passphrase, and is this node's key.
+    let (backup, pass) = (home.path().join("resultity-testnet-key.json"), home.file("pass", "staple horse"));
+    let other = Home::new();
+    let made =
+        other.json(["key", "import", backup.to_str().unwrap(), "--passphrase-file", pass.to_str().unwrap()]);
+    assert_eq!(made["address"], shown["address"]);
+    let keys = home.file("keys", "correct horse");
+    at(&["rotate", "--keys-passphrase-file", keys.to_str().unwrap()]).well();
+}
+
+#[test]
+fn a_secret_file_and_an_address_are_kept_for_the_next_start() {
+    let home = Home::new();
+    let secret = home.file("kek", [7; 32]);
+    let folder = home.path().join("home");
+    let (mut person, child) = Person::starts(&home, &["init"]);
+    person.answers("Which? [1]", "2");
+    person.answers("Folder? [", "home");
+    person.answers("Which? [1]", "2");
+    person.answers("Which file?", "nowhere");
+    person.answers("Which file?", "kek");
+    person.answers("set it later", "https://node.example.org");
+    person.answers("[none]", "");
+    person.answers("Go on? [Y/n]", "");
+    person.answers("Write a backup of the key now", "n");
+    let (code, seen) = person.hears_it_end(child);
+    assert_eq!(code, Some(0), "{seen}");
+    let node = format!("resultity-node --home {} --network mainnet", folder.display());
+    assert!(seen.contains(&format!("make a backup of its key (`{node} key export`)")), "{seen}");
+    assert!(seen.contains(&format!("then start it: `{node} run`")), "{seen}");
+    let settings = std::fs::read_to_string(folder.join("node.toml")).unwrap();
+    let wanted = format!(
+        "network = \"mainnet\"\nnetwork_url = \"https://node.example.org\"\n\n[keys]\nsecret_file = \"{}\"\n",
+        secret.display()
+    );
+    assert_eq!(settings, wanted);
+}
+
+#[test]
+fn who_says_no_finds_everything_as_it_was() {
+    let home = Home::new();
+    let folder = home.path().join("home");
+    let (mut person, child) =
+        Person::starts(&home, &["init", "--network", "testnet", "--home", folder.to_str().unwrap()]);
+    person.answers("Which? [1]", "3");
+    person.answers("set it later", "");
+    person.answers("[none]", "");
+    person.answers("Go on? [Y/n]", "n");
+    let (code, seen) = person.hears_it_end(child);
+    assert_eq!(code, Some(1), "{seen}");
+    assert!(seen.contains("nothing was done"), "{seen}");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "{seen}");
+}
+
+#[test]
+fn flags_keep_it_from_asking_at_a_terminal_too() {
+    for arguments in [&["init", "--no-questions"][..], &["init", "--if-missing"]] {
+        let home = Home::new();
+        let folder = home.path().join("home");
+        let place = ["--home", folder.to_str().unwrap()];
+        let (person, child) = Person::starts(&home, &[&place[..], arguments].concat());
+        let (code, seen) = person.hears_it_end(child);
+        assert_eq!(code, Some(0), "{seen}");
+        assert!(seen.contains("A node is made.") && !seen.contains("?"), "{seen}");
+    }
 }

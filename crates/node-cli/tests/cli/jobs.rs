@@ -53,6 +53,30 @@ fn the_traces_of_ended_jobs_are_listed_when_asked_for() {
     found.sort();
     assert_eq!(found, named(&[(ANSWERED, "answered"), (EXPIRED, "expired")]));
     assert!(ended["jobs"][0]["ended_at"].as_str().unwrap().ends_with('Z'));
+    // The newest comes first, and a cut takes it.
+    assert_eq!(states(&ended), named(&[(EXPIRED, "expired"), (ANSWERED, "answered")]));
+    let cut = home.json(["jobs", "list", "--ended", "--limit", "1"]);
+    assert_eq!((states(&cut), &cut["more"]), (named(&[(EXPIRED, "expired")]), &true.into()));
+}
+
+#[test]
+fn a_job_is_meant_by_the_first_digits_of_its_id() {
+    let home = Home::filled();
+    // All of the test's jobs have the same first 31 digits.
+    let whole = id(RUNNING).to_string();
+    home.run(["jobs", "show", &whole[..35]])
+        .failed(2, &["several jobs begin with", &id(QUEUED).to_string(), "..."]);
+    let store = node_store::store::Store::open(&home.options(), &crate::home::reading()).unwrap();
+    let now = crate::home::reading().wall;
+    let mut other = crate::home::job(7, now);
+    other.id = "abcd0000-0000-4000-8000-000000000000".parse().unwrap();
+    store.jobs().accept(&other, now).wait().unwrap();
+    drop(store);
+    for meant in ["abcd", "ABCD-0000", "abcd0000-0000-4000-8000-000000000000"] {
+        assert_eq!(home.json(["jobs", "show", meant])["job"], "abcd0000-0000-4000-8000-000000000000");
+    }
+    home.run(["jobs", "explain", "abce"]).failed(5, &["abce", "jobs list --ended"]);
+    home.run(["jobs", "explain", "abc"]).failed(2, &["4 or more"]);
 }
 
 #[test]
@@ -74,19 +98,35 @@ fn a_story_is_told_in_order_to_its_end() {
     let home = Home::filled();
     let told = |number: u64| home.run(["jobs", "explain", &id(number).to_string()]).well();
     let text = told(ANSWERED)
-        .says(&["taken in", "attempt 1", "after 1.5 s: 5 tokens read, 7 generated", "sent to the network"])
-        .says(&["the network has it", "It has ended: the network has its answer."])
+        .says(&["it came from the network", "run 1 began", "its answer was sent to the network"])
+        .says(&[
+            "run 1 took 1.5 s: 5 prompt tokens read, 7 written (4.6 tokens/s)",
+            "under snapshot 1 (sha256:",
+        ])
+        .says(&["acknowledged it 100 ms later; its prompt and answer were deleted"])
+        .says(&["It has ended: the network has its answer."])
         .out;
     let place = |word: &str| text.find(word).unwrap();
-    assert!(place("taken in") < place("attempt 1") && place("attempt 1") < place("after 1.5 s"), "{text}");
+    assert!(place("it came") < place("run 1 began") && place("run 1 began") < place("run 1 took"), "{text}");
+    assert!(!text.contains("next   "), "one that went well needs no advice: {text}");
     told(QUEUED).says(&["Now it waits for the runtime; 3 attempts left."]);
     told(RUNNING).says(&["Now the runtime has it; 2 attempts left", "In the log:", "it runs"]);
     told(FINISHED).says(&["its answer waits for the network's acknowledgement"]);
-    told(FAILED).says(&["the runtime answered with an error", "its failure waits"]);
-    told(EXPIRED).says(&["its time ended while it was queued", "the network is still to be told"]);
+    let failed = id(FAILED).to_string();
+    told(FAILED)
+        .says(&["the runtime answered with an error", "its failure waits"])
+        .says(&[&format!("`resultity-node logs --job {failed}`"), "doctor"]);
+    told(EXPIRED).says(&[
+        "its time ended while it was queued",
+        "the network is still to be told",
+        "logs --kind runtime",
+    ]);
     let json = home.json(["jobs", "explain", &id(EXPIRED).to_string()]);
     assert_eq!((&json["state"], &json["reported"]), (&"expired".into(), &false.into()));
     assert!(json["story"].as_array().unwrap().len() > 3);
+    let steps = home.json(["jobs", "explain", &id(ANSWERED).to_string()])["events"].clone();
+    assert_eq!((&steps[0]["after_ms"], &steps[4]["after_ms"]), (&Value::Null, &100.into()));
+    assert!(steps[2]["text"].as_str().unwrap().contains("4.6 tokens/s"), "{steps}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod backup;
 mod bundle;
 mod configuration;
 mod devnet;
+mod docs;
+mod doctor;
 mod drift;
 mod home;
 mod init;

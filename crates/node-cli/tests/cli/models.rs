@@ -215,7 +215,7 @@ fn a_person_is_asked_before_a_model_goes() {
         let (ran, seen) = ask(&remove, answer);
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
         assert!(
-            seen.contains("Remove m@1 and its files? [y/N]") && seen.contains("nothing was removed"),
+            seen.contains("Remove m@1 and its files? [y/N]") && seen.contains("nothing was done"),
             "{seen}"
         );
         assert!(shop.path(shop.big).exists());

@@ -44,7 +44,8 @@ fn what_is_not_known_is_named_with_what_may_have_been_meant() {
     home.run(["status"])
         .failed(2, &["node.toml", "keys.pasphrase_file", "did you mean keys.passphrase_file?"]);
     home.file("node.toml", "network == 1");
-    home.run(["status"]).failed(2, &["node.toml", "TOML"]);
+    // The place is drawn, line by line.
+    home.run(["status"]).failed(2, &["node.toml is not TOML", "line 1, column 10\n", "1 | network == 1\n"]);
     home.file("node.toml", "home = \"/elsewhere\"");
     home.run(["status"]).failed(2, &["node.toml", "--config"]);
     home.file("node.toml", "network = \"moonnet\"");
@@ -86,4 +87,10 @@ fn what_run_needs_is_asked_for() {
     home.run(["run", "--network-url", "http://127.0.0.1:9", "--log", "=="]).failed(2, &["--log"]);
     home.run(["run", "--network-url", "http://127.0.0.1:9", "--keyset-digest", "sha256:1"])
         .failed(2, &["--keyset-digest"]);
+}
+
+#[test]
+fn an_address_that_cannot_be_used_is_a_wrong_setting() {
+    let home = Home::with_node();
+    home.run(["run", "--network-url", "http://192.0.2.1"]).failed(2, &["http://192.0.2.1", "use https"]);
 }

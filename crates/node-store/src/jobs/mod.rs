@@ -121,6 +121,12 @@ impl JobsView {
         self.reader.read(|tx| table::story(tx, id))
     }
 
+    /// The jobs that anything is known of with an ID from `first` to `last`, both included, by ID, at most `limit`: what a
+    /// person means by the first digits of one.
+    pub fn between(&self, first: JobId, last: JobId, limit: u32) -> Result<Vec<JobId>, ReadError> {
+        self.reader.read(|tx| table::between(tx, first, last, limit))
+    }
+
     /// The jobs held in the order of acceptance, at most `limit`, after the sequence number `after` (0 for the first).
     pub fn list(&self, after: u64, limit: u32) -> Result<Vec<Listed>, ReadError> {
         self.reader.read(|tx| table::list(tx, after, limit))
@@ -161,6 +167,11 @@ impl JobsView {
     /// The newest traces of ended jobs, newest first, at most `limit` and at most [`BATCH_MAX`].
     pub fn latest_traces(&self, limit: u32) -> Result<Vec<Trace>, ReadError> {
         self.reader.read(|tx| table::latest_traces(tx, limit))
+    }
+
+    /// The same as [`Self::traces`], newest first, before the sequence number `before` (nothing for the newest).
+    pub fn traces_before(&self, before: Option<u64>) -> Result<Vec<(u64, Trace)>, ReadError> {
+        self.reader.read(|tx| table::traces_before(tx, before))
     }
 
     /// The same as [`Self::traces`], of those that the network does not have.

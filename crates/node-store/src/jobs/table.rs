@@ -1226,6 +1226,25 @@ pub(super) fn latest_traces(tx: &Connection, limit: u32) -> rusqlite::Result<Vec
         .collect()
 }
 
+pub(super) fn traces_before(tx: &Connection, before: Option<u64>) -> rusqlite::Result<Vec<(u64, Trace)>> {
+    let sql = "SELECT seq, trace FROM traces WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
+    numbered_traces(tx, sql, before.unwrap_or(i64::MAX.unsigned_abs()))
+}
+
+pub(super) fn between(
+    tx: &Connection,
+    first: JobId,
+    last: JobId,
+    limit: u32,
+) -> rusqlite::Result<Vec<JobId>> {
+    // UNION leaves each ID once.
+    let tables = ["jobs", "settled", "traces"];
+    let parts = tables.map(|table| format!("SELECT id FROM {table} WHERE id BETWEEN ?1 AND ?2"));
+    tx.prepare_cached(&format!("{} ORDER BY id LIMIT ?3", parts.join(" UNION ")))?
+        .query_map((first.as_bytes(), last.as_bytes(), limit), |row| Ok(JobId::from_bytes(row.get(0)?)))?
+        .collect()
+}
+
 pub(super) fn traces_to_upload(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
     let sql =
         format!("SELECT seq, trace FROM traces WHERE seq > ?1 AND upload < {UPLOADED} ORDER BY seq LIMIT ?2");

@@ -537,6 +537,21 @@ pub fn open_volume_key(
     Ok(Some(Opened { key, protection: file.kek.source().protection() }))
 }
 
+/// Whose the node key in `folder` is and what it is sealed under, as its header says; nothing is decrypted, so nothing of
+/// it is proved.
+///
+/// # Errors
+/// Those of [`recorded_volume`].
+pub fn recorded_node(
+    disk: &dyn Disk,
+    folder: &Path,
+    network: Network,
+) -> Result<Option<(Address, Source)>, KeyError> {
+    let Some((path, file)) = read(disk, folder, Kind::NodeKey)? else { return Ok(None) };
+    check_network(&path, &file, network)?;
+    Ok(Some((file.address, file.kek.source())))
+}
+
 /// The volume that the volume key in `folder` was made for, as its header says; nothing is decrypted.
 ///
 /// # Errors

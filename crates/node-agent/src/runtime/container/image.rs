@@ -93,6 +93,14 @@ pub(super) async fn obtain(engine: &Engine, plan: &ContainerPlan) -> Result<Imag
     }
 }
 
+/// Whether the engine has an image under one of two names.
+///
+/// # Errors
+/// [`ContainerError::Engine`].
+pub(super) async fn is_here(engine: &Engine, name: &str, id: &str) -> Result<bool, ContainerError> {
+    Ok(inspect(engine, name).await?.is_some() || inspect(engine, id).await?.is_some())
+}
+
 /// What the engine has under a name, if anything.
 async fn inspect(engine: &Engine, name: &str) -> Result<Option<ImageInspect>, ContainerError> {
     match engine.quick.inspect_image(name).await {

@@ -149,7 +149,7 @@ fn devices() -> Vec<PathBuf> {
 }
 
 /// What a kernel with this Landlock cannot refuse and `calls` does not, by the versions of its interface (`landlock(7)`).
-fn left_open(abi: ABI) -> Vec<&'static str> {
+pub(super) fn left_open(abi: ABI) -> Vec<&'static str> {
     let since = [
         (ABI::V1, "files"),
         (ABI::V3, "truncating files"),

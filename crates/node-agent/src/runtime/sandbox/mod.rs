@@ -32,6 +32,7 @@ mod calls;
 mod enter;
 mod keep;
 mod policy;
+mod probe;
 mod view;
 
 use std::{ffi::OsString, io, process::ExitCode};
@@ -39,6 +40,7 @@ use std::{ffi::OsString, io, process::ExitCode};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 pub(super) use policy::{Policy, Shown};
+pub use probe::{Probe, probe};
 
 /// The word that makes the Agent's binary call [`main`] with the arguments after it.
 pub const COMMAND: &str = "sandbox-exec";

@@ -1,15 +1,16 @@
 //! `jobs show` and `jobs explain`: what is known of one job, as facts and as a story.
 
-use node_store::{jobs::Story, logs::Query};
+use node_store::{jobs::Story, logs::Query, view::View};
 use node_types::{
-    JobId, Timestamp,
+    Digest, JobId, Timestamp,
+    inventory::ArtifactKind,
     job::FailureKind,
     trace::{Event, Outcome, ReleaseReason, Standing, Step},
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Verdict, mode, standing, state};
+use super::{Meant, Verdict, mode, standing, state};
 use crate::{
     commands::logs::RecordShown,
     context::{self, Context},
@@ -39,6 +40,8 @@ struct Job {
     model: Option<String>,
     mode: Option<&'static str>,
     config_digest: Option<String>,
+    /// The version of that snapshot, where it is still here.
+    config_version: Option<u64>,
     priority: Option<u8>,
     expires_at: Option<String>,
     attempts: Option<u16>,
@@ -50,23 +53,77 @@ struct Job {
     events: Option<Vec<Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     story: Option<Vec<String>>,
+    /// What the operator can do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     log: Vec<RecordShown>,
     #[serde(skip)]
     depth: Depth,
 }
 
+/// What the volume calls what the trace names by its digest.
+#[derive(Default)]
+struct Names {
+    /// Runtimes by what was installed.
+    runtimes: Vec<(Digest, String)>,
+    /// Snapshots that are here.
+    snapshots: Vec<(Digest, u64)>,
+}
+
+impl Names {
+    /// What cannot be read is told by its digest.
+    fn of(view: &View) -> Self {
+        let mut names = Self::default();
+        for artifact in view.inventory().list().unwrap_or_default() {
+            match artifact.id.kind {
+                ArtifactKind::RuntimeImage
+                | ArtifactKind::RuntimeBinary
+                | ArtifactKind::RuntimeEnvironment => {
+                    let known = [artifact.facts.recorded, artifact.facts.expected];
+                    names
+                        .runtimes
+                        .extend(known.into_iter().flatten().map(|it| (it, artifact.id.name.clone())));
+                }
+                ArtifactKind::ModelFile | ArtifactKind::Agent | ArtifactKind::Configuration => {}
+            }
+        }
+        if let Ok(snapshots) = view.snapshots() {
+            let both = [snapshots.current(), snapshots.previous()];
+            names.snapshots = both
+                .into_iter()
+                .flatten()
+                .map(|snapshot| (snapshot.config.digest(), snapshot.config.document().version))
+                .collect();
+        }
+        names
+    }
+
+    fn runtime(&self, digest: Digest) -> String {
+        let known = self.runtimes.iter().find(|(known, _)| *known == digest);
+        known.map_or_else(|| format!("the runtime {digest}"), |(_, name)| name.clone())
+    }
+
+    fn version(&self, digest: Digest) -> Option<u64> {
+        self.snapshots.iter().find(|(known, _)| *known == digest).map(|(_, version)| *version)
+    }
+}
+
 /// Shows a job.
 ///
 /// # Errors
-/// [`Failure::NoSuchJob`], [`Failure::Read`].
-pub(super) fn run(context: &Context, id: JobId, depth: Depth) -> Result<Verdict, Failure> {
+/// [`Failure::NoSuchJob`], [`Failure::Usage`] where several jobs are meant, [`Failure::Read`].
+pub(super) fn run(context: &Context, meant: &Meant, depth: Depth) -> Result<Verdict, Failure> {
     let view = context.view()?;
-    let story = view.jobs().explain(id)?.ok_or(Failure::NoSuchJob(id))?;
+    let id = meant.find(&view)?;
+    let story = view.jobs().explain(id)?.ok_or_else(|| Failure::NoSuchJob(id.to_string()))?;
     let now = context::now(&view)?;
-    let (mut told, mut log) = (None, Vec::new());
+    let names = Names::of(&view);
+    let lines = story.trace.as_deref().map(|events| tell(events, &names));
+    let (mut told, mut advised, mut log) = (None, None, Vec::new());
     if depth == Depth::Story {
-        told = Some(tell(id, &story, now));
+        told = Some(whole(id, &story, lines.as_deref().unwrap_or_default(), &names, now));
+        advised = advice(id, &story).map(|advice| context.typed.complete(&advice).into_owned());
         let query = Query { job: Some(id), limit: Some(RECORDS), ..Query::default() };
         // A log that cannot be read leaves the story to be told; `status` says that it cannot.
         log = view.logs().query(&query).unwrap_or_default().into_iter().map(RecordShown::of).collect();
@@ -78,6 +135,7 @@ pub(super) fn run(context: &Context, id: JobId, depth: Depth) -> Result<Verdict,
         model: story.model.as_ref().map(ToString::to_string),
         mode: story.mode.map(mode),
         config_digest: story.config.map(|config| config.to_string()),
+        config_version: story.config.and_then(|config| names.version(config)),
         priority: story.priority,
         expires_at: story.expires_at.map(|at| at.to_string()),
         attempts: story.attempts,
@@ -85,21 +143,37 @@ pub(super) fn run(context: &Context, id: JobId, depth: Depth) -> Result<Verdict,
         ended_at: story.ended_at.map(|at| at.to_string()),
         reported: story.reported,
         trace_uploaded: story.trace_uploaded,
-        events: story.trace.as_ref().map(|events| events.iter().map(event).collect()),
+        events: lines.map(|lines| lines.iter().map(Line::json).collect()),
         story: told,
+        advice: advised,
         log,
         depth,
     })?;
     Ok(Verdict::Done)
 }
 
-/// An event as JSON, its time as RFC 3339.
-fn event(event: &Event) -> Value {
-    let mut value = serde_json::to_value(event).unwrap_or_default();
-    if let Some(at) = value.get_mut("at") {
-        *at = event.at.to_string().into();
+/// One step of the story.
+struct Line<'a> {
+    event: &'a Event,
+    /// Since the step before, in milliseconds; nothing for the first.
+    after_ms: Option<u64>,
+    text: String,
+}
+
+impl Line<'_> {
+    /// The event with its time as RFC 3339, how long after the one before it came, and what it says.
+    fn json(&self) -> Value {
+        let mut value = serde_json::to_value(self.event).unwrap_or_default();
+        value["at"] = self.event.at.to_string().into();
+        value["after_ms"] = json!(self.after_ms);
+        value["text"] = self.text.clone().into();
+        value
     }
-    value
+
+    fn words(&self) -> String {
+        let gap = self.after_ms.map_or(String::new(), |ms| format!("+{}", measure::span(ms)));
+        format!("  {}  {gap:>13}  {}", self.event.at, self.text)
+    }
 }
 
 impl Report for Job {
@@ -107,6 +181,9 @@ impl Report for Job {
         if let Some(story) = &self.story {
             for line in story {
                 page.line(line);
+            }
+            if let Some(advice) = &self.advice {
+                page.row("next", advice);
             }
         } else {
             self.facts(page);
@@ -132,7 +209,8 @@ impl Job {
         row("model", self.model.clone());
         row("mode", self.mode.map(str::to_owned));
         row("priority", self.priority.map(|priority| priority.to_string()));
-        row("snapshot", self.config_digest.clone());
+        let version = self.config_version.map(|version| format!("{version}, ")).unwrap_or_default();
+        row("snapshot", self.config_digest.as_ref().map(|digest| format!("{version}{digest}")));
         row("time ends", self.expires_at.clone());
         row(
             "tries",
@@ -149,76 +227,101 @@ impl Job {
     }
 }
 
-/// The story of a job, line by line.
-fn tell(id: JobId, story: &Story, now: Timestamp) -> Vec<String> {
-    let mut lines = Vec::new();
-    let asked = match (&story.model, story.mode) {
+/// The whole story: what was asked, what happened, how it stands.
+fn whole(id: JobId, story: &Story, lines: &[Line<'_>], names: &Names, now: Timestamp) -> Vec<String> {
+    let mut told = Vec::new();
+    told.push(match (&story.model, story.mode) {
         (Some(model), Some(asked)) => format!("Job {id} asks {model} for {}.", mode(asked)),
         _ => format!("Job {id}: its trace was deleted, so little is known of it."),
-    };
-    lines.push(asked);
+    });
     if let Some(config) = story.config {
-        lines.push(format!("It was taken under snapshot {config}."));
+        let name = names
+            .version(config)
+            .map_or_else(|| format!("snapshot {config}"), |version| format!("snapshot {version} ({config})"));
+        told.push(format!("It was taken under {name}."));
     }
-    if let Some(expires_at) = story.expires_at {
-        lines.push(format!("Its time ends {}.", measure::moment(expires_at, now)));
+    match story.expires_at {
+        Some(at) if story.now.is_ok() => told.push(format!("Its time ends {}.", measure::moment(at, now))),
+        Some(at) => told.push(format!("Its time was to end {at}.")),
+        None => {}
     }
-    let events = story.trace.as_deref().unwrap_or_default();
-    let mut before: Option<Timestamp> = None;
+    told.extend(lines.iter().map(Line::words));
+    told.push(stands(story));
+    told
+}
+
+/// What happened, step by step.
+fn tell<'a>(events: &'a [Event], names: &Names) -> Vec<Line<'a>> {
+    let mut lines: Vec<Line<'a>> = Vec::with_capacity(events.len());
+    let (mut waiting, mut attempt) = (None, 0);
     for event in events {
-        let gap =
-            before.map_or(String::new(), |before| format!("+{}", measure::span(event.at.since_ms(before))));
-        lines.push(format!("  {}  {gap:>13}  {}", event.at, happened(&event.step)));
-        before = Some(event.at);
+        let before = lines.last().map(|line| &line.event.step);
+        let after_ms = lines.last().map(|line| event.at.since_ms(line.event.at));
+        let text = match &event.step {
+            Step::Accepted => {
+                waiting = Some(event.at);
+                "it came from the network, and was on the disk before that was acknowledged".to_owned()
+            }
+            Step::Leased { attempt: number, runtime, model } => {
+                attempt = *number;
+                let waited = waiting.take().map_or(0, |since| event.at.since_ms(since));
+                let on = runtime.map_or(String::new(), |digest| format!(" on {}", names.runtime(digest)));
+                let with = model.map_or(String::new(), |digest| format!(" with the model {digest}"));
+                format!("it had waited {}; run {number} began{on}{with}", measure::span(waited))
+            }
+            Step::Released { reason } => {
+                waiting = Some(event.at);
+                let why = match reason {
+                    ReleaseReason::Restart => "the Agent had ended under it and started again",
+                    ReleaseReason::Shutdown => "the Agent was stopped",
+                    ReleaseReason::RuntimeLost => "the runtime went away",
+                };
+                format!("run {attempt} ended without an answer, {why}; it waits again")
+            }
+            Step::Finished { duration_ms, prompt_tokens, completion_tokens, output_bytes } => {
+                let (prompt, written) = (count((*prompt_tokens).into(), "prompt token"), completion_tokens);
+                let speed = speed(*completion_tokens, *duration_ms);
+                format!(
+                    "run {attempt} took {}: {prompt} read, {written} written{speed}; the answer of {} is on the disk",
+                    measure::span(*duration_ms),
+                    measure::bytes(*output_bytes)
+                )
+            }
+            Step::Failed { kind, duration_ms } if *duration_ms > 0 => {
+                format!("run {attempt} failed after {}: {}", measure::span(*duration_ms), why(*kind))
+            }
+            Step::Failed { kind, .. } => format!("it failed: {}", why(*kind)),
+            Step::Submitted => match before {
+                Some(Step::Submitted) => "it was sent again: no acknowledgement had come".to_owned(),
+                Some(Step::Failed { .. }) => "its failure was sent to the network".to_owned(),
+                _ => "its answer was sent to the network".to_owned(),
+            },
+            Step::Acknowledged => {
+                let after = after_ms.map_or(String::new(), |ms| format!(" {} later", measure::span(ms)));
+                format!("the network acknowledged it{after}; its prompt and answer were deleted here")
+            }
+            Step::Expired { state } => {
+                format!("its time ended while it was {}; its prompt was deleted here", standing(*state))
+            }
+        };
+        lines.push(Line { event, after_ms, text });
     }
-    lines.push(stands(story));
     lines
 }
 
-fn happened(step: &Step) -> String {
-    match step {
-        Step::Accepted => "taken in, and on the disk".to_owned(),
-        Step::Leased { attempt, runtime, model } => {
-            let mut text = format!("handed to the runtime, attempt {attempt}");
-            if let Some(runtime) = runtime {
-                text += &format!(", runtime {runtime}");
-            }
-            if let Some(model) = model {
-                text += &format!(", model {model}");
-            }
-            text
-        }
-        Step::Released { reason } => format!(
-            "put back in the queue: {}",
-            match reason {
-                ReleaseReason::Restart => "the Agent started again",
-                ReleaseReason::Shutdown => "the Agent stopped",
-                ReleaseReason::RuntimeLost => "the runtime went away",
-            }
-        ),
-        Step::Finished { duration_ms, prompt_tokens, completion_tokens, output_bytes } => format!(
-            "answered after {}: {prompt_tokens} tokens read, {completion_tokens} generated, {}; the answer is on the disk",
-            measure::span(*duration_ms),
-            measure::bytes(*output_bytes)
-        ),
-        Step::Failed { kind, duration_ms } => {
-            let after = if *duration_ms > 0 {
-                format!(" after {}", measure::span(*duration_ms))
-            } else {
-                String::new()
-            };
-            format!("failed{after}: {}", why(*kind))
-        }
-        Step::Submitted => "sent to the network".to_owned(),
-        Step::Acknowledged => "the network has it: the job is deleted here, its trace stays".to_owned(),
-        Step::Expired { state } => format!("its time ended while it was {}", standing(*state)),
+/// Tokens a second with one decimal, where both numbers are known.
+fn speed(tokens: u32, ms: u64) -> String {
+    let tenths = u64::from(tokens).saturating_mul(10_000).checked_div(ms);
+    match tenths {
+        Some(tenths) if tokens > 0 => format!(" ({}.{} tokens/s)", tenths / 10, tenths % 10),
+        Some(_) | None => String::new(),
     }
 }
 
 const fn why(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::Runtime => "the runtime answered with an error",
-        FailureKind::TimedOut => "the run took longer than the snapshot allows",
+        FailureKind::TimedOut => "it took longer than the snapshot allows",
         FailureKind::Cancelled => "it was cancelled",
         FailureKind::AttemptsExhausted => "it was started as often as it may be, and never ended",
         FailureKind::Forbidden => "the snapshot now in force does not allow it",
@@ -262,5 +365,106 @@ fn stands(story: &Story) -> String {
             };
             format!("{end}{trace}")
         }
+    }
+}
+
+/// What the operator can do, where a job did not end as it should.
+fn advice(id: JobId, story: &Story) -> Option<String> {
+    let last = story.trace.iter().flatten().rev().find_map(|event| match event.step {
+        Step::Failed { kind, .. } => Some(Ok(kind)),
+        Step::Expired { state } => Some(Err(state)),
+        Step::Accepted
+        | Step::Leased { .. }
+        | Step::Released { .. }
+        | Step::Finished { .. }
+        | Step::Submitted
+        | Step::Acknowledged => None,
+    });
+    Some(match last? {
+        Ok(FailureKind::Runtime) => format!(
+            "nothing, if it is the only one: the runtime refused what it asks. See what it said with \
+             `resultity-node logs --job {id}`; where many fail so, `resultity-node doctor`"
+        ),
+        Ok(FailureKind::TimedOut) => {
+            "nothing, if it is the only one. Where many take too long, see what else uses the processor or the graphics \
+             card; the network can give this node fewer jobs at once or a smaller model"
+                .to_owned()
+        }
+        Ok(FailureKind::AttemptsExhausted) => {
+            "see why the runtime ends: `resultity-node logs --kind runtime --level warn`; too little memory is the usual \
+             reason"
+                .to_owned()
+        }
+        Ok(FailureKind::Unreadable) => {
+            "check the disk and the volume: `resultity-node doctor --deep`".to_owned()
+        }
+        Ok(FailureKind::Cancelled | FailureKind::Forbidden) => {
+            "nothing: the network wanted it so".to_owned()
+        }
+        Ok(FailureKind::Unclaimed) => {
+            "nothing: this node came from a backup, and the job was given to another node or was over by then".to_owned()
+        }
+        Err(Standing::Queued | Standing::Running) => {
+            "see whether the runtime was away or had too much to do: `resultity-node logs --kind runtime`".to_owned()
+        }
+        Err(Standing::Finished | Standing::Failed) => {
+            "see why the network was not reached in time: `resultity-node logs --kind network`".to_owned()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64, step: Step) -> Event {
+        Event { at: Timestamp::from_ms(ms), step }
+    }
+
+    fn told(events: &[Event]) -> Vec<String> {
+        tell(events, &Names::default()).into_iter().map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn a_wait_is_counted_from_when_it_began_to_wait_last() {
+        let leased = |attempt| Step::Leased { attempt, runtime: None, model: None };
+        let told = told(&[
+            at(1000, Step::Accepted),
+            at(2200, leased(1)),
+            at(3000, Step::Released { reason: ReleaseReason::RuntimeLost }),
+            at(3500, leased(2)),
+        ]);
+        assert!(told[1].contains("waited 1.2 s; run 1 began"), "{told:?}");
+        assert!(told[2].contains("run 1 ended without an answer, the runtime went away"), "{told:?}");
+        assert!(told[3].contains("waited 500 ms; run 2 began"), "{told:?}");
+    }
+
+    #[test]
+    fn what_is_sent_is_called_by_its_name_and_a_second_time_says_so() {
+        let failed = Step::Failed { kind: FailureKind::TimedOut, duration_ms: 0 };
+        let told = told(&[
+            at(1, failed),
+            at(2, Step::Submitted),
+            at(3, Step::Submitted),
+            at(15, Step::Acknowledged),
+        ]);
+        assert_eq!(told[1], "its failure was sent to the network");
+        assert!(told[2].starts_with("it was sent again"), "{told:?}");
+        assert!(told[3].contains("acknowledged it 12 ms later"), "{told:?}");
+    }
+
+    #[test]
+    fn speed_is_told_where_it_can_be() {
+        assert_eq!(speed(16, 3100), " (5.1 tokens/s)");
+        assert_eq!(speed(0, 3100), "");
+        assert_eq!(speed(16, 0), "");
+    }
+
+    #[test]
+    fn what_is_known_by_name_is_named() {
+        let (runtime, snapshot) = (Digest::of(b"r"), Digest::of(b"s"));
+        let names = Names { runtimes: vec![(runtime, "llama.cpp".into())], snapshots: vec![(snapshot, 7)] };
+        assert_eq!((names.runtime(runtime).as_str(), names.version(snapshot)), ("llama.cpp", Some(7)));
+        assert!(names.runtime(snapshot).contains(&snapshot.to_string()));
     }
 }

@@ -17,10 +17,11 @@ use crate::{
     page::{Page, Tone},
 };
 
-/// Jobs shown unless told: 50, the oldest.
+/// Jobs shown unless told: 50; of those that are held the oldest, of those that have ended the newest.
 const LIMIT: usize = 50;
 
-/// List the jobs that are held, in the order in which they were taken.
+/// List the jobs that are held, in the order in which they were taken; with --ended those that have ended, the newest
+/// first.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   resultity-node jobs list
@@ -157,11 +158,11 @@ impl List {
         let jobs = view.jobs();
         let wanted = |row: &Row| self.state.as_deref().is_none_or(|state| state == row.state);
         let (rows, more) = if self.ended {
-            collect(self.limit, wanted, |after| {
-                Ok(jobs.traces(after)?.into_iter().map(Row::ended).collect())
+            collect(self.limit, wanted, |last| {
+                Ok(jobs.traces_before(last)?.into_iter().map(Row::ended).collect())
             })?
         } else {
-            collect(self.limit, wanted, |after| held(jobs, after))?
+            collect(self.limit, wanted, |last| held(jobs, last.unwrap_or(0)))?
         };
         let held = CountsShown::of(jobs.counts()?);
         context.out.show(&Jobs { held, jobs: rows, more, now: context::now(&view)? })?;
@@ -177,13 +178,13 @@ fn held(jobs: &JobsView, after: u64) -> Result<Vec<Row>, ReadError> {
 fn collect(
     limit: usize,
     wanted: impl Fn(&Row) -> bool,
-    page: impl Fn(u64) -> Result<Vec<Row>, ReadError>,
+    page: impl Fn(Option<u64>) -> Result<Vec<Row>, ReadError>,
 ) -> Result<(Vec<Row>, bool), Failure> {
-    let (mut rows, mut after) = (Vec::new(), 0);
+    let (mut rows, mut shown) = (Vec::new(), None);
     loop {
-        let found = page(after)?;
+        let found = page(shown)?;
         let Some(last) = found.last() else { return Ok((rows, false)) };
-        after = last.seq();
+        shown = Some(last.seq());
         for row in found.into_iter().filter(|row| wanted(row)) {
             if rows.len() == limit {
                 return Ok((rows, true));

@@ -3,8 +3,10 @@
 mod explain;
 mod list;
 
+use std::str::FromStr;
+
 use clap::Subcommand;
-use node_store::jobs::Story;
+use node_store::{jobs::Story, view::View};
 use node_types::{
     JobId,
     job::Mode,
@@ -24,14 +26,19 @@ pub(crate) enum Jobs {
         after_help = "Examples:\n  resultity-node jobs show 0192f0c1-2b3c-7def-8a00-000000000001 --json"
     )]
     Show {
-        /// The job
-        id: JobId,
+        /// The job: its ID, or so many of its first digits that no other has them
+        #[arg(value_name = "ID")]
+        id: Meant,
     },
     /// Tell what happened to a job, step by step
-    #[command(after_help = "Examples:\n  resultity-node jobs explain 0192f0c1-2b3c-7def-8a00-000000000001")]
+    #[command(
+        after_help = "Examples:\n  resultity-node jobs explain 0192f0c1-2b3c-7def-8a00-000000000001\n  \
+                            resultity-node jobs explain 0192f0c1 --json | jq .events"
+    )]
     Explain {
-        /// The job
-        id: JobId,
+        /// The job: its ID, or so many of its first digits that no other has them
+        #[arg(value_name = "ID")]
+        id: Meant,
     },
 }
 
@@ -41,8 +48,66 @@ impl Jobs {
     pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         match self {
             Self::List(list) => list.run(context),
-            Self::Show { id } => explain::run(context, *id, explain::Depth::Facts),
-            Self::Explain { id } => explain::run(context, *id, explain::Depth::Story),
+            Self::Show { id } => explain::run(context, id, explain::Depth::Facts),
+            Self::Explain { id } => explain::run(context, id, explain::Depth::Story),
+        }
+    }
+}
+
+/// Jobs that are named where more than one is meant.
+const NAMED: u32 = 3;
+
+/// A job as a person names it: all or the first digits of its ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Meant {
+    text: String,
+    first: JobId,
+    last: JobId,
+}
+
+/// Text that no ID begins with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no job's ID: write a UUID as `jobs list` shows it, or its first digits, 4 or more")]
+pub(crate) struct NoId(String);
+
+impl FromStr for Meant {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        let digits: String = text.chars().filter(|letter| *letter != '-').collect();
+        let padded = |with: &str| {
+            let hex = format!("{digits}{}", with.repeat(32_usize.saturating_sub(digits.len())));
+            let bytes = u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32)?.to_be_bytes();
+            Some(JobId::from_bytes(bytes))
+        };
+        let few = digits.len() < 4 || !digits.chars().all(|letter| letter.is_ascii_hexdigit());
+        match (padded("0"), padded("f")) {
+            (Some(first), Some(last)) if !few => Ok(Self { text: text.to_owned(), first, last }),
+            _ => Err(NoId(text.to_owned())),
+        }
+    }
+}
+
+impl Meant {
+    /// The one job that is meant.
+    ///
+    /// # Errors
+    /// [`Failure::NoSuchJob`]; [`Failure::Usage`] where several are.
+    fn find(&self, view: &View) -> Result<JobId, Failure> {
+        let found = view.jobs().between(self.first, self.last, NAMED + 1)?;
+        match found.as_slice() {
+            [] => Err(Failure::NoSuchJob(self.text.clone())),
+            [one] => Ok(*one),
+            [..] => {
+                let some: Vec<String> = found.iter().take(NAMED as usize).map(ToString::to_string).collect();
+                let more = if found.len() > NAMED as usize { ", ..." } else { "" };
+                let text = format!(
+                    "several jobs begin with {}: {}{more}: write more of the ID",
+                    self.text,
+                    some.join(", ")
+                );
+                Err(Failure::Usage(text))
+            }
         }
     }
 }
@@ -80,5 +145,22 @@ const fn state(story: &Story) -> &'static str {
     match story.now {
         Ok(held) => standing(held),
         Err(ended) => outcome(ended),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_digits_mean_every_job_that_begins_with_them() {
+        let meant: Meant = "0192f0C1-2b".parse().unwrap();
+        assert_eq!(meant.first.to_string(), "0192f0c1-2b00-0000-0000-000000000000");
+        assert_eq!(meant.last.to_string(), "0192f0c1-2bff-ffff-ffff-ffffffffffff");
+        let whole: Meant = "0192f0c1-2b3c-7def-8a00-000000000001".parse().unwrap();
+        assert_eq!(whole.first, whole.last);
+        for wrong in ["", "019", "not-an-id", "0192g", "0192f0c1-2b3c-7def-8a00-0000000000011", "+192f0c1"] {
+            assert!(wrong.parse::<Meant>().is_err(), "{wrong}");
+        }
     }
 }

@@ -126,7 +126,7 @@ impl Install {
             }
         }?;
         let all = models.iter().all(|model| model.installed);
-        let next = next(all, agent.is_some()).to_owned();
+        let next = context.typed.complete(next(all, agent.is_some())).into_owned();
         context.out.show(&Installed { agent, models, next })?;
         Ok(if all { Verdict::Done } else { Verdict::Refused })
     }

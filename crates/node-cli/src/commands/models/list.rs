@@ -73,7 +73,7 @@ pub(super) fn run(context: &Context) -> Result<Verdict, Failure> {
     let (now, config) = (context::now(&view)?, in_force(&view)?);
     let mut shown = gather(&view, &context.models_folder(), config.as_ref(), now)?;
     shown.agent_running = context.holder()?.is_some();
-    shown.next = next(&shown, config.is_some());
+    shown.next = context.typed.complete(&next(&shown, config.is_some())).into_owned();
     context.out.show(&shown)?;
     Ok(Verdict::Done)
 }

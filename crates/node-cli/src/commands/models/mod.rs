@@ -5,10 +5,7 @@ mod list;
 mod prune;
 mod remove;
 
-use std::{
-    collections::BTreeMap,
-    io::{self, IsTerminal as _, Write as _},
-};
+use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use node_store::{models::ModelRow, view::View};
@@ -21,7 +18,7 @@ use node_types::{
 use serde::Serialize;
 
 use super::Verdict;
-use crate::{context::Context, failure::Failure, measure, settings::Layer};
+use crate::{ask, context::Context, failure::Failure, measure, settings::Layer};
 
 /// What is done with models.
 #[derive(Debug, Subcommand)]
@@ -202,16 +199,7 @@ fn refuse_held(context: &Context, config: Option<&NodeConfig>) -> Result<(), Fai
 
 /// Asks whether to go on where somebody sits at a terminal; elsewhere whoever calls has decided.
 fn confirm(question: &str) -> Result<(), Failure> {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Ok(());
-    }
-    let mut answer = String::new();
-    let asked = write!(io::stderr().lock(), "{} [y/N] ", crate::escape::text(question))
-        .and_then(|()| io::stdin().read_line(&mut answer));
-    match asked {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        Ok(_) | Err(_) => Err(Failure::NotConfirmed),
-    }
+    if !ask::somebody_is_there() || ask::yes(question, false)? { Ok(()) } else { Err(Failure::NotConfirmed) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! `init`: makes a volume and its key.
+//! `init`: makes a volume and its key; at a terminal it asks what it needs ([`dialogue`]).
+
+mod dialogue;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +17,8 @@ use serde::Serialize;
 
 use super::Verdict;
 use crate::{
-    cli::Keys,
+    ask,
+    cli::{Common, Keys},
     context::{Context, reading},
     failure::Failure,
     files,
@@ -23,15 +26,19 @@ use crate::{
     out::Report,
     page::{Page, Tone},
     passphrase::{self, Known},
+    settings::{FILE, FILE_BYTES_MAX},
+    typed::quoted,
 };
 
-/// Make a node: its volume and its key.
+/// Make a node: its volume and its key. At a terminal it asks what it needs; any flag of its own, --json or
+/// --no-questions keep it from asking.
 ///
 /// The key is drawn at random, or taken from a Web3 keystore (version 3). It is sealed under the first of these that is
 /// there: a systemd credential, a container secret, a passphrase, a local file. The last one is obfuscation only.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   resultity-node init
+  resultity-node init --no-questions
   resultity-node init --ask-passphrase
   resultity-node --network mainnet init --key-file wallet.json
   resultity-node init --if-missing --json")]
@@ -48,6 +55,9 @@ pub(crate) struct Init {
     /// Where there is a node already, show it and end well
     #[arg(long)]
     pub(crate) if_missing: bool,
+    /// Ask nothing at a terminal either: what the settings do not say is as usual
+    #[arg(long)]
+    no_questions: bool,
     #[command(flatten)]
     pub(crate) keys: Keys,
 }
@@ -77,7 +87,17 @@ impl Report for Made {
 impl Init {
     /// # Errors
     /// [`Failure`]; [`Failure::Exists`] where there is a node.
-    pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+    pub(crate) fn run(
+        &self,
+        common: &Common,
+        make: &dyn Fn(&Common) -> Result<Context, Failure>,
+    ) -> Result<Verdict, Failure> {
+        let context = &make(common)?;
+        if self.asks(context) {
+            dialogue::refuse_standing(context)?;
+            let (context, saved) = dialogue::run(common.clone(), make)?;
+            return show(&context, true, saved.as_deref());
+        }
         let created = match context.view() {
             Ok(_) if self.if_missing => false,
             Ok(_) => return Err(exists(context)?),
@@ -91,7 +111,14 @@ impl Init {
             }
             Err(other) => return Err(other),
         };
-        show(context, created)
+        show(context, created, None)
+    }
+
+    /// Whether a person is to be asked: somebody is there, and nothing says how it is to be done.
+    fn asks(&self, context: &Context) -> bool {
+        let told = self.key_file.is_some() || self.ask_passphrase || self.if_missing || self.no_questions;
+        let keys = self.keys.keys_passphrase_file.is_some() || self.keys.keys_secret_file.is_some();
+        !told && !keys && !context.out.is_json() && ask::somebody_is_there()
     }
 
     fn create(&self, context: &Context, key: Option<NodeKey>) -> Result<(), Failure> {
@@ -99,7 +126,8 @@ impl Init {
         if self.ask_passphrase {
             options.kek.prompt = Some(Arc::new(Known::ask_new("new passphrase for the keys of this node")?));
         }
-        create(context, &options, key)
+        // Closed in good order: the next opening has nothing to check.
+        create(context, &options, key).map(drop)
     }
 }
 
@@ -111,36 +139,55 @@ pub(crate) fn create(
     context: &Context,
     options: &node_store::store::Options,
     key: Option<NodeKey>,
-) -> Result<(), Failure> {
+) -> Result<Store, Failure> {
     match Store::create(options, key, &reading()?) {
-        // Closed in good order: the next opening has nothing to check.
-        Ok(store) => drop(store),
         // Somebody made it since we looked.
-        Err(StoreError::Volume(VolumeError::Exists { .. })) => return Err(exists(context)?),
-        Err(other) => return Err(context.named(other)),
+        Err(StoreError::Volume(VolumeError::Exists { .. })) => Err(exists(context)?),
+        made => made.map_err(|error| context.named(error)),
     }
-    Ok(())
 }
 
-/// Shows the node that is there now.
+/// Shows the node that is there now; `saved` is the file with its key's backup.
 ///
 /// # Errors
 /// [`Failure`].
-pub(crate) fn show(context: &Context, created: bool) -> Result<Verdict, Failure> {
+pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Result<Verdict, Failure> {
     let path = context.keys_folder().join("node.key");
     let identity = context.identity()?.ok_or(Failure::NoKey { path })?;
-    let next = match identity.protection {
-        Protection::ObfuscationOnly => {
-            "keep its key well: `resultity-node key reseal` seals it under a passphrase or a secret, `key export` makes a \
-             backup; then start it: `resultity-node run`"
+    let mut start = "`resultity-node run".to_owned();
+    if !context.values.is_set("network_url") && !saved_url(context) {
+        start += " --network-url <the network's address>";
+    }
+    for (name, flag) in
+        [("keys.passphrase_file", "--keys-passphrase-file"), ("keys.secret_file", "--keys-secret-file")]
+    {
+        if let Some(path) = context.values.path_by_flag(name) {
+            start += &format!(" {flag} {}", quoted(&path.to_string_lossy()));
         }
-        Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase => {
-            "make a backup of its key (`resultity-node key export`), then start it: `resultity-node run`"
+    }
+    start.push('`');
+    let next = match (saved, identity.protection) {
+        (Some(file), _) => {
+            format!("keep {file} away from this machine, with its passphrase; then start the node: {start}")
+        }
+        (None, Protection::ObfuscationOnly) => format!(
+            "keep its key well: `resultity-node key reseal` seals it under a passphrase or a secret, `resultity-node key \
+             export` makes a backup; then start it: {start}"
+        ),
+        (None, Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase) => {
+            format!("make a backup of its key (`resultity-node key export`), then start it: {start}")
         }
     };
+    let next = context.typed.complete(&next).into_owned();
     let folder = context.folder();
-    context.out.show(&Made { created, identity, folder, next: next.to_owned() })?;
+    context.out.show(&Made { created, identity, folder, next })?;
     Ok(Verdict::Done)
+}
+
+/// Whether the home's settings file has the network's URL by now: the questions may have written it.
+fn saved_url(context: &Context) -> bool {
+    let text = files::read(&context.settings.home.join(FILE), FILE_BYTES_MAX).unwrap_or_default();
+    std::str::from_utf8(&text).is_ok_and(|text| text.lines().any(|line| line.starts_with("network_url")))
 }
 
 /// Reads a key from a Web3 keystore.

@@ -1,0 +1,84 @@
+//! The checkup of one database: whose it is and whether it is whole, looked at from outside and read-only.
+//!
+//! It works beside a running Agent, and on a volume that does not open: each database is looked at by itself, without
+//! key and lock. Nothing is changed, repaired or moved; that is the affair of [`salvage`](crate::salvage) at the next
+//! opening.
+//!
+//! How long it takes is the caller's to say: a database of gigabytes takes minutes to read.
+
+use std::{path::Path, sync::Arc};
+
+use rusqlite::ErrorCode;
+
+use crate::{
+    disk::Disk,
+    format::{self, Access, Database, FormatError, Stamp},
+};
+
+/// Instructions of SQLite's machine between two questions whether to go on: a few milliseconds of reading.
+const STEPS: i32 = 10_000;
+
+/// How much is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Every page and row (`PRAGMA quick_check`).
+    Quick,
+    /// That indexes and tables agree, too (`PRAGMA integrity_check`).
+    Full,
+}
+
+/// What was found in a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All of it is as it was written.
+    Whole,
+    /// It is damaged; this is the first thing that SQLite said.
+    Damaged(String),
+    /// The caller broke off before the end; nothing was found up to there.
+    Unfinished,
+}
+
+/// A database that could be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkup {
+    /// Whose it is.
+    pub stamp: Stamp,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Whether it is whole.
+    pub health: Health,
+}
+
+/// Looks at a database of the volume in `folder`; nothing where it is not there. `go_on` is asked every few milliseconds.
+///
+/// # Errors
+/// [`FormatError`] where it cannot be told whose it is: another format, another program's file, damage to its head.
+pub fn check(
+    disk: &Arc<dyn Disk>,
+    folder: &Path,
+    database: Database,
+    depth: Depth,
+    mut go_on: impl FnMut() -> bool + Send + 'static,
+) -> Result<Option<Checkup>, FormatError> {
+    let path = folder.join(database.file());
+    let entry = disk.entry(&path).map_err(|source| FormatError::Io { path: path.clone(), source })?;
+    let Some(entry) = entry else { return Ok(None) };
+    let mut connection = format::connect(&**disk, &path, database, Access::Read)?;
+    let stamp = format::identify(&connection, &path, database)?;
+    let failed = |error| FormatError::of(&path, error);
+    connection.progress_handler(STEPS, Some(move || !go_on())).map_err(failed)?;
+    let pragma = match depth {
+        Depth::Quick => "PRAGMA quick_check(1)",
+        Depth::Full => "PRAGMA integrity_check(1)",
+    };
+    let health = match connection.query_row(pragma, (), |row| row.get::<_, String>(0)) {
+        Ok(said) if said == "ok" => Health::Whole,
+        Ok(said) => Health::Damaged(said),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Health::Unfinished
+        }
+        Err(error) if format::is_damage(&error) => Health::Damaged(error.to_string()),
+        Err(error) => return Err(failed(error)),
+    };
+    Ok(Some(Checkup { stamp, bytes: entry.bytes, health }))
+}
