@@ -1,6 +1,6 @@
 //! How the node stands: the one report. `status`, `status --json`, the page, `/v1/status` and the heartbeat are made of it.
 //!
-//! [`gather`] reads it from the store's view, and from a running Agent what only that knows ([`Live`]). What follows from the
+//! [`gather()`] reads it from the store's view, and from a running Agent what only that knows ([`Live`]). What follows from the
 //! facts is decided by pure functions: [`advice`] (is it well, and what to do), [`changes`] (what a snapshot changed).
 //!
 //! Times are RFC 3339 as JSON. Fields may be added; readers pass over those that they do not know.
