@@ -462,7 +462,11 @@ fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
 
 /// Two of one node must never run: what was moved away stays shut.
 fn refuse_retired(jobs: &Connection, folder: &Path, path: &Path) -> Result<(), VolumeError> {
-    let retired = jobs::retired(jobs).map_err(|error| FormatError::of(path, error))?;
+    let retired = match jobs::retired(jobs) {
+        // Found by the check, if there is one now, and by the store's own look, which brings one about.
+        Err(error) if format::is_damage(&error) => None,
+        read => read.map_err(|error| FormatError::of(path, error))?,
+    };
     retired.map_or(Ok(()), |jobs::Retired { at, archive, transfer }| {
         Err(VolumeError::Retired { path: folder.to_owned(), at, archive, transfer })
     })
