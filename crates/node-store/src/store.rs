@@ -290,6 +290,9 @@ impl Store {
     /// had given are passed over.
     fn keep_what_must_not_fall_back(&self, now: Timestamp) -> Result<(), StoreError> {
         let jobs = self.view().jobs();
+        // Where these cannot be read, the volume is checked in full now: no job may run because of it.
+        jobs.retired()?;
+        jobs.fence()?;
         self.snapshots.raise_floor(jobs.floor()?)?;
         self.jobs.keep_floor(self.snapshots.floor()).wait()?;
         Ok(self.binding.skip_sequence(now.max(jobs.high_water()?)).wait()?)

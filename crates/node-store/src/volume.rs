@@ -317,6 +317,10 @@ impl Volume {
         let mut damage = Vec::new();
         for file in files.iter_mut().filter(|file| file.bytes > 0) {
             let judged = file.judge(&**disk, &stamp);
+            // Two of one node must never run: what was moved away stays shut, damaged or not.
+            if let Some(jobs::Retired { at, archive, transfer }) = file.retired.take() {
+                return Err(VolumeError::Retired { path: folder.clone(), at, archive, transfer });
+            }
             damage.extend(file.found_damaged(judged)?.map(|cause| (file.database, cause)));
         }
         for file in files.iter_mut().filter(|file| file.judged.is_some()) {
@@ -344,7 +348,6 @@ impl Volume {
                 file.drop_backups(&**disk).map_err(failed(&file.path))?;
             }
             if file.database == Database::Jobs {
-                refuse_retired(connection, folder, &file.path)?;
                 salvage::forget_reported(&**disk, &file.path, connection).map_err(failed(&file.path))?;
             }
         }
@@ -504,14 +507,6 @@ fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// Two of one node must never run: what was moved away stays shut.
-fn refuse_retired(jobs: &Connection, folder: &Path, path: &Path) -> Result<(), VolumeError> {
-    let retired = jobs::retired(jobs).map_err(|error| FormatError::of(path, error))?;
-    retired.map_or(Ok(()), |jobs::Retired { at, archive, transfer }| {
-        Err(VolumeError::Retired { path: folder.to_owned(), at, archive, transfer })
-    })
-}
-
 /// Whether an opening failed because of damage, found by a look or by a writer; it is noted for the next one
 /// to check.
 pub(crate) fn note_damage(disk: &dyn Disk, folder: &Path, look: Option<&ReadError>) -> bool {
@@ -608,6 +603,8 @@ struct DatabaseFile {
     judged: Option<Connection>,
     /// It had an older format than the newest when it was opened.
     old: bool,
+    /// The node was moved away.
+    retired: Option<jobs::Retired>,
     set_aside: Option<SetAside>,
 }
 
@@ -666,7 +663,7 @@ impl DatabaseFile {
         } else {
             Depth::Background
         };
-        Ok(Self { database, path, bytes, depth, judged: None, old: false, set_aside: None })
+        Ok(Self { database, path, bytes, depth, judged: None, old: false, retired: None, set_aside: None })
     }
 
     /// Whose it is, and whether it can be used; changes nothing. A blank one, to which nothing was ever
@@ -680,6 +677,10 @@ impl DatabaseFile {
         };
         format::check_stamp(&connection, path, stamp)?;
         self.old = found < self.database.newest();
+        if self.database == Database::Jobs && !self.old {
+            // What of it cannot be read is found by the check, or by the store's own look, which brings one about.
+            self.retired = jobs::retired(&connection).unwrap_or_default();
+        }
         if self.depth == Depth::Full {
             // What the rows of an old format mean is known when it is migrated.
             let examined = if self.old {

@@ -695,6 +695,21 @@ fn a_moved_node_goes_on_as_it_was_and_the_old_volume_stays_shut() {
     contents::check_models(&store);
 }
 
+/// That there is a mark is what counts: a flipped bit in it must not wake a second one of the node.
+#[test]
+fn a_retired_volume_stays_shut_whatever_is_in_its_mark() {
+    let world = World::new();
+    out(&world, "a.move").unwrap();
+    for wrong in ["at = -1", "archive = CAST(x'ff' AS TEXT)", "transfer = ''"] {
+        let raw = rusqlite::Connection::open(world.path("home/testnet/jobs.db")).unwrap();
+        raw.execute(&format!("UPDATE retired SET {wrong}"), ()).unwrap();
+        drop(raw);
+        refused(&world);
+    }
+    fs::write(world.path("home/testnet/LOCK"), "1").unwrap();
+    refused(&world);
+}
+
 #[test]
 fn a_node_is_not_moved_in_from_a_backup_and_a_move_that_is_restored_is_fenced() {
     let world = World::new();

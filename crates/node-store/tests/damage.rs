@@ -298,7 +298,7 @@ fn a_file_cut_short_anywhere_or_gone_is_a_loss_that_is_told() {
 fn spoil_prompts(home: &Home, pages: usize) {
     let mut bytes = fs::read(home.path("jobs.db")).unwrap();
     let holds_prompts = |page: &&mut [u8]| page[0] == 13 && !page.windows(5).any(|text| text == b"gemma");
-    let prompts = bytes.chunks_mut(PAGE).filter(holds_prompts).skip(6).take(pages);
+    let prompts = bytes.chunks_mut(PAGE).filter(holds_prompts).skip(8).take(pages);
     let spoiled = prompts.enumerate().map(|(number, page)| page.copy_from_slice(&noise(number))).count();
     assert_eq!(spoiled, pages);
     fs::write(home.path("jobs.db"), bytes).unwrap();
@@ -480,7 +480,12 @@ fn a_wrong_value_in_any_column_stops_no_node() {
         let raw = Connection::open(original.path(database.file())).unwrap();
         let seen = "INSERT INTO incidents (at, cause, saved, reported) VALUES (1, 'seen', 0, 1)";
         raw.execute(seen, ()).unwrap();
-        let listed = columns(&raw);
+        if database == Database::Jobs {
+            raw.execute("INSERT INTO fence (backed_up_at, restored_at) VALUES (1, 1)", ()).unwrap();
+        }
+        let mut listed = columns(&raw);
+        // With a row there no volume opens, whatever is in it: `backup.rs`.
+        listed.retain(|(table, ..)| table != "retired");
         drop(raw);
         assert!(listed.len() > 20, "{listed:?}");
         for (table, column, kind) in listed {

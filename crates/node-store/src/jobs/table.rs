@@ -1160,8 +1160,13 @@ pub(super) fn take_down_fence(tx: &Connection) -> rusqlite::Result<bool> {
 }
 
 pub(super) fn retired(tx: &Connection) -> rusqlite::Result<Option<Retired>> {
-    tx.query_row("SELECT at, archive, transfer FROM retired", (), |row| {
-        Ok(Retired { at: time(row, 0)?, archive: row.get(1)?, transfer: row.get(2)? })
+    // That there is a row is what counts, whatever is in it: two of one node must not run.
+    let sql = "SELECT max(at, 0), CAST(archive AS BLOB), CAST(transfer AS BLOB) FROM retired";
+    let text = |row: &Row<'_>, column| {
+        Ok::<_, rusqlite::Error>(String::from_utf8_lossy(&row.get::<_, Vec<u8>>(column)?).into_owned())
+    };
+    tx.query_row(sql, (), |row| {
+        Ok(Retired { at: time(row, 0)?, archive: text(row, 1)?, transfer: text(row, 2)? })
     })
     .optional()
 }
