@@ -44,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "view",
             "volume",
             "store",
+            "backup",
         ],
     ),
     (
@@ -70,6 +71,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "enroll",
             "sync",
             "report",
+            "fence",
             "rotate",
             "agent",
             "doctor",

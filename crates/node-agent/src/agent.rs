@@ -6,6 +6,7 @@
 //!         <-> sync    ---> store                       |
 //!               '------------------- engine -----------'
 //!             models  ---> store ---- files of models --'
+//! network <-> fence   ---> store, once, where the volume is a restored copy
 //! ```
 //!
 //! Every part reads and writes the store and wakes the others; none waits for another. When a database stops, all end
@@ -15,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use node_store::{
     keys::{KekSources, TerminalPrompt},
+    reader::ReadError,
     store::{Options, Store, StoreError},
 };
 use node_types::{
@@ -28,11 +30,12 @@ use crate::{
     author::{Author, AuthorError},
     backoff, dispatch,
     engine::Engine,
+    fence,
     fetch::FetchError,
     journal::causes,
     models,
     network::{HttpNetwork, Network, NetworkError},
-    node::Node,
+    node::{Halt, Node},
     report, rotate, session,
     settings::Settings,
     sync,
@@ -64,6 +67,18 @@ pub enum AgentError {
     /// Nothing can be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// Whether jobs are fenced cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The same node runs elsewhere.
+    #[error(
+        "this node runs twice, and this start is the one that must not go on: {why}; stop it here for good, or stop the \
+         other one and start this again (a volume that was copied goes on in one place alone: `resultity-node move`)"
+    )]
+    RunsTwice {
+        /// What the network said.
+        why: Arc<str>,
+    },
     /// A database stopped again and again.
     #[error("the store stopped {times} times: {cause}")]
     Storage {
@@ -156,7 +171,7 @@ async fn run_store<N: Network>(
 ) -> Result<Option<Arc<str>>, AgentError> {
     let store = Arc::new(store);
     let author = Author::new(Arc::clone(&store))?;
-    let (node, chunks) = Node::new(store, author, settings.clone());
+    let (node, chunks) = Node::new(store, author, settings.clone())?;
     let fields = [
         ("version", json!(crate::VERSION)),
         ("node", json!(node.store.node().to_string())),
@@ -177,12 +192,23 @@ async fn run_store<N: Network>(
     runtime.spawn(keeper.run(runtime_running.clone()));
     runtime.spawn(sync::run(Arc::clone(&node), Arc::clone(&network), engine, reports, runtime_running));
     talk.spawn(session::run(Arc::clone(&node), Arc::clone(&network), chunks, talking.clone()));
-    talk.spawn(report::run(Arc::clone(&node), network, reported, talking.clone()));
+    talk.spawn(report::run(Arc::clone(&node), Arc::clone(&network), reported, talking.clone()));
+    if node.is_fenced() {
+        talk.spawn(fence::run(Arc::clone(&node), Arc::clone(&network), talking.clone()));
+    }
     talk.spawn(rotate::run(Arc::clone(&node), talking));
 
+    let mut displaced = None;
     let failed = tokio::select! {
         _ = stop.wait_for(|stop| *stop) => None,
         cause = node.storage_failed() => Some(cause),
+        why = node.displaced() => {
+            node.journal.note(Level::Error, Kind::Network, format!("this node runs twice: {why}"));
+            // What they computed could not be sent: the other one has these jobs too.
+            node.halt_all(Halt::Shutdown);
+            displaced = Some(why);
+            None
+        }
         panicked = first_panic(&mut work, &mut talk, &mut runtime) => std::panic::resume_unwind(panicked),
     };
     // First no new work, then the runtime, and last what talks: the results of the last runs are still sent.
@@ -199,7 +225,10 @@ async fn run_store<N: Network>(
     let store = Arc::clone(&node.store);
     // The last records; where it fails, the store has stopped, and that was said.
     let _ = store.logs().flush().await;
-    Ok(failed)
+    match displaced {
+        Some(why) => Err(AgentError::RunsTwice { why }),
+        None => Ok(failed),
+    }
 }
 
 /// A part that panicked takes the Agent with it: running on with a part missing would look well.

@@ -106,6 +106,11 @@ impl Author {
         Ok(())
     }
 
+    /// Lets the numbers go that were reserved and not used: the next message takes one of those that come after them.
+    pub async fn renew(&self) {
+        *self.numbers.lock().await = 0..0;
+    }
+
     fn issued_at(&self) -> Result<Timestamp, NoClock> {
         let wall = time::reading()?.wall.ms();
         let ahead_ms = self.network_ahead_ms.load(Ordering::Relaxed);

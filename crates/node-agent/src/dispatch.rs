@@ -99,6 +99,9 @@ async fn answers(serving: &Serving) -> bool {
 
 /// Leases a job and starts its run. Says whether there may be another one.
 async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>) -> bool {
+    if node.is_fenced() {
+        return false;
+    }
     let Some(Served { config, endpoint, files }) = serving.borrow().clone() else { return false };
     let snapshots = node.store.snapshots();
     // A newer one has just been applied: its own runtime is not there yet.

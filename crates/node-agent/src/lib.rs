@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod drift;
 pub mod engine;
 pub mod enroll;
+pub mod fence;
 pub mod fetch;
 pub mod hardware;
 pub mod header;

@@ -8,9 +8,9 @@ use node_types::{
     Digest, Timestamp,
     envelope::ENVELOPE_BYTES_MAX,
     protocol::{
-        Account, Acknowledged, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Keysets, LogBatch,
-        MEDIA_TYPE, NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register, Registered,
-        Signed, TraceBatch, path,
+        Account, Acknowledged, Claims, ConfigReport, ErrorAnswer, ErrorCode, Heartbeat, Inquiry, Keysets,
+        LogBatch, MEDIA_TYPE, NETWORK_FRAME_BYTES_MAX, NetworkFrame, NetworkTime, Payload, Register,
+        Registered, Signed, TraceBatch, path,
     },
 };
 use reqwest::{StatusCode, header};
@@ -104,6 +104,7 @@ posted! {
     TraceBatch, TRACES, Acknowledged;
     ConfigReport, CONFIG_REPORT, Acknowledged;
     Account, ACCOUNT, Acknowledged;
+    Inquiry, INQUIRY, Claims;
 }
 
 /// What the network has as its snapshot.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use node_store::{
+    reader::ReadError,
     rotation::{Step, Trigger},
     store::Store,
     writer::WriteError,
@@ -100,12 +101,23 @@ pub struct Node {
     running: Mutex<HashMap<JobId, oneshot::Sender<Halt>>>,
     /// What stopped a database, once one has.
     failed: watch::Sender<Option<Arc<str>>>,
+    /// Why this start must not go on, once the network has said so.
+    displaced: watch::Sender<Option<Arc<str>>>,
+    /// This volume is a restored copy: no job is run or sent before the network was asked about it.
+    fenced: AtomicBool,
 }
 
 impl Node {
     /// A node that is starting, and the parts of streamed answers that it will give.
-    #[must_use]
-    pub fn new(store: Arc<Store>, author: Author, settings: Settings) -> (Arc<Self>, mpsc::Receiver<Chunk>) {
+    ///
+    /// # Errors
+    /// [`ReadError`] where it cannot be told whether the volume is a restored copy.
+    pub fn new(
+        store: Arc<Store>,
+        author: Author,
+        settings: Settings,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Chunk>), ReadError> {
+        let fenced = store.view().jobs().fence()?.is_some();
         let (chunks, given) = mpsc::channel(CHUNKS_MAX);
         let node = Self {
             journal: Journal::new(Arc::clone(&store)),
@@ -130,8 +142,10 @@ impl Node {
             chunks,
             running: Mutex::default(),
             failed: watch::Sender::new(None),
+            displaced: watch::Sender::new(None),
+            fenced: AtomicBool::new(fenced),
         };
-        (Arc::new(node), given)
+        Ok((Arc::new(node), given))
     }
 
     /// Takes the network's time: for the store, which ends jobs by it, and for what is signed from now on.
@@ -149,7 +163,17 @@ impl Node {
 
     /// Takes the network's time from a refusal that says it: without that a node whose clock is wrong would never be
     /// heard again.
+    ///
+    /// One that says that this node runs twice ends this start.
     pub async fn heed(&self, error: &NetworkError) {
+        if let NetworkError::Refused {
+            code: ErrorCode::AlreadyRunning | ErrorCode::Superseded,
+            message,
+            ..
+        } = error
+        {
+            self.displace(message);
+        }
         if let NetworkError::Refused { code: ErrorCode::OutOfTime, now: Some(now), .. } = error
             && let Err(error) = self.heard_time(*now).await
         {
@@ -255,15 +279,36 @@ impl Node {
 
     /// Waits until a database has stopped, and says why.
     pub async fn storage_failed(&self) -> Arc<str> {
-        let mut failed = self.failed.subscribe();
-        loop {
-            if let Some(cause) = failed.borrow_and_update().clone() {
-                return cause;
+        told(&self.failed).await
+    }
+
+    /// The network has said that another start of this node is the one that counts.
+    pub fn displace(&self, why: &str) {
+        self.displaced.send_if_modified(|held| {
+            let first = held.is_none();
+            if first {
+                *held = Some(why.into());
             }
-            if failed.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+            first
+        });
+    }
+
+    /// Waits until this start must not go on, and says why.
+    pub async fn displaced(&self) -> Arc<str> {
+        told(&self.displaced).await
+    }
+
+    /// Whether jobs wait for the network's word, because this volume is a restored copy.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// The network was asked: jobs are run and sent again.
+    pub fn set_unfenced(&self) {
+        self.fenced.store(false, Ordering::Relaxed);
+        self.queued.notify_one();
+        self.ended.notify_one();
     }
 
     /// Sets whether the node takes jobs.
@@ -278,6 +323,19 @@ impl Node {
         });
         if changed {
             self.queued.notify_one();
+        }
+    }
+}
+
+/// Waits until something is said.
+async fn told(said: &watch::Sender<Option<Arc<str>>>) -> Arc<str> {
+    let mut said = said.subscribe();
+    loop {
+        if let Some(what) = said.borrow_and_update().clone() {
+            return what;
+        }
+        if said.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -259,6 +259,9 @@ impl<N: Network> Syncing<N> {
                 Ok(()) => node.set_registered(true),
                 // With a snapshot the node works; the session says what the network thinks of it.
                 Err(error) if node.store.snapshots().current().is_some() => {
+                    if let EnrolError::Network(error) = &error {
+                        node.heed(error).await;
+                    }
                     node.journal.note(
                         Level::Warn,
                         Kind::Network,

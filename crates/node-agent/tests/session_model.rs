@@ -172,6 +172,7 @@ impl ModelLink {
             | MessageKind::TraceBatch
             | MessageKind::ConfigReport
             | MessageKind::AccountLink
+            | MessageKind::Inquiry
             | MessageKind::Pong
             | MessageKind::Leaving => return,
         };
@@ -336,7 +337,7 @@ async fn whatever_happens(seed: u64, chaos: Chaos) {
     let home = tempfile::tempdir().unwrap();
     let store = Arc::new(open(home.path()));
     let author = Author::new(Arc::clone(&store)).unwrap();
-    let (node, chunks) = Node::new(Arc::clone(&store), author, settings(home.path()));
+    let (node, chunks) = Node::new(Arc::clone(&store), author, settings(home.path())).unwrap();
     node.set_readiness(Readiness::Active);
     let now = time::now(&store).unwrap();
     let offered = (0..JOBS).map(|number| job(number, now)).map(|job| (job.id, job)).collect();

@@ -7,7 +7,8 @@ use clap_complete::Shell;
 
 use crate::{
     commands::{
-        account, config, demo, devnet, doctor, drift, init, jobs, key, logs, models, rotate, run, status,
+        account, backup, bundle, config, demo, devnet, doctor, drift, init, jobs, key, logs, models, moving,
+        rotate, run, status,
     },
     failure::Failure,
     out::Out,
@@ -25,6 +26,7 @@ Exit codes:
   3  `drift check`: something was changed or is gone since it was installed
   4  an Agent is running on this volume
   5  there is no such thing: no volume, no such job or model, no snapshot
+  6  this copy of the node must not run: the node runs elsewhere, or was moved away
   7  `doctor`: a check found a warning or an error
   130  it was broken off with Ctrl-C: `models install` (what was fetched stays), `logs --follow`
 
@@ -155,10 +157,18 @@ pub(crate) enum Command {
     /// Take the node's key out, bring one in, seal it anew
     #[command(subcommand)]
     Key(key::Key),
+    /// Keep the node's volume in a file, and make a volume of it again
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// Hand the node to another machine
+    #[command(subcommand)]
+    Move(moving::Move),
     /// Delete what has had its time, as the table in docs/rotation.md says
     Rotate(rotate::Rotate),
     /// Show the node's log
     Logs(logs::Logs),
+    /// Write a support archive, redacted
+    Bundle(bundle::Bundle),
     /// Run a small network on this machine, and steer it
     #[command(subcommand)]
     Devnet(devnet::Devnet),

@@ -7,6 +7,7 @@ use node_agent::{
     network::NetworkError, time::NoClock,
 };
 use node_store::{
+    backup::BackupError,
     binding::BadLink,
     keys::{KeyError, KeystoreError},
     models::ModelsError,
@@ -198,6 +199,9 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A backup.
+    #[error(transparent)]
+    Backup(BackupError),
     /// The Agent.
     #[error(transparent)]
     Agent(AgentError),
@@ -224,6 +228,21 @@ impl From<InstallError> for Failure {
     }
 }
 
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        // So that its exit code is that of the store's error.
+        if let BackupError::Store(StoreError::Volume(VolumeError::InUse { path, holder })) = error {
+            Self::Held { pid: holder, folder: path }
+        } else if let BackupError::Store(error) = error {
+            error.into()
+        } else if let BackupError::Key(error) = error {
+            error.into()
+        } else {
+            Self::Backup(error)
+        }
+    }
+}
+
 impl From<AgentError> for Failure {
     fn from(error: AgentError) -> Self {
         match error {
@@ -233,6 +252,8 @@ impl From<AgentError> for Failure {
             | AgentError::Clock(_)
             | AgentError::Author(_)
             | AgentError::Fetch(_)
+            | AgentError::Read(_)
+            | AgentError::RunsTwice { .. }
             | AgentError::Storage { .. }) => Self::Agent(other),
         }
     }
@@ -256,6 +277,8 @@ impl Failure {
             | Self::NoSnapshot(_)
             | Self::Mend(MendError::Nothing { .. })
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
+            Self::Store(StoreError::Volume(VolumeError::Retired { .. }))
+            | Self::Agent(AgentError::RunsTwice { .. }) => 6,
             Self::Interrupted(_) => 130,
             Self::Output(_) if self.is_broken_pipe() => 0,
             Self::Exists { .. }
@@ -281,6 +304,7 @@ impl Failure {
             | Self::Drift(_)
             | Self::Mend(_)
             | Self::NoClock(_)
+            | Self::Backup(_)
             | Self::Agent(_)
             | Self::Http(_)
             | Self::Start(_)
@@ -312,6 +336,7 @@ impl Failure {
             Self::Install(_) => "install",
             Self::Drift(_) => "drift",
             Self::Mend(_) => "mend",
+            Self::Backup(_) => "backup",
             Self::NoClock(_) | Self::Clock(_) => "clock",
             Self::NoSnapshot(_) => "no_snapshot",
             Self::NoKey { .. } => "no_key",

@@ -22,6 +22,7 @@ mod out;
 mod page;
 mod passphrase;
 mod progress;
+mod redact;
 mod settings;
 mod surroundings;
 mod typed;

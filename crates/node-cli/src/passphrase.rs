@@ -37,6 +37,11 @@ pub(crate) fn new(file: Option<&Path>, purpose: &'static str) -> Result<Zeroizin
 pub(crate) struct Known(Zeroizing<String>);
 
 impl Known {
+    /// One that was read or asked for.
+    pub(crate) const fn of(phrase: Zeroizing<String>) -> Self {
+        Self(phrase)
+    }
+
     /// Asks twice at the terminal for a new passphrase.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 //! and answers, an e-mail address and a balance. None may be found afterwards in what it said, in its files, its
 //! arguments, its environment or what it left of a crash.
 //!
-//! One exception, and it is asserted to be the only one: the e-mail address of the account link stands in `state.db`,
-//! because the link is kept there, and is shown by `account show` and `status`.
+//! One exception, and it is asserted to be the only one: the e-mail address of the account link stands in `state.db` and in a
+//! backup of it, because the link is kept there, and is shown by `account show` and `status`.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -96,6 +96,13 @@ impl Heard {
     fn places(&self, canary: &[u8]) -> Vec<&str> {
         self.0.iter().filter(|(_, said)| holds(said, canary)).map(|(from, _)| from.as_str()).collect()
     }
+}
+
+/// The place in a backup where everything stands in the clear that is in it.
+const BACKUP: &str = "the backup, unpacked";
+
+fn unpacked(archive: &str) -> Vec<u8> {
+    zstd::decode_all(File::open(archive).unwrap()).unwrap()
 }
 
 /// The program with a home and its most talkative log, in a folder of its own, where a core dump would be left.
@@ -216,6 +223,19 @@ async fn no_canary_is_found_anywhere() {
         });
         held.extend(with_this_one.await);
         runs().await;
+        // A backup without keys, and a bundle for strangers, amid its jobs.
+        let archive = |name: &str| secrets.path().join(format!("{name}.{first}")).display().to_string();
+        let (backup, bundle) = (archive("backup"), archive("bundle"));
+        for arguments in [["backup", "create", &backup].as_slice(), &["bundle", &bundle]] {
+            let (ended, said) = stage.command(arguments);
+            assert_eq!(ended, Some(0), "{arguments:?}: {said}");
+            heard.hear(arguments[0], said);
+        }
+        let (backup, bundle) = (unpacked(&backup), unpacked(&bundle));
+        assert!(held.iter().any(|part| holds(&backup, part)), "the jobs are in the backup, sealed");
+        assert!(holds(&bundle, b"logs.db"), "the databases are in the bundle");
+        heard.hear(BACKUP, backup);
+        heard.hear("the bundle, unpacked", bundle);
         let process = format!("/proc/{}", node.id());
         for what in ["cmdline", "environ"] {
             heard.hear(
@@ -293,9 +313,17 @@ async fn no_canary_is_found_anywhere() {
         assert_eq!(heard.places(&canary), Vec::<&str>::new(), "{name}");
     }
     // The account link's address is where the link is kept and shown, and nowhere else.
-    let expected =
-        ["account link --email", "account show", "status", "testnet/state.db", "testnet/state.db-wal"];
-    assert!(heard.places(EMAIL.as_bytes()).iter().any(|from| from.ends_with("state.db")));
+    let expected = [
+        "account link --email",
+        "account show",
+        "status",
+        "testnet/state.db",
+        "testnet/state.db-wal",
+        BACKUP,
+    ];
+    for place in ["state.db", BACKUP] {
+        assert!(heard.places(EMAIL.as_bytes()).iter().any(|from| from.ends_with(place)), "{place}");
+    }
     let elsewhere: Vec<&str> = heard
         .places(EMAIL.as_bytes())
         .into_iter()

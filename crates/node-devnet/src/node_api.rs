@@ -42,6 +42,7 @@ pub(crate) fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route(path::TRACES, post(traces))
         .route(path::CONFIG_REPORT, post(config_report))
         .route(path::ACCOUNT, post(account))
+        .route(path::INQUIRY, post(inquiry))
         .layer(middleware::from_fn_with_state(Arc::clone(shared), refuse_on_command))
 }
 
@@ -108,6 +109,10 @@ async fn account(State(shared): State<Arc<Shared>>, body: Body) -> Response {
     posted(&shared, body, MessageKind::AccountLink, Core::account).await
 }
 
+async fn inquiry(State(shared): State<Arc<Shared>>, body: Body) -> Response {
+    posted(&shared, body, MessageKind::Inquiry, Core::inquiry).await
+}
+
 /// A signed message of one kind in a request's body.
 async fn posted<T: Serialize>(
     shared: &Shared,
@@ -128,6 +133,9 @@ async fn posted<T: Serialize>(
         Err(Refusal::new(ErrorCode::Malformed, signed.message.seq, text))
     });
     let seq = read.as_ref().map_or(0, |signed| signed.message.seq);
+    if let Ok(signed) = &read {
+        shared.ask_rival(signed).await;
+    }
     answer(shared.with(|core, now| take(core, &read?, now)), seq)
 }
 
@@ -143,7 +151,7 @@ fn refusal(refusal: &Refusal) -> Response {
         ErrorCode::Malformed | ErrorCode::OtherNetwork | ErrorCode::Unsupported => StatusCode::BAD_REQUEST,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::BadSignature | ErrorCode::OutOfTime => StatusCode::UNAUTHORIZED,
-        ErrorCode::NotRegistered | ErrorCode::Superseded => StatusCode::FORBIDDEN,
+        ErrorCode::NotRegistered | ErrorCode::Superseded | ErrorCode::AlreadyRunning => StatusCode::FORBIDDEN,
         ErrorCode::Replayed | ErrorCode::BrokenChain => StatusCode::CONFLICT,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
     };

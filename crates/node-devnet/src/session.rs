@@ -41,7 +41,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: WebSocket) {
     let _until_the_end = shared.sessions.subscribe();
     let (mut sink, mut stream) = socket.split();
     let Some(first) = timeout(HELLO_LIMIT, next(&mut stream)).await.ok().flatten() else { return };
-    let Greeted { node, number, welcome, replies, mut out, cut } = match greet(&shared, &first) {
+    let Greeted { node, number, welcome, replies, mut out, cut } = match greet(&shared, &first).await {
         Ok(greeted) => greeted,
         Err(refusal) => return part(&mut sink, &mut stream, encode(&refused(&refusal))).await,
     };
@@ -64,12 +64,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: WebSocket) {
     tracing::info!(%node, "a node's connection has ended");
 }
 
-fn greet(shared: &Shared, bytes: &[u8]) -> Result<Greeted, Refusal> {
+async fn greet(shared: &Shared, bytes: &[u8]) -> Result<Greeted, Refusal> {
     let signed = read(shared, bytes)?;
     if signed.message.kind != MessageKind::Hello {
         let text = format!("out of turn: {} came before the hello", signed.message.kind);
         return Err(noted(shared, Refusal::new(ErrorCode::Malformed, signed.message.seq, text)));
     }
+    shared.ask_rival(&signed).await;
     shared.with(|core, now| core.greet(&signed, now)).map_err(|trouble| trouble.refusal(signed.message.seq))
 }
 
@@ -191,7 +192,11 @@ fn refused(refusal: &Refusal) -> NetworkFrame {
 /// Whether it is misbehaviour, or a copy of the node: others may go on.
 const fn ends_session(code: ErrorCode) -> bool {
     match code {
-        ErrorCode::Malformed | ErrorCode::TooLarge | ErrorCode::Superseded | ErrorCode::Unsupported => true,
+        ErrorCode::Malformed
+        | ErrorCode::TooLarge
+        | ErrorCode::Superseded
+        | ErrorCode::AlreadyRunning
+        | ErrorCode::Unsupported => true,
         ErrorCode::BadSignature
         | ErrorCode::Replayed
         | ErrorCode::OutOfTime

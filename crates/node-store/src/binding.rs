@@ -202,13 +202,15 @@ impl Binding {
             if skipped.unwrap_or(0) >= incidents {
                 return Ok(());
             }
-            let mut set = tx.prepare_cached(
-                "INSERT INTO counters (name, value) VALUES (?1, ?2)
-                 ON CONFLICT DO UPDATE SET value = max(value, ?2)",
-            )?;
-            set.execute((MESSAGE_SEQ, known.ms().saturating_mul(1000)))?;
-            set.execute((SEQUENCE_SKIPPED, incidents)).map(|_| ())
+            pass_sequence(tx, known)?;
+            raise(tx, SEQUENCE_SKIPPED, incidents)
         })
+    }
+
+    /// Goes on far above any number that was reserved before `known`, for a copy that cannot know which were: a thousand
+    /// numbers a millisecond since 1970 were never reserved.
+    pub fn pass_sequence(&self, known: Timestamp) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| pass_sequence(tx, known))
     }
 
     /// Persists the clock's mark. One that lies before the mark held is not kept.
@@ -222,6 +224,22 @@ impl Binding {
             write(tx, sql, &mark)
         })
     }
+}
+
+/// [`Binding::pass_sequence`] in a file that is not in use yet.
+pub(crate) fn pass_sequence(tx: &Connection, known: Timestamp) -> rusqlite::Result<()> {
+    raise(tx, MESSAGE_SEQ, known.ms().saturating_mul(1000))
+}
+
+fn raise(tx: &Connection, counter: &str, least: u64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO counters (name, value) VALUES (?1, ?2)
+               ON CONFLICT DO UPDATE SET value = max(value, ?2)";
+    tx.prepare_cached(sql)?.execute((counter, least)).map(|_| ())
+}
+
+/// The clock's mark in a file that is not in use yet.
+pub(crate) fn clock_mark(tx: &Connection) -> rusqlite::Result<Option<Mark>> {
+    read(tx, "SELECT mark FROM clock")
 }
 
 /// Rows that can be read but make no sense.

@@ -5,6 +5,7 @@
 //! async runtime in here: every write answers with a [`writer::Ticket`], to be waited for or awaited.
 //! Time is an argument; [`clock`] is the one room that reads it.
 
+pub mod backup;
 pub mod binding;
 mod check;
 pub mod checkup;

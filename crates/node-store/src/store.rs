@@ -70,7 +70,7 @@ impl Options {
         }
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         volume::folder(&self.home, self.network)
     }
 }
@@ -615,7 +615,7 @@ fn io_error(path: &Path, source: io::Error) -> StoreError {
 }
 
 /// Makes a folder and those above it that are missing, each 0700. [`sync_names`] makes their names durable.
-fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), StoreError> {
     if disk.entry(folder).map_err(|source| io_error(folder, source))?.is_some() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use node_types::Network;
+use rusqlite::Connection;
 
 use crate::{
     binding::BindingView,
@@ -18,6 +19,17 @@ use crate::{
     salvage::{self, Incident},
     snapshot::{SnapshotError, SnapshotView},
 };
+
+/// How a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Its format.
+    pub format: u32,
+    /// Its bytes, without its log.
+    pub bytes: u64,
+    /// What is wrong with it, if anything is.
+    pub damage: Option<String>,
+}
 
 /// Reads the databases of one volume; nothing in it can write.
 #[derive(Clone, Debug)]
@@ -90,6 +102,24 @@ impl View {
             all.extend(reader.read(|tx| salvage::unreported(tx, *database))?);
         }
         Ok(all)
+    }
+
+    /// How each database is: all of it is read.
+    #[must_use]
+    pub fn health(&self) -> Vec<(Database, Result<Health, ReadError>)> {
+        let look = |database: Database, tx: &Connection| {
+            let number =
+                |pragma: &str| tx.query_row(&format!("PRAGMA {pragma}"), (), |row| row.get::<_, u64>(0));
+            Ok(Health {
+                format: u32::try_from(number("user_version")?).unwrap_or(u32::MAX),
+                bytes: number("page_count")?.saturating_mul(number("page_size")?),
+                damage: salvage::examine(tx, database)?,
+            })
+        };
+        self.readers
+            .iter()
+            .map(|(database, reader)| (*database, reader.read(|tx| look(*database, tx))))
+            .collect()
     }
 
     /// What rotation would do now, as the store itself would plan it, beside a

@@ -101,6 +101,22 @@ pub enum VolumeError {
         /// The folder.
         path: PathBuf,
     },
+    /// The node was moved away from here.
+    #[error(
+        "the node of {path} was moved away on {at}, into {archive}: it runs where that archive was taken in, and two of \
+         it must never run; only if that archive was not used and never will be, `resultity-node move undo` makes this \
+         the node again"
+    )]
+    Retired {
+        /// The folder.
+        path: PathBuf,
+        /// When.
+        at: Timestamp,
+        /// The archive, where it was written.
+        archive: String,
+        /// The number in its manifest.
+        transfer: String,
+    },
     /// Others could reach it, or it is not what it should be.
     #[error(transparent)]
     NotPrivate(#[from] NotPrivate),
@@ -294,6 +310,7 @@ impl Volume {
                 file.drop_backups(&**disk).map_err(failed(&file.path))?;
             }
             if file.database == Database::Jobs {
+                refuse_retired(connection, folder, &file.path)?;
                 salvage::forget_reported(&**disk, &file.path, connection).map_err(failed(&file.path))?;
             }
         }
@@ -441,6 +458,14 @@ fn check_private(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
         private_if_there(disk, &KeptBack::file(folder, database), Private::File)?;
     }
     Ok(())
+}
+
+/// Two of one node must never run: what was moved away stays shut.
+fn refuse_retired(jobs: &Connection, folder: &Path, path: &Path) -> Result<(), VolumeError> {
+    let retired = jobs::retired(jobs).map_err(|error| FormatError::of(path, error))?;
+    retired.map_or(Ok(()), |jobs::Retired { at, archive, transfer }| {
+        Err(VolumeError::Retired { path: folder.to_owned(), at, archive, transfer })
+    })
 }
 
 /// Whether an opening failed because of damage, found by a look or by a writer; it is noted for the next one

@@ -272,6 +272,8 @@ pub enum FailureKind {
     Forbidden,
     /// What was stored of it cannot be read.
     Unreadable,
+    /// The node was restored from a backup, and the network did not know the job as this node's any more.
+    Unclaimed,
 }
 
 /// A failure to report. The message may quote the request: `Debug` prints only its length.

@@ -70,11 +70,13 @@ pub enum MessageKind {
     Pong,
     /// The node ends the connection.
     Leaving,
+    /// The node was restored from a backup and asks what became of its jobs.
+    Inquiry,
 }
 
 impl MessageKind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Register,
         Self::Hello,
         Self::Heartbeat,
@@ -89,6 +91,7 @@ impl MessageKind {
         Self::AccountLink,
         Self::Pong,
         Self::Leaving,
+        Self::Inquiry,
     ];
 
     /// As it is written in JSON and signed: `log_batch`.
@@ -109,6 +112,7 @@ impl MessageKind {
             Self::AccountLink => "account_link",
             Self::Pong => "pong",
             Self::Leaving => "leaving",
+            Self::Inquiry => "inquiry",
         }
     }
 }

@@ -48,8 +48,6 @@ const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the network may take to greet: 10 seconds.
 const GREETING: Duration = Duration::from_secs(10);
-/// A copy of this node runs somewhere: how long to wait before it is tried again, 5 minutes in milliseconds.
-const SUPERSEDED_WAIT_MS: u64 = 5 * 60_000;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +87,9 @@ pub async fn run<N: Network>(
 ) {
     let mut failures = 0;
     while !*stop.borrow() {
-        if !node.is_known() {
-            // Enrolment wakes nobody in particular: it is quick, and happens once in a node's life.
+        if !node.is_known() || node.is_fenced() {
+            // Enrolment wakes nobody in particular: it is quick, and happens once in a node's life. So is the fence of a
+            // restored copy: nothing is said of a job before that is down.
             tokio::select! {
                 () = sleep(LOOK_AGAIN) => {}
                 _ = stop.changed() => {}
@@ -280,9 +279,9 @@ async fn act<L: Link>(node: &Node, link: &mut L, action: Action) -> Result<Optio
                     node.fetch.notify_one();
                     return Err(Closed::Asked { reason: message, retry_after_ms: 0 });
                 }
-                ErrorCode::Superseded => {
-                    let reason = "another start of this node was seen: is a copy of it running?".to_owned();
-                    return Err(Closed::Asked { reason, retry_after_ms: SUPERSEDED_WAIT_MS });
+                ErrorCode::Superseded | ErrorCode::AlreadyRunning => {
+                    node.displace(&message);
+                    return Err(Closed::Asked { reason: message, retry_after_ms: 0 });
                 }
                 // What waits is sent again, signed anew.
                 ErrorCode::Malformed

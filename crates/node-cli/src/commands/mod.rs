@@ -1,6 +1,8 @@
 //! The commands, one file each. A command reads, calls the crates below, and shows a report.
 
 pub(crate) mod account;
+pub(crate) mod backup;
+pub(crate) mod bundle;
 mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -13,6 +15,7 @@ pub(crate) mod jobs;
 pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod models;
+pub(crate) mod moving;
 pub(crate) mod rotate;
 pub(crate) mod run;
 pub(crate) mod sandbox;
@@ -73,6 +76,9 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Config(config) => config.run(&with(&none)?),
         Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
+        Command::Backup(backup) => backup.run(&with(&|layer| backup.layer(layer))?),
+        Command::Move(moving) => moving.run(&with(&|layer| moving.layer(layer))?),
+        Command::Bundle(bundle) => bundle.run(&with(&none)?),
         Command::Models(models) => models.run(&with(&|layer| models.layer(layer))?),
         Command::Doctor(doctor) => doctor.run(with(&|layer| doctor.layer(layer)), out),
         Command::Drift(drift) => drift.run(&with(&|layer| drift.layer(layer))?),

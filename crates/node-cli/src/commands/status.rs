@@ -186,6 +186,16 @@ impl Status {
     }
 }
 
+/// The same as a value, for a support archive.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn shown(context: &Context, view: &View) -> Result<serde_json::Value, Failure> {
+    let mut standing = look(context, view)?;
+    standing.next = next(&standing);
+    serde_json::to_value(&standing).map_err(|error| Failure::Output(error.into()))
+}
+
 fn look(context: &Context, view: &View) -> Result<Standing, Failure> {
     let pid = context.holder()?;
     let (time, snapshots) = (context::time(view)?, view.snapshots()?);

@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test's own files")]
 
 mod account;
+mod backup;
+mod bundle;
 mod configuration;
 mod devnet;
 mod docs;

@@ -34,6 +34,8 @@ fn looking_works_beside_the_holder_and_changing_is_refused() {
         &["models", "prune", "--dry-run"],
         &["drift", "history"],
         &["rotate", "--dry-run"],
+        &["bundle", "--dry-run"],
+        &["backup", "create", home.path().join("beside.backup").to_str().unwrap()],
     ] {
         home.run(command).well();
     }
@@ -46,6 +48,8 @@ fn looking_works_beside_the_holder_and_changing_is_refused() {
         &["rotate"],
         &["run", "--network-url", "http://127.0.0.1:9"],
         &["key", "reseal", "--to-passphrase-file", pass],
+        &["move", "out", "node.move", "--passphrase-file", pass],
+        &["move", "undo", "--file-was-not-used"],
     ];
     for command in changing {
         home.run(command).failed(4, &[&pid, home.volume().to_str().unwrap(), "stop that Agent"]);

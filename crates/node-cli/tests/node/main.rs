@@ -9,6 +9,7 @@
 
 mod clock;
 mod containers;
+mod copies;
 mod dispatch;
 mod kill;
 mod models;

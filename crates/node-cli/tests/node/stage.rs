@@ -108,21 +108,40 @@ impl Stage {
 
     /// Runs a command of the node's to its end.
     pub fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = binary(&self.home()).args(arguments).output().unwrap();
+        self.command_in(&self.home(), arguments)
+    }
+
+    /// The same in another home.
+    pub fn command_in(&self, home: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = binary(home).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.code(), text)
     }
 
     pub fn start_node(&mut self) {
+        self.node = Some(self.start_in(&self.home()));
+    }
+
+    /// Starts a node in another home; whoever does so ends it.
+    pub fn start_in(&self, home: &Path) -> Child {
         let log =
             File::options().append(true).create(true).open(self.folder.path().join("node.log")).unwrap();
-        let child = binary(&self.home())
+        binary(home)
             .args(["run", "--log", "debug,hyper_util=info,tungstenite=info"])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap();
-        self.node = Some(child);
+            .unwrap()
+    }
+
+    /// The node's process.
+    pub fn node(&mut self) -> &mut Child {
+        self.node.as_mut().unwrap()
+    }
+
+    /// The node is another process from now on.
+    pub fn adopt(&mut self, node: Child) {
+        self.node = Some(node);
     }
 
     pub fn kill_node(&mut self) {

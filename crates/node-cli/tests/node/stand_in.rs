@@ -1,6 +1,7 @@
 //! A stand-in for a runtime, where a fault or a duration must be forced: it speaks the OpenAI API and computes nothing.
 //!
-//! The prompt says what it does: `wait <ms>` answers after so long, `fail` answers with an error.
+//! The prompt says what it does: `wait <ms>` answers after so long, `held` while it is told to, `fail` answers with an
+//! error.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ struct Seen {
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
     hangs: AtomicBool,
+    holds: AtomicBool,
 }
 
 /// The stand-in, listening on loopback until it is dropped.
@@ -54,6 +56,11 @@ impl StandIn {
     /// From now on it answers nothing but that it is well.
     pub fn hang(&self, hangs: bool) {
         self.seen.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// From now on it does not answer prompts that begin with `held`, until it is told to.
+    pub fn hold(&self, holds: bool) {
+        self.seen.holds.store(holds, Ordering::SeqCst);
     }
 
     /// How often a prompt was started.
@@ -89,6 +96,9 @@ async fn complete(State(seen): State<Arc<Seen>>, Json(body): Json<Value>) -> Res
     seen.at_once_max.fetch_max(now, Ordering::SeqCst);
     let _running = Running(Arc::clone(&seen));
     while seen.hangs.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    while prompt.starts_with("held") && seen.holds.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(20)).await;
     }
     let mut words = prompt.split(' ');

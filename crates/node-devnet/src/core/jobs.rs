@@ -1,12 +1,13 @@
 //! Jobs: taken in, offered, ended. What is to be done when is decided in `assign`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use node_types::{
     JobId, NodeId, Timestamp,
     job::{Failure, FailureKind, Job, Mode, ModelRef, Request},
     message::{MessageKind, NodeMessage},
-    protocol::{Accept, AcceptAnswer, Chunk, NetworkFrame},
+    protocol::{Accept, AcceptAnswer, Chunk, Claim, NetworkFrame},
+    trace::Outcome,
 };
 use tokio::sync::mpsc;
 
@@ -172,6 +173,47 @@ impl Core {
             self.close_job(job, Some(message.node), end, now)?;
         }
         self.say(message.node, NetworkFrame::Acknowledged { job, of: end.kind() });
+        Ok(())
+    }
+
+    /// What a node is told of a job that it asks about; nothing of one that it was never offered.
+    pub(super) fn claim(&self, job: &JobId, node: &NodeId) -> Result<Claim, Trouble> {
+        if !self.db.was_offered(job, node)? {
+            return Ok(Claim::Unknown);
+        }
+        if let Some(it) = self.open.get(job) {
+            return Ok(if it.place.node() == Some(*node) { Claim::Yours } else { Claim::NotYours });
+        }
+        let end = self.db.job(job)?.and_then(|row| row.end);
+        Ok(end.map_or(Claim::Unknown, |end| Claim::Ended {
+            outcome: match end {
+                End::Result(_) => Outcome::Answered,
+                End::Failure(_) => Outcome::Failed,
+                End::Expired(_) => Outcome::Expired,
+            },
+        }))
+    }
+
+    /// A node holds these jobs and no others: what else it was given was lost there, and is offered anew.
+    pub(super) fn give_back(
+        &mut self,
+        node: NodeId,
+        held: &BTreeSet<JobId>,
+        now: Timestamp,
+    ) -> Result<(), Trouble> {
+        let lost = self.open.iter().filter(|(id, it)| it.place.node() == Some(node) && !held.contains(id));
+        let lost: Vec<(JobId, bool)> = lost.map(|(id, it)| (*id, it.cancelled.is_some())).collect();
+        for (id, cancelled) in lost {
+            if cancelled {
+                let failure = Failure::new(FailureKind::Cancelled, "cancelled; its node lost it");
+                self.close_job(id, None, &End::Failure(failure), now)?;
+                continue;
+            }
+            self.db.released(&id)?;
+            if let Some(it) = self.open.get_mut(&id) {
+                it.place = Place::Waiting;
+            }
+        }
         Ok(())
     }
 

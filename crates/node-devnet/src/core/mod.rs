@@ -8,6 +8,7 @@ mod jobs;
 mod nodes;
 mod open;
 mod publish;
+mod rivals;
 mod show;
 
 pub(crate) use jobs::Order;
@@ -115,7 +116,6 @@ pub(crate) struct Session {
 enum Effect {
     Say(NodeId, NetworkFrame),
     Tell(JobId, Event),
-    Close(NodeId, String),
 }
 
 /// The network, shared by all that serve it.
@@ -148,6 +148,7 @@ pub(crate) struct Core {
     peers: Peers,
     sessions: BTreeMap<NodeId, Session>,
     sessions_opened: u64,
+    challenges: BTreeMap<NodeId, rivals::Challenge>,
     open: BTreeMap<JobId, Open>,
     watchers: HashMap<JobId, Vec<mpsc::UnboundedSender<Event>>>,
     pongs: BTreeMap<NodeId, (u64, Timestamp)>,
@@ -295,11 +296,6 @@ impl Core {
                     }
                     // A session that has just ended needs nothing more; its end is noted by who serves it.
                     let _ = session.out.send(Out::Frame(encode(&frame), Instant::now()));
-                }
-                Effect::Close(node, reason) => {
-                    if let Some(session) = self.sessions.get(&node) {
-                        let _ = session.out.send(Out::Close(self.closing(&reason)));
-                    }
                 }
                 Effect::Tell(job, event) => self.tell_now(job, &event),
             }

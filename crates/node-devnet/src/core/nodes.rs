@@ -8,14 +8,14 @@ use node_types::{
     log::{BatchHeader, Record},
     message::MessageKind,
     protocol::{
-        self, Accept, Account, Acknowledged, Chunk, ConfigReport, ErrorCode, ExpiredJob, FailedJob,
-        Heartbeat, Hello, LogBatch, NetworkFrame, NetworkTime, Payload, Pong, Register, Registered,
-        ResultOfJob, Signed, TraceBatch,
+        self, Accept, Account, Acknowledged, Chunk, Claimed, Claims, ConfigReport, ErrorCode, ExpiredJob,
+        FailedJob, Heartbeat, Hello, INQUIRY_JOBS_MAX, Inquiry, LogBatch, NetworkFrame, NetworkTime, Payload,
+        Pong, Register, Registered, ResultOfJob, Signed, TraceBatch,
     },
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::{Core, Effect, Out, Session, Trouble};
+use super::{Core, Out, Session, Trouble};
 use crate::{
     assign::Peer,
     db::{BatchRow, Boot, End, Link},
@@ -53,6 +53,15 @@ impl Core {
         let (node, seq) = (message.node, message.seq);
         let registered = self.db.is_registered(&node)?;
         let address = gate::check(signed, &self.domain(), |_| registered, now)?;
+        let boot = self.db.boot(&node, &message.boot_id)?;
+        // One that does not live any more was let go before: see `rivals`. Asked before the number is looked at: a copy
+        // uses the same numbers, and must not use up those of the node.
+        if boot == Boot::New
+            && let Some(rival) = self.rival(message)
+        {
+            let text = self.already_running(&node, &rival)?;
+            return Err(Refusal::new(ErrorCode::AlreadyRunning, seq, text).into());
+        }
         if !self.windows.contains_key(&node) {
             let window = Window::of(self.db.seqs(&node)?);
             self.windows.insert(node, window);
@@ -63,16 +72,12 @@ impl Core {
             return Err(Refusal::new(ErrorCode::Replayed, seq, text).into());
         }
         self.db.add_seq(&node, seq, window.floor())?;
-        match self.db.boot(&node, &message.boot_id)? {
+        match boot {
             Boot::Latest => {}
             // It begins with the registration, if that is taken.
             Boot::New if !registered => {}
             Boot::New => {
                 self.db.begin_boot(&node, &message.boot_id, now)?;
-                let before = self.sessions.get(&node).filter(|it| it.boot != message.boot_id);
-                if before.is_some() {
-                    self.outbox.push(Effect::Close(node, "a later start of this node has come".to_owned()));
-                }
             }
             Boot::Earlier => {
                 tracing::warn!(%node, boot = %message.boot_id, "an earlier start of a node speaks: is it a copy?");
@@ -169,6 +174,24 @@ impl Core {
         Ok(Acknowledged { count: 1 })
     }
 
+    /// A restored node asks what became of its jobs.
+    pub(crate) fn inquiry(&mut self, signed: &Signed, now: Timestamp) -> Result<Claims, Trouble> {
+        self.admit(signed, now)?;
+        let Inquiry { jobs, all } = read(signed)?;
+        let node = signed.message.node;
+        if jobs.len() > INQUIRY_JOBS_MAX {
+            let text = format!("{} jobs are asked about, at most {INQUIRY_JOBS_MAX} may be", jobs.len());
+            return Err(Refusal::new(ErrorCode::TooLarge, signed.message.seq, text).into());
+        }
+        let claims = jobs.iter().map(|job| Ok(Claimed { job: *job, claim: self.claim(job, &node)? }));
+        let claims = claims.collect::<Result<Vec<_>, Trouble>>()?;
+        if all {
+            self.give_back(node, &jobs.into_iter().collect(), now)?;
+        }
+        let snapshot = Some(self.offered().reference());
+        Ok(Claims { now_ms: now, snapshot, jobs: claims })
+    }
+
     /// The first message on a connection.
     pub(crate) fn greet(&mut self, signed: &Signed, now: Timestamp) -> Result<Greeted, Trouble> {
         if self.is_away(now) {
@@ -188,7 +211,6 @@ impl Core {
             // The one before ends as soon as it is asked; if it has ended already, all the better.
             let _ = before.out.send(Out::Close(self.closing("this node has connected again")));
         }
-        self.outbox.retain(|effect| !matches!(effect, Effect::Close(closed, _) if *closed == node));
         self.connect(node, hello);
         let snapshot = Some(self.offered().reference());
         let welcome = NetworkFrame::Welcome { protocol: protocol::VERSION, now_ms: now, snapshot };
@@ -211,6 +233,8 @@ impl Core {
     pub(crate) fn disconnect(&mut self, node: NodeId, number: u64, now: Timestamp) {
         if self.sessions.get(&node).is_some_and(|session| session.number == number) {
             self.sessions.remove(&node);
+            // Whoever waits for its answer waits no more.
+            self.challenges.remove(&node);
             self.peers.connected.remove(&node);
             self.peers.gone.insert(node, now);
         }
@@ -248,6 +272,7 @@ impl Core {
             }
             MessageKind::Pong => {
                 let Pong { nonce } = read(signed)?;
+                self.lives(from, nonce);
                 self.pongs.insert(from, (nonce, now));
             }
             MessageKind::Leaving => return Ok(Flow::Left),
@@ -256,7 +281,8 @@ impl Core {
             | MessageKind::LogBatch
             | MessageKind::TraceBatch
             | MessageKind::ConfigReport
-            | MessageKind::AccountLink => {
+            | MessageKind::AccountLink
+            | MessageKind::Inquiry => {
                 return Err(out_of_turn(
                     signed,
                     &format!("{} is posted, not sent on a session", message.kind),

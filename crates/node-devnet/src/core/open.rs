@@ -78,6 +78,7 @@ impl Core {
             peers: Peers { connected: BTreeMap::new(), gone },
             sessions: BTreeMap::new(),
             sessions_opened: 0,
+            challenges: BTreeMap::new(),
             open,
             watchers: HashMap::new(),
             pongs: BTreeMap::new(),

@@ -226,6 +226,7 @@ fn no_answer(end: &End, was_taken: bool) -> ApiError {
                 FailureKind::AttemptsExhausted => "attempts_exhausted",
                 FailureKind::Forbidden => "forbidden",
                 FailureKind::Unreadable => "unreadable",
+                FailureKind::Unclaimed => "unclaimed",
             };
             ApiError::new(StatusCode::BAD_GATEWAY, "server_error", Some(code), format!("{code}: {message}"))
         }

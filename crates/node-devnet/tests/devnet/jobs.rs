@@ -3,7 +3,7 @@
 use node_types::{
     JobId, Timestamp,
     job::{Failure, FailureKind},
-    protocol::{AcceptAnswer, ExpiredJob, FailedJob, Leaving, NetworkFrame, ResultOfJob},
+    protocol::{AcceptAnswer, ExpiredJob, FailedJob, Inquiry, Leaving, NetworkFrame, ResultOfJob, path},
     trace::Standing,
 };
 use serde_json::json;
@@ -283,4 +283,63 @@ async fn a_node_that_says_goodbye_is_not_connected_any_more() {
     assert_eq!(link.next().await, None);
     while world.get("/v1/devnet/state").await.json()["connected"] != 0 {}
     assert_eq!(world.get("/v1/devnet/state").await.json()["nodes"][0]["connected"], false);
+}
+
+/// What a node hears that asks about jobs.
+async fn claims(node: &crate::common::Node, jobs: &[JobId], all: bool) -> serde_json::Value {
+    let answer = node.post(path::INQUIRY, &Inquiry { jobs: jobs.to_vec(), all }).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.json()["snapshot"]["version"].is_u64(), "{answer:?}");
+    answer.json()["jobs"].clone()
+}
+
+#[tokio::test]
+async fn a_restored_node_hears_of_each_of_its_jobs_and_what_it_lost_is_offered_anew() {
+    let world = world().await;
+    let (node, mut link) = world.node(1).await;
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        world.submit(json!({})).await;
+        jobs.push(link.take(&node).await.id);
+    }
+    link.finish(&node, jobs[0], "Paris").await;
+    link.acknowledged(jobs[0]).await;
+    world.until(jobs[2], "held").await;
+    let never = JobId::from_bytes([9; 16]);
+    let asked = [jobs[0], jobs[1], never];
+    assert_eq!(
+        claims(&node, &asked, false).await,
+        json!([
+            { "job": jobs[0], "claim": "ended", "outcome": "answered" },
+            { "job": jobs[1], "claim": "yours" },
+            { "job": never, "claim": "unknown" },
+        ])
+    );
+    assert_eq!(world.job(jobs[2]).await["place"], "held", "it was not said that these are all");
+
+    let other = crate::common::Node::new(2, &world.devnet.url());
+    other.register().await;
+    assert_eq!(claims(&other, &jobs[..1], true).await, json!([{ "job": jobs[0], "claim": "unknown" }]));
+    assert_eq!(world.job(jobs[1]).await["place"], "held", "another node's word gives nothing back");
+
+    claims(&node, &jobs[..2], true).await;
+    assert_eq!(link.offer().await.id, jobs[2]);
+    assert_eq!(world.job(jobs[1]).await["place"], "held");
+
+    // One that others have by now.
+    link.answer(&node, jobs[2], AcceptAnswer::Rejected).await;
+    world.until(jobs[2], "waiting").await;
+    assert_eq!(claims(&node, &jobs[2..], false).await, json!([{ "job": jobs[2], "claim": "not_yours" }]));
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_wanted_any_more_and_was_lost_ends() {
+    let world = world().await;
+    let (node, mut link) = world.node(1).await;
+    let job = world.submit(json!({})).await;
+    link.take(&node).await;
+    world.until(job, "held").await;
+    world.post(&format!("/v1/devnet/jobs/{job}/cancel"), &json!({})).await;
+    claims(&node, &[], true).await;
+    assert_eq!(world.until(job, "ended").await["failure"]["kind"], "cancelled");
 }

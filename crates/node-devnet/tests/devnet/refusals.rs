@@ -128,14 +128,22 @@ async fn a_number_counts_once_in_any_order_and_not_far_below_the_highest() {
     assert_refused(&numbered(10_000).await, 409, "replayed");
 }
 
+/// Whether the network sees the node connected.
+async fn connected(world: &World) -> bool {
+    world.get("/v1/devnet/state").await.json()["connected"] == 1
+}
+
 #[tokio::test]
 async fn a_start_that_was_followed_by_another_one_is_superseded() {
     let world = world().await;
-    let (node, mut link) = world.node(1).await;
+    let (node, link) = world.node(1).await;
+    drop(link);
     let later = node.restarted(9);
-    assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200);
-    let closing = link.next().await;
-    assert!(matches!(closing, Some(NetworkFrame::Closing { .. })), "{closing:?}");
+    assert_eq!(
+        later.post(path::ACCOUNT, &account()).await.status,
+        200,
+        "the one before is gone, and not waited for"
+    );
     let stray = node.sign_changed(&account(), |message| message.seq = 5000);
     assert_refused(&node.post_text(path::ACCOUNT, stray.encode()).await, 403, "superseded");
     assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200);
@@ -146,6 +154,60 @@ async fn a_start_that_was_followed_by_another_one_is_superseded() {
         (&shown["nodes"][0]["bootId"], &shown["refused"]["superseded"]),
         (&json!(later.boot), &json!(1))
     );
+}
+
+#[tokio::test]
+async fn of_two_starts_the_one_that_is_connected_and_answers_stays() {
+    let world = world().await;
+    let (node, mut link) = world.node(1).await;
+    let node = std::sync::Arc::new(node);
+    let copy = node.restarted(9);
+    let (asked, mut pings) = tokio::sync::watch::channel(0_u32);
+    let original = std::sync::Arc::clone(&node);
+    let answering = tokio::spawn(async move {
+        while let Some(frame) = link.next_ever().await {
+            let NetworkFrame::Ping { nonce } = frame else { panic!("{frame:?}") };
+            asked.send_modify(|count| *count += 1);
+            link.say(&original, &Pong { nonce }).await;
+        }
+    });
+    let refused = copy.post(path::ACCOUNT, &account()).await;
+    assert_refused(&refused, 403, "already_running");
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains(&node.boot.to_string()) && message.contains("since 20"), "{message}");
+    let mut second = copy.dial().await;
+    second.say(&copy, &copy.hello()).await;
+    let frame = second.next().await;
+    assert!(
+        matches!(frame, Some(NetworkFrame::Refused { code: ErrorCode::AlreadyRunning, .. })),
+        "{frame:?}"
+    );
+    assert_eq!(second.next().await, None);
+    assert_eq!(*pings.borrow_and_update(), 2, "it is asked each time");
+    assert_eq!(node.post(path::ACCOUNT, &account()).await.status, 200, "the first goes on");
+    // Who cannot sign as the node asks nobody.
+    let forged = Node::new(2, &world.devnet.url()).sign_changed(&account(), |message| message.node = node.id);
+    assert_refused(&node.post_text(path::ACCOUNT, forged.encode()).await, 401, "bad_signature");
+    assert_eq!(*pings.borrow(), 2);
+    assert!(connected(&world).await);
+
+    answering.abort();
+    assert!(answering.await.unwrap_err().is_cancelled());
+    assert_eq!(copy.post(path::ACCOUNT, &account()).await.status, 200, "the first is gone");
+    assert_refused(&node.post(path::ACCOUNT, &account()).await, 403, "superseded");
+}
+
+/// A machine that lost its power leaves a connection that looks open.
+#[tokio::test]
+async fn a_start_that_is_connected_and_says_nothing_is_let_go() {
+    let world = world().await;
+    let (node, mut link) = world.node(1).await;
+    let later = node.restarted(9);
+    assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200);
+    let ping = link.next().await;
+    assert!(matches!(ping, Some(NetworkFrame::Ping { .. })), "{ping:?}");
+    assert_eq!(link.next().await, None);
+    assert!(!connected(&world).await);
 }
 
 #[tokio::test]

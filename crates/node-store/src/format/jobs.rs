@@ -1,7 +1,7 @@
 //! The formats of `jobs.db`. A format that was released is never edited.
 
 /// From format 0 (an empty file) on.
-pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1];
+pub(super) const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
 
 const FORMAT_1: &str = "
 CREATE TABLE stamp (
@@ -105,4 +105,25 @@ CREATE INDEX traces_id ON traces (id);
 CREATE INDEX traces_ended ON traces (ended_at);
 CREATE INDEX traces_config ON traces (config);
 CREATE INDEX traces_drop ON traces (upload DESC, seq);
+";
+
+const FORMAT_2: &str = "
+-- fenced: 1 while this volume is a restored copy and the network has not said yet whether the job is still this node's.
+ALTER TABLE jobs ADD COLUMN fenced INTEGER NOT NULL DEFAULT 0 CHECK (fenced IN (0, 1));
+
+-- One row while this volume is a restored copy and the network was not asked about its jobs.
+CREATE TABLE fence (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    backed_up_at INTEGER NOT NULL,
+    restored_at INTEGER NOT NULL
+) STRICT;
+
+-- One row once the node was moved to another machine: no Agent runs on this volume. archive: where it was written;
+-- transfer: the number in its manifest.
+CREATE TABLE retired (
+    one INTEGER PRIMARY KEY CHECK (one = 1) DEFAULT 1,
+    at INTEGER NOT NULL,
+    archive TEXT NOT NULL,
+    transfer TEXT NOT NULL
+) STRICT;
 ";

@@ -443,6 +443,31 @@ pub(crate) fn migrate(
     check_stamp(connection, path, stamp)
 }
 
+/// Checks that a database that came from outside has the tables of its format and nothing else: a trigger in it would
+/// act at the first write.
+pub(crate) fn check_schema(
+    connection: &Connection,
+    path: &Path,
+    database: Database,
+) -> Result<(), FormatError> {
+    let failed = |error| FormatError::of(path, error);
+    let found = version(connection, path, database)?.unwrap_or(0);
+    let made = Connection::open_in_memory().map_err(failed)?;
+    let formats = usize::try_from(found).unwrap_or(usize::MAX);
+    for migration in database.migrations().iter().take(formats) {
+        made.execute_batch(migration).map_err(failed)?;
+    }
+    let schema = |of: &Connection| -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
+        let sql = "SELECT type, name, sql FROM sqlite_schema WHERE name <> 'sqlite_sequence' ORDER BY name";
+        of.prepare(sql)?.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+    };
+    if schema(connection).map_err(failed)? == schema(&made).map_err(failed)? {
+        return Ok(());
+    }
+    let cause = format!("its tables are not those of format {found}");
+    Err(FormatError::Damaged { path: path.to_owned(), cause })
+}
+
 /// A database's format; `None` for a file that holds nothing.
 pub(crate) fn version(
     connection: &Connection,

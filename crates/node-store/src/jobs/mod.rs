@@ -36,6 +36,7 @@ use std::{
 use node_types::{
     Digest, JobId, Network, NodeId, Timestamp,
     job::{Failure, FailureKind, Job, Mode, ModelRef, OUTPUT_BYTES_MAX, Output},
+    protocol::Claimed,
     trace::{Outcome, ReleaseReason, Standing, Step, Trace},
     verify::Floor,
 };
@@ -45,10 +46,10 @@ pub mod rule;
 pub mod seal;
 mod table;
 
-pub use rule::{Accepted, JobRules, Rejection};
+pub use rule::{Accepted, AfterRestore, JobRules, Rejection};
 pub use seal::{Field, Tampered};
 pub(crate) use table::Traces;
-pub use table::{Counts, Dropped, Expired, Leased, Listed, Outgoing, Queued, Story, Tally};
+pub use table::{Counts, Dropped, Expired, Fence, Leased, Listed, Outgoing, Queued, Retired, Story, Tally};
 
 use crate::{
     clock::Cutoff,
@@ -170,6 +171,21 @@ impl JobsView {
     /// The latest moment that a job was taken, ended or forgotten at.
     pub fn high_water(&self) -> Result<Timestamp, ReadError> {
         self.reader.read(table::high_water)
+    }
+
+    /// Whether this volume is a restored copy whose jobs wait for the network's word.
+    pub fn fence(&self) -> Result<Option<Fence>, ReadError> {
+        self.reader.read(table::fence)
+    }
+
+    /// The jobs that wait for the network's word, in the order of acceptance, at most `limit`.
+    pub fn fenced(&self, limit: u64) -> Result<Vec<JobId>, ReadError> {
+        self.reader.read(|tx| table::fenced(tx, limit))
+    }
+
+    /// Whether the node was moved away from this volume.
+    pub fn retired(&self) -> Result<Option<Retired>, ReadError> {
+        self.reader.read(table::retired)
     }
 
     /// What rotation decides by, in one look.
@@ -554,6 +570,45 @@ impl Jobs {
         })
     }
 
+    /// Does with jobs behind the fence what the network's word asks for, all in one commit: give at most [`BATCH_MAX`]. Returns what was
+    /// done with each that waited there.
+    pub fn judge_fenced(&self, said: Vec<Claimed>, now: Timestamp) -> Ticket<Vec<(JobId, AfterRestore)>> {
+        let network = self.network;
+        self.writer.submit(Effect::Keeps, move |tx| {
+            let mut done = Vec::new();
+            for Claimed { job, claim } in &said {
+                let Some(held) = table::held(tx, *job)? else { continue };
+                if !table::is_fenced(tx, &held)? {
+                    continue;
+                }
+                let decided = rule::after_restore(held.standing, *claim);
+                match decided {
+                    AfterRestore::Keep => table::unfence(tx, &held)?,
+                    AfterRestore::Settle(outcome) => {
+                        table::settle_elsewhere(tx, network, &held, outcome, now)?;
+                    }
+                    AfterRestore::Fail => {
+                        table::fail(tx, &held, FailureKind::Unclaimed, None, now)?;
+                        table::unfence(tx, &held)?;
+                    }
+                    AfterRestore::Drop => table::drop_unclaimed(tx, network, &held, now)?,
+                }
+                done.push((*job, decided));
+            }
+            Ok(done)
+        })
+    }
+
+    /// Notes that the node was moved away: no Agent opens this volume any more. `None` takes it back.
+    pub fn retire(&self, retired: Option<Retired>) -> Ticket<()> {
+        self.writer.submit(Effect::Keeps, move |tx| table::set_retired(tx, retired.as_ref()))
+    }
+
+    /// Takes the fence down, if no job waits behind it any more. Says whether it is down.
+    pub fn take_down_fence(&self) -> Ticket<bool> {
+        self.writer.submit(Effect::Keeps, table::take_down_fence)
+    }
+
     /// Notes that the network has been told that these jobs expired.
     pub fn reported(&self, jobs: Vec<JobId>) -> Ticket<()> {
         self.writer.submit(Effect::Keeps, move |tx| table::mark_reported(tx, &jobs))
@@ -619,6 +674,30 @@ pub(crate) fn check_indexes(tx: &Connection, after: &Value, last: &Value) -> rus
 /// Rows that can be read but make no sense.
 pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     table::nonsense(tx)
+}
+
+/// Fences all jobs of a copy that was restored: they are neither run nor sent before [`Jobs::judge_fenced`].
+pub(crate) fn put_up_fence(
+    tx: &Connection,
+    backed_up_at: Timestamp,
+    restored_at: Timestamp,
+) -> rusqlite::Result<()> {
+    table::put_up_fence(tx, backed_up_at, restored_at)
+}
+
+/// How many jobs are held.
+pub(crate) fn count(tx: &Connection) -> rusqlite::Result<u64> {
+    table::counts(tx).map(|counts| counts.queued + counts.running + counts.unsent)
+}
+
+/// Whether the node was moved away from this volume.
+pub(crate) fn retired(tx: &Connection) -> rusqlite::Result<Option<Retired>> {
+    table::retired(tx)
+}
+
+/// Notes that the node was moved away, or that it was not.
+pub(crate) fn set_retired(tx: &Connection, retired: Option<&Retired>) -> rusqlite::Result<()> {
+    table::set_retired(tx, retired)
 }
 
 /// Makes what was saved of a damaged database agree with itself.

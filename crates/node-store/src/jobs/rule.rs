@@ -4,6 +4,8 @@ use node_types::{
     Digest, Network, Timestamp,
     config::NodeConfig,
     job::{Job, Mode, ModelRef},
+    protocol::Claim,
+    trace::{Outcome, Standing},
     verify::{Term, Verified},
 };
 
@@ -177,6 +179,31 @@ pub const fn after_restart(attempt: u16, attempts_max: u16) -> AfterRestart {
     if attempt >= attempts_max { AfterRestart::GiveUp } else { AfterRestart::Queue }
 }
 
+/// What is done with a job of a restored volume once the network has said what it knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterRestore {
+    /// It goes on where it stood.
+    Keep,
+    /// It ended in the meantime: nothing more is run or sent.
+    Settle(Outcome),
+    /// Nobody waits for it: it fails, and that is reported.
+    Fail,
+    /// Others have it: it is forgotten here, and may be offered anew.
+    Drop,
+}
+
+/// Decides by where the job stood when the backup was made. An answer that is there already is never thrown away for
+/// nothing: sending it to a network that does not know the job does no harm.
+#[must_use]
+pub const fn after_restore(standing: Standing, claim: Claim) -> AfterRestore {
+    match (claim, standing) {
+        (Claim::Yours, _) | (Claim::Unknown, Standing::Finished | Standing::Failed) => AfterRestore::Keep,
+        (Claim::Ended { outcome }, _) => AfterRestore::Settle(outcome),
+        (Claim::Unknown, Standing::Queued | Standing::Running) => AfterRestore::Fail,
+        (Claim::NotYours, _) => AfterRestore::Drop,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +296,25 @@ mod tests {
         assert_eq!(answer(|_, rules| rules.in_force_until = NOW.plus_ms(1)), Ok(()));
         let both = |job: &mut Job, rules: &mut JobRules| (job.expires_at, rules.in_force_until) = (NOW, NOW);
         assert_eq!(answer(both), Err(Accepted::Expired));
+    }
+
+    #[test]
+    fn after_a_restore_only_what_the_network_says_is_ours_goes_on() {
+        use Standing::{Failed, Finished, Queued, Running};
+        let ended = Claim::Ended { outcome: Outcome::Answered };
+        for standing in [Queued, Running, Finished, Failed] {
+            assert_eq!(after_restore(standing, Claim::Yours), AfterRestore::Keep);
+            assert_eq!(after_restore(standing, Claim::NotYours), AfterRestore::Drop);
+            assert_eq!(after_restore(standing, ended), AfterRestore::Settle(Outcome::Answered));
+        }
+        for (standing, wanted) in [
+            (Queued, AfterRestore::Fail),
+            (Running, AfterRestore::Fail),
+            (Finished, AfterRestore::Keep),
+            (Failed, AfterRestore::Keep),
+        ] {
+            assert_eq!(after_restore(standing, Claim::Unknown), wanted, "{standing:?}");
+        }
     }
 
     #[test]

@@ -82,6 +82,28 @@ pub struct Leased {
     pub attempt: u16,
 }
 
+/// That a volume is a restored copy, and its jobs wait for the network's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// When the backup was made.
+    pub backed_up_at: Timestamp,
+    /// When it was restored.
+    pub restored_at: Timestamp,
+    /// Jobs that wait for the network's word.
+    pub jobs: u64,
+}
+
+/// That the node was moved away: no Agent runs on this volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// When.
+    pub at: Timestamp,
+    /// The archive that it was moved into.
+    pub archive: String,
+    /// The number in the archive's manifest.
+    pub transfer: String,
+}
+
 /// What is to be sent for a job that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
@@ -524,7 +546,7 @@ pub(super) fn next_queued(
     except: &[[String; 2]],
     now: Timestamp,
 ) -> rusqlite::Result<Option<Held>> {
-    let rest = "WHERE state = 0 AND expires_at > ?1
+    let rest = "WHERE state = 0 AND fenced = 0 AND expires_at > ?1
         AND (model_name, model_version) NOT IN (SELECT value ->> 0, value ->> 1 FROM json_each(?2))
         ORDER BY priority DESC, seq LIMIT 1";
     let except = serde_json::to_string(except).map_err(foreign)?;
@@ -752,6 +774,8 @@ pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     found.extend(wrong_numbers(tx, "tally", &numbers)?);
     found.extend(wrong(tx, "tally", "length(screened) <> 32", "screened = NULL")?);
     found.extend(floor_nonsense(tx)?);
+    found.extend(wrong_numbers(tx, "fence", &["backed_up_at", "restored_at"])?);
+    found.extend(wrong_numbers(tx, "retired", &["at"])?);
     found.extend(bad_rows(
         tx,
         &format!("SELECT {COLUMNS} FROM jobs"),
@@ -794,6 +818,12 @@ pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
 pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     // What has ended is never run again.
     tx.execute("DELETE FROM jobs WHERE id IN (SELECT id FROM settled)", ())?;
+    // Fenced jobs whose fence was lost would wait for ever.
+    tx.execute(
+        "INSERT OR IGNORE INTO fence (one, backed_up_at, restored_at)
+         SELECT 1, 0, 0 FROM jobs WHERE fenced = 1 LIMIT 1",
+        (),
+    )?;
     tx.execute("DELETE FROM payloads WHERE field / 2 NOT IN (SELECT seq FROM jobs)", ())?;
     tx.execute(
         "UPDATE tally SET
@@ -945,7 +975,7 @@ pub(super) fn outbox(
     after: u64,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Result<Outgoing, Tampered>>> {
-    let rest = "WHERE state IN (2, 3) AND seq > ?1 AND expires_at > ?2 ORDER BY seq LIMIT ?3";
+    let rest = "WHERE state IN (2, 3) AND fenced = 0 AND seq > ?1 AND expires_at > ?2 ORDER BY seq LIMIT ?3";
     let (mut answers, mut bytes) = (Vec::new(), 0);
     for job in select(tx, rest, (after, now.ms(), BATCH_MAX))? {
         let found = open_field(tx, sealer, &job, Field::Answer)?;
@@ -984,6 +1014,44 @@ pub(super) fn settle(
     last: Step,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
+    let expired = outcome == Outcome::Expired;
+    end(tx, network, job, outcome, last, now)?;
+    remember(tx, job, outcome, !expired, now)?;
+    tx.prepare_cached("UPDATE tally SET expired = expired + ?1")?.execute([expired]).map(|_| ())
+}
+
+/// Ends a job that the network has an end of already: it is told nothing.
+pub(super) fn settle_elsewhere(
+    tx: &Connection,
+    network: Network,
+    job: &Held,
+    outcome: Outcome,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    end(tx, network, job, outcome, Step::Acknowledged, now)?;
+    remember(tx, job, outcome, true, now)
+}
+
+/// Forgets a job that others have now: it may be offered anew.
+pub(super) fn drop_unclaimed(
+    tx: &Connection,
+    network: Network,
+    job: &Held,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let step = Step::Failed { kind: FailureKind::Unclaimed, duration_ms: 0 };
+    end(tx, network, job, Outcome::Failed, step, now)
+}
+
+/// Takes a job's row, payloads and key away; its trace stays.
+fn end(
+    tx: &Connection,
+    network: Network,
+    job: &Held,
+    outcome: Outcome,
+    last: Step,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let mut steps = events(19, &job.events)?;
     steps.push(Event { at: now, step: last });
     let trace = Trace {
@@ -998,7 +1066,25 @@ pub(super) fn settle(
     let trace = word(&trace)?;
     tx.prepare_cached("INSERT INTO traces (id, config, ended_at, trace) VALUES (?1, ?2, ?3, ?4)")?
         .execute((job.id.as_bytes(), job.config.as_bytes(), now.ms(), &trace))?;
-    let expired = outcome == Outcome::Expired;
+    let (request, answer) = (field_key(job.seq, Field::Request), field_key(job.seq, Field::Answer));
+    tx.prepare_cached("DELETE FROM payloads WHERE field IN (?1, ?2)")?.execute((request, answer))?;
+    tx.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([job.seq])?;
+    tx.prepare_cached(
+        "UPDATE tally SET jobs = jobs - 1, bytes = bytes - ?1, trace_bytes = trace_bytes + ?2,
+             high_water_ms = max(high_water_ms, ?3)",
+    )?
+    .execute((job.bytes, trace.len() as u64 + TRACE_ROW_BYTES, now.ms()))
+    .map(|_| ())
+}
+
+/// Keeps the id of a job that has ended, so that it never runs again.
+fn remember(
+    tx: &Connection,
+    job: &Held,
+    outcome: Outcome,
+    reported: bool,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO settled (id, digest, outcome, standing, reported, settled_at, forget_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -1008,19 +1094,68 @@ pub(super) fn settle(
         job.digest,
         word(&outcome)?,
         word(&job.standing)?,
-        !expired,
+        reported,
         now.ms(),
         job.expires_at.plus_ms(SETTLED_MARGIN_MS).ms(),
     ))?;
-    let (request, answer) = (field_key(job.seq, Field::Request), field_key(job.seq, Field::Answer));
-    tx.prepare_cached("DELETE FROM payloads WHERE field IN (?1, ?2)")?.execute((request, answer))?;
-    tx.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([job.seq])?;
-    tx.prepare_cached(
-        "UPDATE tally SET jobs = jobs - 1, bytes = bytes - ?1 + ?2, expired = expired + ?3,
-             trace_bytes = trace_bytes + ?4, high_water_ms = max(high_water_ms, ?5)",
-    )?
-    .execute((job.bytes, SETTLED_BYTES, expired, trace.len() as u64 + TRACE_ROW_BYTES, now.ms()))
-    .map(|_| ())
+    tx.prepare_cached("UPDATE tally SET bytes = bytes + ?1")?.execute([SETTLED_BYTES]).map(|_| ())
+}
+
+/// Fences all jobs of a copy that was restored.
+pub(super) fn put_up_fence(
+    tx: &Connection,
+    backed_up_at: Timestamp,
+    restored_at: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.execute("UPDATE jobs SET fenced = 1", ())?;
+    let sql = "INSERT OR REPLACE INTO fence (one, backed_up_at, restored_at) VALUES (1, ?1, ?2)";
+    tx.execute(sql, (backed_up_at.ms(), restored_at.ms())).map(|_| ())
+}
+
+pub(super) fn fence(tx: &Connection) -> rusqlite::Result<Option<Fence>> {
+    let sql = "SELECT backed_up_at, restored_at, (SELECT count(*) FROM jobs WHERE fenced = 1) FROM fence";
+    tx.query_row(sql, (), |row| {
+        Ok(Fence { backed_up_at: time(row, 0)?, restored_at: time(row, 1)?, jobs: row.get(2)? })
+    })
+    .optional()
+}
+
+/// The jobs that wait for the network's word, at most `limit`.
+pub(super) fn fenced(tx: &Connection, limit: u64) -> rusqlite::Result<Vec<JobId>> {
+    let mut select = tx.prepare("SELECT id FROM jobs WHERE fenced = 1 ORDER BY seq LIMIT ?1")?;
+    select.query_map([limit], |row| row.get(0).map(JobId::from_bytes))?.collect()
+}
+
+pub(super) fn is_fenced(tx: &Connection, job: &Held) -> rusqlite::Result<bool> {
+    tx.prepare_cached("SELECT fenced FROM jobs WHERE seq = ?1")?.query_row([job.seq], |row| row.get(0))
+}
+
+pub(super) fn unfence(tx: &Connection, job: &Held) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE jobs SET fenced = 0 WHERE seq = ?1")?.execute([job.seq]).map(|_| ())
+}
+
+/// Takes the fence down, if no job waits behind it any more.
+pub(super) fn take_down_fence(tx: &Connection) -> rusqlite::Result<bool> {
+    let waiting: bool =
+        tx.query_row("SELECT EXISTS (SELECT 1 FROM jobs WHERE fenced = 1)", (), |row| row.get(0))?;
+    if !waiting {
+        tx.execute("DELETE FROM fence", ())?;
+    }
+    Ok(!waiting)
+}
+
+pub(super) fn retired(tx: &Connection) -> rusqlite::Result<Option<Retired>> {
+    tx.query_row("SELECT at, archive, transfer FROM retired", (), |row| {
+        Ok(Retired { at: time(row, 0)?, archive: row.get(1)?, transfer: row.get(2)? })
+    })
+    .optional()
+}
+
+pub(super) fn set_retired(tx: &Connection, retired: Option<&Retired>) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM retired", ())?;
+    let Some(Retired { at, archive, transfer }) = retired else { return Ok(()) };
+    let sql = "INSERT INTO retired (at, archive, transfer) VALUES (?1, ?2, ?3)";
+    tx.execute(sql, (at.ms(), archive, transfer)).map(|_| ())
 }
 
 pub(super) fn unreported(tx: &Connection) -> rusqlite::Result<Vec<Expired>> {

@@ -417,6 +417,11 @@ pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     table::nonsense(tx)
 }
 
+/// Begins another chain of batches in a copy that was restored.
+pub(crate) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
+    table::begin_chain_anew(tx)
+}
+
 /// Makes what was saved of a damaged database agree with itself.
 pub(crate) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     table::mend(tx)

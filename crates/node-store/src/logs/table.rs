@@ -293,6 +293,25 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Begins another chain of batches: this file is a copy, and whoever has the other one goes on with the chain that is
+/// in it. Records that were in batches go into new ones; what those batches told of losses is told again.
+pub(super) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
+    let headers: Vec<String> = tx
+        .prepare("SELECT header FROM batches")?
+        .query_map((), |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut tell = tx.prepare("UPDATE losses SET untold = untold + ?2 WHERE level = ?1")?;
+    for header in headers {
+        let header: BatchHeader = serde_json::from_str(&header).map_err(foreign)?;
+        for (level, lost) in header.lost {
+            tell.execute((level.rank(), lost))?;
+        }
+    }
+    tx.execute("DELETE FROM batches", ())?;
+    tx.execute("UPDATE chain SET id = randomblob(16), next = 1, prev = zeroblob(32), sealed = 0", ())
+        .map(|_| ())
+}
+
 /// Counts the records older than `before`, and those of them that are in no batch.
 pub(super) fn count_expired(tx: &Connection, before: Timestamp) -> rusqlite::Result<(u64, u64)> {
     let sql = "SELECT count(*), ifnull(sum(seq > (SELECT sealed FROM chain)), 0) FROM records WHERE at < ?1";

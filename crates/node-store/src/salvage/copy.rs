@@ -54,6 +54,8 @@ pub(super) const fn tables(database: Database) -> &'static [Table] {
     const JOBS: &[Table] = &[
         mended(numbered("tally", "one")),
         mended(numbered("floor", "one")),
+        mended(numbered("fence", "one")),
+        mended(numbered("retired", "one")),
         counted(numbered("jobs", "seq")),
         numbered("payloads", "field"),
         mended(unnumbered("settled", "id")),

@@ -19,11 +19,13 @@ mod network;
 mod node;
 
 pub use network::{
-    Acknowledged, ErrorAnswer, ErrorCode, Keysets, NetworkFrame, NetworkTime, Registered, SnapshotRef,
+    Acknowledged, Claim, Claimed, Claims, ErrorAnswer, ErrorCode, Keysets, NetworkFrame, NetworkTime,
+    Registered, SnapshotRef,
 };
 pub use node::{
     Accept, AcceptAnswer, Account, Chunk, ConfigOutcome, ConfigReport, DRIFTED_MAX, ExpiredJob, FailedJob,
-    Heartbeat, Hello, JobCounts, Leaving, LogBatch, Pong, Readiness, Register, ResultOfJob, TraceBatch,
+    Heartbeat, Hello, INQUIRY_JOBS_MAX, Inquiry, JobCounts, Leaving, LogBatch, Pong, Readiness, Register,
+    ResultOfJob, TraceBatch,
 };
 
 /// The version of the protocol, in [`Register`], [`Hello`] and [`NetworkFrame::Welcome`].
@@ -57,6 +59,8 @@ pub mod path {
     pub const CONFIG_REPORT: &str = "/node/v1/config-report";
     /// POST [`Account`](super::Account): [`Acknowledged`](super::Acknowledged).
     pub const ACCOUNT: &str = "/node/v1/account";
+    /// POST [`Inquiry`](super::Inquiry): [`Claims`](super::Claims).
+    pub const INQUIRY: &str = "/node/v1/inquiry";
     /// WebSocket: [`NetworkFrame`](super::NetworkFrame)s against [`Signed`](super::Signed) messages.
     pub const SESSION: &str = "/node/v1/session";
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, JobId, NodeId, Timestamp, job::Job, message::MessageKind};
+use crate::{Digest, JobId, NodeId, Timestamp, job::Job, message::MessageKind, trace::Outcome};
 
 /// The keysets, so that a node can judge what the network signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,45 @@ pub struct Acknowledged {
     pub count: u64,
 }
 
+/// What the network says of a job that a restored node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "claim", rename_all = "snake_case")]
+pub enum Claim {
+    /// It is this node's, and has no end yet.
+    Yours,
+    /// It has an end, whoever said it.
+    Ended {
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// It has no end, and is another node's or to be offered anew.
+    NotYours,
+    /// The network does not know it.
+    Unknown,
+}
+
+/// A job and what the network says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The job.
+    pub job: JobId,
+    /// What the network says of it.
+    #[serde(flatten)]
+    pub claim: Claim,
+}
+
+/// The answer to an [`Inquiry`](super::Inquiry).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The network's time.
+    pub now_ms: Timestamp,
+    /// The newest snapshot, if there is one: a restored node takes it before it runs a job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotRef>,
+    /// One for each job that was asked about.
+    pub jobs: Vec<Claimed>,
+}
+
 /// Why the network takes no notice of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +104,8 @@ pub enum ErrorCode {
     OutOfTime,
     /// A later start of the same node was seen: this one is a copy.
     Superseded,
+    /// Another start of the same node is connected and answers: this one came later, and is the copy.
+    AlreadyRunning,
     /// It is for another network.
     OtherNetwork,
     /// The node is not registered.

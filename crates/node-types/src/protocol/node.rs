@@ -36,6 +36,7 @@ payloads! {
     Account: AccountLink;
     Pong: Pong;
     Leaving: Leaving;
+    Inquiry: Inquiry;
 }
 
 /// The node makes itself known. Again and again is harmless: the node ID comes from the key.
@@ -281,4 +282,16 @@ pub struct Pong {
 pub struct Leaving {
     /// Why, in words.
     pub reason: String,
+}
+
+/// The most jobs that one [`Inquiry`] names: its answer stays far below the largest that a node reads.
+pub const INQUIRY_JOBS_MAX: usize = 50_000;
+
+/// The node was restored from a backup: what has become of the jobs that it held then?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inquiry {
+    /// Jobs that it holds, at most [`INQUIRY_JOBS_MAX`].
+    pub jobs: Vec<JobId>,
+    /// These are all: whatever else the network has given to this node was lost here, and may be given out again.
+    pub all: bool,
 }

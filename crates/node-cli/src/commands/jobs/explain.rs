@@ -326,6 +326,9 @@ const fn why(kind: FailureKind) -> &'static str {
         FailureKind::AttemptsExhausted => "it was started as often as it may be, and never ended",
         FailureKind::Forbidden => "the snapshot now in force does not allow it",
         FailureKind::Unreadable => "what was stored of it cannot be read",
+        FailureKind::Unclaimed => {
+            "the node was restored from a backup, and the network did not know it as its job any more"
+        }
     }
 }
 
@@ -395,7 +398,7 @@ fn advice(id: JobId, story: &Story) -> Option<String> {
         Ok(FailureKind::Unreadable) => {
             "check the disk and the volume: `resultity-node doctor --deep`".to_owned()
         }
-        Ok(FailureKind::Cancelled | FailureKind::Forbidden) => {
+        Ok(FailureKind::Cancelled | FailureKind::Forbidden | FailureKind::Unclaimed) => {
             "nothing: the network wanted it so".to_owned()
         }
         Err(Standing::Queued | Standing::Running) => {

@@ -1,0 +1,371 @@
+//! `backup`: the node's volume in one file, and a volume made of such a file.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::{Args, Subcommand};
+use node_store::{
+    backup::{self, Manifest, Purpose, Restored, Source, Verified},
+    disk::RealDisk,
+    keys::{Kek, KekSources, Source as KeySource},
+};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::{Verdict, init};
+use crate::{
+    cli,
+    context::{Context, reading},
+    failure::Failure,
+    measure::{self, count},
+    out::Report,
+    page::{Page, Tone},
+    passphrase::{self, Known},
+    settings::Layer,
+};
+
+/// What is done with a backup.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Write a backup of the node's volume, beside a running Agent too
+    Create(Create),
+    /// Read all of a backup and say whether it is sound; no volume is needed
+    Verify(Verify),
+    /// Make a volume of a backup where there is none
+    Restore(Restore),
+}
+
+/// Write a backup of the node's volume, beside a running Agent too.
+///
+/// In it: configuration, binding, jobs (prompts and answers stay sealed), traces and logs. Not in it: model files, which are
+/// fetched again, and the keys, unless they are asked for. Without its keys a backup restores nothing: keep the keys
+/// folder or an exported key apart from it, or take them in under a passphrase.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node backup create
+  resultity-node backup create /mnt/safe/node.backup --with-keys
+  resultity-node backup create --with-keys --passphrase-file new.txt --json")]
+pub(crate) struct Create {
+    /// The file to write, readable by its owner alone; else resultity-<network>-<moment>.backup in this folder
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// Take both keys in, sealed under a passphrase: the file and the passphrase together are the node
+    #[arg(long)]
+    with_keys: bool,
+    /// The file with that passphrase; without it the terminal is asked twice
+    #[arg(long, value_name = "FILE", requires = "with_keys", value_hint = clap::ValueHint::FilePath)]
+    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    keys: cli::Keys,
+}
+
+/// Read all of a backup: hashes, every page and row of its databases, whose they are, and whether its keys open. No volume
+/// is needed. It is unpacked into the folder of temporary files ($TMPDIR) meanwhile.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node backup verify node.backup
+  resultity-node backup verify node.backup --passphrase-file its.txt --json")]
+pub(crate) struct Verify {
+    /// The backup
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    file: PathBuf,
+    /// The file with the passphrase of the keys in it; without it they are not opened
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    passphrase_file: Option<PathBuf>,
+}
+
+/// Make a volume of a backup. Nothing is ever restored over a volume.
+///
+/// The node may have gone on since the backup was made, so its jobs are fenced: when the Agent runs, it asks the network
+/// about each of them first, and runs and sends those alone that are still this node's. Its keys are sealed as those of
+/// a new node are.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  resultity-node backup restore node.backup
+  resultity-node backup restore node.backup --passphrase-file its.txt
+  resultity-node backup restore node.backup --keys /mnt/old/testnet/keys
+  resultity-node backup restore node.backup --key-file node-key.json")]
+pub(crate) struct Restore {
+    /// The backup
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    file: PathBuf,
+    /// The keys folder of the old volume, for a backup without keys
+    #[arg(long, value_name = "FOLDER", conflicts_with = "key_file", value_hint = clap::ValueHint::DirPath)]
+    keys: Option<PathBuf>,
+    /// The node's key as a Web3 keystore, for a backup without keys; jobs in it cannot be opened and are reported as failed
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    key_file: Option<PathBuf>,
+    /// The file with the passphrase of the keys in the backup, of the keys folder or of the keystore; without it the terminal
+    /// is asked
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    new_keys: cli::Keys,
+}
+
+/// A member of an archive, for showing.
+#[derive(Serialize)]
+struct MemberShown {
+    path: String,
+    bytes: u64,
+    sha256: String,
+}
+
+/// A backup, for showing.
+#[derive(Serialize)]
+pub(super) struct BackupShown {
+    file: PathBuf,
+    purpose: Purpose,
+    network: String,
+    node: String,
+    volume: String,
+    release: String,
+    created_at: String,
+    with_keys: bool,
+    bytes: u64,
+    members: Vec<MemberShown>,
+}
+
+impl BackupShown {
+    pub(super) fn of(file: PathBuf, manifest: &Manifest) -> Self {
+        let members = manifest.members.iter().map(|member| MemberShown {
+            path: member.path.clone(),
+            bytes: member.bytes,
+            sha256: member.sha256.to_string(),
+        });
+        Self {
+            file,
+            purpose: manifest.purpose,
+            network: manifest.network.to_string(),
+            node: manifest.node.to_string(),
+            volume: manifest.volume.to_string(),
+            release: manifest.release.clone(),
+            created_at: manifest.created_at.to_string(),
+            with_keys: manifest.has_keys(),
+            bytes: manifest.bytes(),
+            members: members.collect(),
+        }
+    }
+
+    pub(super) fn rows(&self, page: &mut Page) {
+        page.row("file", self.file.display());
+        page.row("network", &self.network);
+        page.row("node", &self.node);
+        page.row("made", format!("{} by release {}", self.created_at, self.release));
+        page.row(
+            "holds",
+            format!("{}, {}", count(self.members.len() as u64, "file"), measure::bytes(self.bytes)),
+        );
+        page.row("keys", if self.with_keys { "in it, sealed under a passphrase" } else { "not in it" });
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    #[serde(flatten)]
+    backup: BackupShown,
+    next: String,
+}
+
+impl Report for Made {
+    fn page(&self, page: &mut Page) {
+        page.toned(Tone::Strong, "A backup is made.");
+        self.backup.rows(page);
+        page.row("next", &self.next);
+    }
+}
+
+#[derive(Serialize)]
+struct Sound {
+    #[serde(flatten)]
+    backup: BackupShown,
+    sound: bool,
+    jobs: u64,
+    log_records: u64,
+    config_version: u64,
+    /// Nothing where there are none, or they were not tried.
+    keys_open: Option<bool>,
+}
+
+impl Report for Sound {
+    fn page(&self, page: &mut Page) {
+        page.toned(Tone::Good, "The backup is sound.");
+        self.backup.rows(page);
+        page.row("jobs", self.jobs);
+        page.row("log records", self.log_records);
+        match self.config_version {
+            0 => page.row("snapshot", "none"),
+            version => page.row("snapshot", format!("version {version}")),
+        }
+        match (self.backup.with_keys, self.keys_open) {
+            (true, Some(_)) => page.row("passphrase", "opens the keys"),
+            (true, None) => page.toned_row("passphrase", Tone::Warning, "not tried: give --passphrase-file"),
+            (false, _) => {}
+        }
+    }
+}
+
+/// A restored volume, for showing.
+#[derive(Serialize)]
+pub(super) struct RestoredShown {
+    #[serde(flatten)]
+    backup: BackupShown,
+    folder: PathBuf,
+    jobs: u64,
+    fenced: bool,
+    next: String,
+}
+
+impl RestoredShown {
+    pub(super) fn of(file: PathBuf, restored: &Restored, fenced: bool, next: String) -> Self {
+        Self {
+            backup: BackupShown::of(file, &restored.manifest),
+            folder: restored.folder.clone(),
+            jobs: restored.jobs,
+            fenced,
+            next,
+        }
+    }
+}
+
+impl Report for RestoredShown {
+    fn page(&self, page: &mut Page) {
+        page.toned(Tone::Strong, if self.fenced { "The node is restored." } else { "The node is moved in." });
+        self.backup.rows(page);
+        page.row("folder", self.folder.display());
+        if self.fenced {
+            let waits = "wait until the network was asked which are still this node's";
+            page.row("jobs", format!("{}; they {waits}", self.jobs));
+        } else {
+            page.row("jobs", self.jobs);
+        }
+        page.row("next", &self.next);
+    }
+}
+
+impl Backup {
+    /// What its flags set.
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        match self {
+            Self::Create(Create { keys, .. }) | Self::Restore(Restore { new_keys: keys, .. }) => {
+                keys.layer(layer);
+            }
+            Self::Verify(_) => {}
+        }
+    }
+
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        match self {
+            Self::Create(create) => create.run(context),
+            Self::Verify(verify) => verify.run(context),
+            Self::Restore(restore) => restore.run(context),
+        }
+    }
+}
+
+impl Create {
+    fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        // Said before anybody is asked for a passphrase.
+        context.view()?;
+        let now = reading()?.wall;
+        let moment = now.to_string().replace(':', "-");
+        let usual = || PathBuf::from(format!("resultity-{}-{moment}.backup", context.settings.network));
+        let file = self.file.clone().unwrap_or_else(usual);
+        let kek = self.with_keys.then(|| {
+            let phrase =
+                passphrase::new(self.passphrase_file.as_deref(), "passphrase for the keys in the backup")?;
+            sealing(context, phrase)
+        });
+        let kek = kek.transpose()?;
+        let options = context.options_to_open();
+        let manifest = backup::create(&options, &file, kek.as_ref(), node_agent::VERSION, now)?;
+        let next = if self.with_keys {
+            "keep the passphrase apart from the file: whoever has both has the node; `resultity-node backup verify` reads \
+             it"
+        } else {
+            "keep the keys too, or it restores nothing: `resultity-node key export`, or the folder keys/; `resultity-node \
+             backup verify` reads it"
+        };
+        let backup = BackupShown::of(file, &manifest);
+        context.out.show(&Made { backup, next: next.to_owned() })?;
+        Ok(Verdict::Done)
+    }
+}
+
+impl Verify {
+    fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let sources = match &self.passphrase_file {
+            Some(file) => {
+                let phrase = passphrase::existing(Some(file), "passphrase of the backup")?;
+                Some(opening(context, phrase))
+            }
+            None => None,
+        };
+        let Verified { manifest, held, keys_open } =
+            backup::verify(&self.file, sources.as_ref(), &std::env::temp_dir())?;
+        context.out.show(&Sound {
+            backup: BackupShown::of(self.file.clone(), &manifest),
+            sound: true,
+            jobs: held.jobs,
+            log_records: held.records,
+            config_version: held.config_version,
+            keys_open,
+        })?;
+        Ok(Verdict::Done)
+    }
+}
+
+impl Restore {
+    fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        let source = self.source(context)?;
+        let restored = backup::restore(&context.options(), &self.file, &source, reading()?.wall)?;
+        let next =
+            "start it: `resultity-node run`; the node that the backup was made of must not run any more"
+                .to_owned();
+        context.out.show(&RestoredShown::of(self.file.clone(), &restored, true, next))?;
+        Ok(Verdict::Done)
+    }
+
+    fn source(&self, context: &Context) -> Result<Source, Failure> {
+        if let Some(file) = &self.key_file {
+            return Ok(Source::NodeKey(init::read_key(file, self.passphrase_file.as_deref())?));
+        }
+        let Some(folder) = &self.keys else {
+            return from_archive(context, &self.file, self.passphrase_file.as_deref());
+        };
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+        let mut sources = KekSources::new(&folder);
+        sources.passphrase_file.clone_from(&self.passphrase_file);
+        sources.secret_file.clone_from(&context.settings.keys.secret_file);
+        sources.prompt = Some(Arc::new(node_store::keys::TerminalPrompt::new()));
+        Ok(Source::Folder(folder, sources))
+    }
+}
+
+/// The keys in an archive, and what opens them. Nobody is asked for a passphrase where there are none.
+pub(super) fn from_archive(
+    context: &Context,
+    archive: &std::path::Path,
+    file: Option<&std::path::Path>,
+) -> Result<Source, Failure> {
+    let phrase = if backup::manifest_of(archive)?.has_keys() {
+        passphrase::existing(file, "passphrase of the keys in the backup")?
+    } else {
+        Zeroizing::default()
+    };
+    Ok(Source::Archive(opening(context, phrase)))
+}
+
+/// What opens keys that are sealed under a passphrase, and nothing else that stands around.
+fn opening(context: &Context, phrase: Zeroizing<String>) -> KekSources {
+    let mut sources = KekSources::new(&context.keys_folder());
+    (sources.credentials_dir, sources.secret_file) = (None, None);
+    sources.prompt = Some(Arc::new(Known::of(phrase)));
+    sources
+}
+
+/// What seals keys under a passphrase.
+pub(super) fn sealing(context: &Context, phrase: Zeroizing<String>) -> Result<Kek, Failure> {
+    Ok(opening(context, phrase).load(&RealDisk, KeySource::Passphrase)?)
+}

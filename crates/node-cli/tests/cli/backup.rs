@@ -1,0 +1,113 @@
+//! `backup` and `move`: what the operator sees of them.
+
+use crate::home::{CANARY, Home};
+
+#[test]
+fn a_backup_is_made_read_and_restored_into_another_home() {
+    let (home, second) = (Home::filled(), Home::new());
+    let pass = home.file("pass", CANARY);
+    let (pass, file) = (pass.to_str().unwrap(), home.path().join("node.backup"));
+    let file = file.to_str().unwrap();
+    let made = home.json(["backup", "create", file, "--with-keys", "--passphrase-file", pass]);
+    assert_eq!((&made["with_keys"], &made["purpose"]), (&true.into(), &"backup".into()));
+    assert_eq!(made["members"].as_array().unwrap().len(), 5);
+    home.run(["backup", "create", file]).failed(1, &[file, "exists already"]);
+
+    // Neither needs a volume.
+    let sound = second.json(["backup", "verify", file]);
+    assert_eq!((&sound["sound"], &sound["jobs"], &sound["keys_open"]), (&true.into(), &4.into(), &().into()));
+    second
+        .run(["backup", "verify", file, "--passphrase-file", pass])
+        .well()
+        .says(&["sound", "opens the keys"]);
+    let wrong = home.file("wrong", "wrong");
+    second
+        .run(["backup", "verify", file, "--passphrase-file", wrong.to_str().unwrap()])
+        .failed(1, &["node.key", "passphrase"]);
+
+    second
+        .run(["--network", "mainnet", "backup", "restore", file, "--passphrase-file", pass])
+        .failed(1, &["testnet", "mainnet", "--network testnet"]);
+    let restored = second.json(["backup", "restore", file, "--passphrase-file", pass]);
+    assert_eq!((&restored["fenced"], &restored["jobs"]), (&true.into(), &4.into()));
+    let status = |home: &Home| home.json(["status"]);
+    assert_eq!(status(&second)["node"], status(&home)["node"]);
+    assert_eq!(status(&second)["protection"], "obfuscation_only", "sealed as a new node's");
+    second
+        .run(["backup", "restore", file, "--passphrase-file", pass])
+        .failed(1, &["nothing is restored over a volume", status(&home)["node"].as_str().unwrap()]);
+}
+
+#[test]
+fn a_backup_without_keys_says_what_it_needs() {
+    let (home, second) = (Home::filled(), Home::new());
+    let file = home.path().join("node.backup");
+    let file = file.to_str().unwrap();
+    home.run(["backup", "create", file]).well().says(&["not in it", "keep the keys too"]);
+    second.run(["backup", "restore", file]).failed(1, &["holds no keys", "--keys", "--key-file"]);
+    let keys = home.volume().join("keys");
+    second.run(["backup", "restore", file, "--keys", keys.to_str().unwrap()]).well().says(&["restored"]);
+
+    let (third, pass, out) = (Home::new(), home.file("pass", CANARY), home.path().join("key.json"));
+    let (pass, out) = (pass.to_str().unwrap(), out.to_str().unwrap());
+    home.run(["key", "export", "--out", out, "--passphrase-file", pass]).well();
+    third.run(["backup", "restore", file, "--key-file", out, "--passphrase-file", pass]).well();
+    assert_eq!(third.json(["status"])["node"], home.json(["status"])["node"]);
+}
+
+#[test]
+fn what_is_no_backup_or_no_node_is_said() {
+    let home = Home::new();
+    let file = home.file("note.txt", "hello");
+    let file = file.to_str().unwrap();
+    home.run(["backup", "verify", file]).failed(1, &[file, "no backup of resultity-node"]);
+    home.run(["backup", "restore", file]).failed(1, &[file, "no backup of resultity-node"]);
+    home.run(["backup", "verify", "/nowhere/x"]).failed(1, &["/nowhere/x"]);
+    home.run(["backup", "create", "x.backup"]).failed(5, &["init"]);
+    home.run(["move", "out", "x.move", "--passphrase-file", file]).failed(5, &["init"]);
+    home.run(["backup", "create", "x", "--passphrase-file", file]).failed(2, &["--with-keys"]);
+    home.run(["move", "undo"]).failed(2, &["--file-was-not-used"]);
+}
+
+#[test]
+fn without_a_name_a_backup_gets_one_with_network_and_moment() {
+    let home = Home::with_node();
+    let mut command = home.command(["backup", "create", "--json"]);
+    let output = command.current_dir(home.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let name = made["file"].as_str().unwrap();
+    assert!(name.starts_with("resultity-testnet-20") && name.ends_with(".backup"), "{name}");
+    assert!(home.path().join(name).exists());
+}
+
+#[test]
+fn a_node_that_was_moved_out_is_shut_until_the_move_is_undone() {
+    let (home, second) = (Home::filled(), Home::new());
+    let pass = home.file("pass", CANARY);
+    let (pass, file) = (pass.to_str().unwrap(), home.path().join("node.move"));
+    let file = file.to_str().unwrap();
+    home.run(["move", "undo", "--file-was-not-used"]).failed(1, &["was not moved away"]);
+    home.run(["move", "out", file, "--passphrase-file", pass]).well().says(&["moved out", "move in"]);
+    for command in
+        [&["rotate"] as &[_], &["run", "--network-url", "http://127.0.0.1:9"], &["account", "unlink"]]
+    {
+        home.run(command).failed(6, &["moved away", file, "move undo"]);
+    }
+    home.run(["status"]).well();
+    home.run(["move", "out", "again.move", "--passphrase-file", pass]).failed(6, &["moved away", file]);
+
+    let backup = home.path().join("node.backup");
+    let backup = backup.to_str().unwrap();
+    home.run(["backup", "create", backup, "--with-keys", "--passphrase-file", pass]).well();
+    second
+        .run(["move", "in", backup, "--passphrase-file", pass])
+        .failed(1, &["is a backup", "backup restore"]);
+    let moved = second.json(["move", "in", file, "--passphrase-file", pass]);
+    assert_eq!((&moved["fenced"], &moved["jobs"]), (&false.into(), &4.into()));
+    second.run(["rotate"]).well();
+
+    let undone = home.json(["move", "undo", "--file-was-not-used"]);
+    assert_eq!(undone["file"], file);
+    home.run(["rotate"]).well();
+}

@@ -1,0 +1,252 @@
+//! Copies of a node: one that was restored asks first, one that was moved goes on, and of two that run the network sends the
+//! later one away.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Child,
+};
+
+use node_store::store::{Options, Store};
+use node_types::Network;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::{
+    stage::{Stage, eventually, external, running, with},
+    stand_in::StandIn,
+};
+
+/// A file with the passphrase of what is backed up.
+fn passphrase(stage: &Stage) -> String {
+    let path = stage.folder.path().join("passphrase");
+    std::fs::write(&path, "correct horse").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+fn archive(stage: &Stage, name: &str) -> String {
+    stage.folder.path().join(name).display().to_string()
+}
+
+/// A home without a volume, and with the same settings.
+fn second_home(stage: &Stage) -> PathBuf {
+    let home = stage.folder.path().join("second");
+    std::fs::create_dir(&home).unwrap();
+    std::fs::copy(stage.home().join("node.toml"), home.join("node.toml")).unwrap();
+    home
+}
+
+/// A home that is a copy of the node's, file by file: what nobody should make.
+fn copied_home(stage: &Stage) -> PathBuf {
+    let home = stage.folder.path().join("copy");
+    let copied = std::process::Command::new("cp").arg("-a").arg(stage.home()).arg(&home).status().unwrap();
+    assert!(copied.success());
+    home
+}
+
+fn well(ran: (Option<i32>, String)) -> String {
+    assert_eq!(ran.0, Some(0), "{}", ran.1);
+    ran.1
+}
+
+fn fence(home: &Path) -> Option<node_store::jobs::Fence> {
+    Store::view_only(&Options::new(home, Network::Testnet)).unwrap().jobs().fence().unwrap()
+}
+
+async fn exit_code(mut node: Child) -> Option<i32> {
+    eventually("it ends", || std::future::ready(node.try_wait().unwrap())).await.code()
+}
+
+async fn is_held(stage: &Stage, job: &str) {
+    eventually(&format!("job {job} is held"), || async {
+        (stage.job(job).await["place"] == "held").then_some(())
+    })
+    .await;
+}
+
+/// The starts of the node that a job's messages of a kind came from.
+fn boots(job: &Value, kind: &str) -> Vec<String> {
+    let messages = job["messages"].as_array().unwrap().iter().filter(|message| message["kind"] == kind);
+    messages.map(|message| message["bootId"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Given a backup, and a node that went on for a while after it: some of the backup's jobs were answered, one was not, a
+/// new one came, and a new snapshot. When it is lost and the backup takes its place, no job is answered twice, none is
+/// computed again that was answered, and none that is open is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_node_asks_first_and_no_job_is_answered_twice_or_lost() {
+    let (mut stage, runtime) = running(external()).await;
+    let pass = passphrase(&stage);
+    runtime.hang(true);
+    runtime.hold(true);
+    let mut jobs = Vec::new();
+    for prompt in ["held over", "first", "second", "third"] {
+        let job = stage.submit(prompt).await;
+        is_held(&stage, &job).await;
+        jobs.push(job);
+    }
+    let file = archive(&stage, "node.backup");
+    well(stage.command(&["backup", "create", &file, "--with-keys", "--passphrase-file", &pass]));
+    runtime.hang(false);
+    for job in &jobs[1..] {
+        assert_eq!(stage.ended(job).await["end"], "result");
+    }
+    eventually("what was answered is acknowledged", || async {
+        (stage.view().jobs().tally().unwrap().jobs == 1).then_some(())
+    })
+    .await;
+    let late = stage.submit("held too").await;
+    is_held(&stage, &late).await;
+    stage.post("/v1/devnet/snapshots", &json!({ "limits": { "concurrency": 3 } })).await;
+    eventually("the new snapshot is in force", || async {
+        (stage.view().snapshots().unwrap().floor().version == 2).then_some(())
+    })
+    .await;
+    stage.kill_node();
+    let before = stage.get("state").await["nodes"][0]["bootId"].clone();
+
+    // The network is not there at first: then nothing is run.
+    let home = second_home(&stage);
+    let there = stage.command(&["backup", "restore", &file, "--passphrase-file", &pass]);
+    assert_eq!(there.0, Some(1), "{}", there.1);
+    assert!(there.1.contains("nothing is restored over a volume"), "{}", there.1);
+    well(stage.command_in(&home, &["backup", "restore", &file, "--passphrase-file", &pass]));
+    assert_eq!(fence(&home).unwrap().jobs, 4);
+    stage.stop_network().await;
+    runtime.hold(false);
+    let restored = stage.start_in(&home);
+    stage.adopt(restored);
+    eventually("it has asked in vain", || async {
+        stage.said().contains("the network could not be asked about the restored jobs").then_some(())
+    })
+    .await;
+    assert_eq!(fence(&home).unwrap().jobs, 4);
+    let starts = ["held over", "first", "second", "third", "held too"].map(|prompt| runtime.starts(prompt));
+    stage.start_network().await;
+
+    // The open ones end, the one that came after the backup too,
+    for job in [&jobs[0], &late] {
+        let ended = stage.ended(job).await;
+        assert_eq!(ended["end"], "result", "{ended}");
+        assert!(!boots(&ended, "result").contains(&before.as_str().unwrap().to_owned()));
+    }
+    assert!(fence(&home).is_none());
+    // the others are neither run nor sent again,
+    for (job, prompt) in jobs[1..].iter().zip(["first", "second", "third"]) {
+        let shown = stage.job(job).await;
+        assert_eq!(boots(&shown, "result"), [before.as_str().unwrap()], "{prompt}");
+        assert_eq!(runtime.starts(prompt), 1, "{prompt}");
+    }
+    assert_eq!(runtime.starts("held over"), starts[0] + 1);
+    // all of it is reported, no message was one too many, and the floor is where it was.
+    let text = "1 go on, 3 have ended since, 0 are others' now, 0 it does not know";
+    eventually("the network has the report", || async {
+        stage.get("logs").await.to_string().contains(text).then_some(())
+    })
+    .await;
+    assert_eq!(stage.get("state").await["refused"], json!({}));
+    let view = Store::view_only(&Options::new(&home, Network::Testnet)).unwrap();
+    assert_eq!(view.snapshots().unwrap().floor().version, 2);
+    eventually("nothing is left", || async { (view.jobs().tally().unwrap().jobs == 0).then_some(()) }).await;
+}
+
+/// A volume that was copied, and both run: the one that came later stops, and says why. The first goes on, also when it was
+/// killed and started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
+    let (mut stage, _runtime) = running(external()).await;
+    let home = copied_home(&stage);
+    let copy = stage.start_in(&home);
+    assert_eq!(exit_code(copy).await, Some(6));
+    let said = stage.said();
+    assert!(said.contains("this node runs twice") && said.contains("runs already"), "{said}");
+
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+    assert!(stage.get("state").await["refused"]["already_running"].as_u64() > Some(0));
+    assert!(stage.node().try_wait().unwrap().is_none(), "the first goes on");
+
+    // Killed and started at once: it is not taken for a copy of itself.
+    let refused = stage.get("state").await["refused"].clone();
+    stage.kill_node();
+    stage.start_node();
+    stage.active().await;
+    let job = stage.submit("wait 2").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+    assert_eq!(stage.get("state").await["refused"], refused);
+
+    // And when the first is not there, the copy is the node.
+    stage.kill_node();
+    let copy = stage.start_in(&home);
+    stage.adopt(copy);
+    stage.active().await;
+    let job = stage.submit("wait 3").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
+/// One that does not answer is let go for one that does; when it comes back, it is the one that stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_away_finds_that_another_took_its_place() {
+    let (mut stage, _runtime) = running(external()).await;
+    let home = copied_home(&stage);
+    let first = Pid::from_child(stage.node());
+    kill_process(first, Signal::STOP).unwrap();
+    let mut copy = stage.start_in(&home);
+    eventually("the copy is connected", || async {
+        let node = stage.get("state").await["nodes"][0].clone();
+        (node["connected"] == true && node["boots"].as_array().unwrap().len() == 2).then_some(())
+    })
+    .await;
+    kill_process(first, Signal::CONT).unwrap();
+    let code = eventually("the first ends", || {
+        let ended = stage.node().try_wait().unwrap();
+        std::future::ready(ended)
+    })
+    .await;
+    assert_eq!(code.code(), Some(6));
+    assert!(copy.try_wait().unwrap().is_none());
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+}
+
+/// Handed over amid its jobs: it goes on elsewhere without being asked anything, and the old one stays shut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_node_goes_on_and_the_old_one_stays_shut() {
+    let runtime = StandIn::start().await;
+    let template = with(external(), "/limits/concurrency", 1);
+    let settings = format!("shutdown_grace_ms = 1\n[runtime]\nurl = \"{}\"", runtime.url);
+    let mut stage = Stage::set(template, &settings).await;
+    let (pass, file) = (passphrase(&stage), archive(&stage, "node.move"));
+    stage.start_node();
+    stage.active().await;
+    runtime.hold(true);
+    let mut jobs = Vec::new();
+    for prompt in ["held a", "held b"] {
+        let job = stage.submit(prompt).await;
+        is_held(&stage, &job).await;
+        jobs.push(job);
+    }
+    let out = ["move", "out", &file, "--passphrase-file", &pass];
+    let running = stage.command(&out);
+    assert_eq!(running.0, Some(4), "{}", running.1);
+    assert_eq!(stage.stop_node().await, Some(0));
+    well(stage.command(&out));
+
+    let old = stage.start_in(&stage.home());
+    assert_eq!(exit_code(old).await, Some(6));
+    assert!(stage.said().contains("was moved away on"), "{}", stage.said());
+    assert_eq!(stage.command(&["rotate"]).0, Some(6));
+    assert_eq!(stage.command(&["status"]).0, Some(0), "looking still works");
+
+    let home = second_home(&stage);
+    well(stage.command_in(&home, &["move", "in", &file, "--passphrase-file", &pass]));
+    assert!(fence(&home).is_none());
+    runtime.hold(false);
+    let moved = stage.start_in(&home);
+    stage.adopt(moved);
+    for job in &jobs {
+        assert_eq!(stage.ended(job).await["end"], "result");
+    }
+    assert_eq!(stage.get("state").await["refused"], json!({}));
+}

@@ -1,0 +1,761 @@
+//! A backup is whole or not there, restores to what it was made of, and lets no job run twice. An archive may come from
+//! anybody.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(clippy::disallowed_methods, reason = "a test's own files")]
+
+mod common;
+#[path = "fixtures/contents.rs"]
+#[expect(dead_code, reason = "the fixtures' test uses more of it")]
+mod contents;
+#[path = "../../node-types/tests/trust/common.rs"]
+#[expect(dead_code, reason = "the trust documents' tests use more of it")]
+mod trust;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use common::{at, id};
+use contents::{ACKNOWLEDGED, FAILED, FINISHED, QUEUED, RUNNING, offered};
+use node_store::{
+    backup::{self, BackupError, Held, Manifest, Purpose, Source},
+    disk::RealDisk,
+    jobs::{Accepted, AfterRestore, Lease},
+    keys::{Kek, KekSources, NodeKey, Source as KeySource},
+    store::{Options, Store, StoreError},
+    volume::VolumeError,
+};
+use node_types::{
+    Network, Timestamp,
+    job::FailureKind,
+    protocol::{Claim, Claimed},
+    trace::Outcome,
+};
+use proptest::prelude::*;
+use trust::NOW;
+use zeroize::Zeroizing;
+
+const RELEASE: &str = "0.1.0";
+const PASSPHRASE: &str = "correct horse";
+/// When backups are restored.
+const LATER: Timestamp = NOW.plus_ms(1_000_000);
+
+/// A home with a volume that has something in every table, and a folder for archives.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        contents::fill(&contents::options(&folder.path().join("home")));
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn options(&self, home: &str) -> Options {
+        contents::options(&self.path(home))
+    }
+
+    fn open(&self, home: &str) -> Store {
+        Store::open(&self.options(home), &at(LATER)).unwrap()
+    }
+
+    fn sources(&self, passphrase: &str) -> KekSources {
+        let file = self.path("passphrase");
+        fs::write(&file, passphrase).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut sources = KekSources::new(&self.path("nowhere"));
+        sources.passphrase_file = Some(file);
+        sources
+    }
+
+    fn kek(&self) -> Kek {
+        self.sources(PASSPHRASE).load(&RealDisk, KeySource::Passphrase).unwrap()
+    }
+
+    fn create(&self, name: &str, keys: Option<&Kek>) -> Manifest {
+        backup::create(&self.options("home"), &self.path(name), keys, RELEASE, NOW).unwrap()
+    }
+
+    fn restore(&self, name: &str, home: &str) -> Result<backup::Restored, BackupError> {
+        let source = Source::Archive(self.sources(PASSPHRASE));
+        backup::restore(&self.options(home), &self.path(name), &source, LATER)
+    }
+
+    /// The tar of an archive, as any Zstandard reads it.
+    fn tar(&self, name: &str) -> Vec<u8> {
+        let mut tar = Vec::new();
+        zstd::Decoder::new(fs::File::open(self.path(name)).unwrap()).unwrap().read_to_end(&mut tar).unwrap();
+        tar
+    }
+
+    fn pack(&self, name: &str, tar: &[u8]) {
+        let mut out = zstd::Encoder::new(fs::File::create(self.path(name)).unwrap(), 1).unwrap();
+        out.write_all(tar).unwrap();
+        out.finish().unwrap();
+    }
+
+    /// Everything below the folder, by name.
+    fn names(&self) -> Vec<PathBuf> {
+        fn below(folder: &Path) -> Vec<PathBuf> {
+            let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            paths
+                .flat_map(|path| {
+                    if path.is_dir() { [vec![path.clone()], below(&path)].concat() } else { vec![path] }
+                })
+                .collect()
+        }
+        // Whoever looks last leaves the log of a database that is only read.
+        let is_log = |path: &PathBuf| {
+            path.to_string_lossy().ends_with("-wal") || path.to_string_lossy().ends_with("-shm")
+        };
+        let mut names = below(self.folder.path());
+        names.retain(|path| !is_log(path));
+        names.sort();
+        names
+    }
+}
+
+fn said(jobs: &[(u64, Claim)]) -> Vec<Claimed> {
+    jobs.iter().map(|(number, claim)| Claimed { job: id(*number), claim: *claim }).collect()
+}
+
+#[test]
+fn a_backup_is_private_names_what_is_in_it_and_is_read_by_other_programs() {
+    let world = World::new();
+    let before = world.names();
+    let manifest = world.create("a.backup", None);
+    let names: Vec<&str> = manifest.members.iter().map(|member| member.path.as_str()).collect();
+    assert_eq!(names, ["state.db", "jobs.db", "logs.db"]);
+    assert_eq!(
+        (manifest.purpose, manifest.network, manifest.has_keys()),
+        (Purpose::Backup, Network::Testnet, false)
+    );
+    let archive = world.path("a.backup");
+    assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
+    let added: Vec<PathBuf> = world.names().into_iter().filter(|name| !before.contains(name)).collect();
+    assert_eq!(added, std::slice::from_ref(&archive), "nothing else is left");
+
+    let plain = world.path("plain.tar");
+    fs::write(&plain, world.tar("a.backup")).unwrap();
+    let listed = std::process::Command::new("tar").arg("-tf").arg(&plain).output().unwrap();
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), "manifest.json\nstate.db\njobs.db\nlogs.db\n");
+
+    let verified = backup::verify(&archive, None, world.folder.path()).unwrap();
+    assert_eq!(verified.manifest, manifest);
+    assert_eq!(verified.held, Held { jobs: 4, records: 2, config_version: 2 });
+    assert_eq!(verified.keys_open, None);
+
+    let again = backup::create(&world.options("home"), &archive, None, RELEASE, NOW);
+    assert!(matches!(again, Err(BackupError::ArchiveExists { .. })), "{again:?}");
+    assert_eq!(backup::manifest_of(&archive).unwrap(), manifest, "it was left as it was");
+}
+
+#[test]
+fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let verified =
+        backup::verify(&world.path("a.backup"), Some(&world.sources(PASSPHRASE)), world.folder.path());
+    assert_eq!(verified.unwrap().keys_open, Some(true));
+    let wrong = backup::verify(&world.path("a.backup"), Some(&world.sources("wrong")), world.folder.path());
+    assert!(matches!(wrong, Err(BackupError::Key(_))), "{wrong:?}");
+
+    let restored = world.restore("a.backup", "new").unwrap();
+    assert_eq!((restored.jobs, restored.folder), (4, world.path("new/testnet")));
+    let (old, store) = (world.open("home"), world.open("new"));
+    assert_eq!(store.node(), old.node());
+    let fence = store.view().jobs().fence().unwrap().unwrap();
+    assert_eq!((fence.backed_up_at, fence.restored_at, fence.jobs), (NOW, LATER, 4));
+    assert!(old.view().jobs().fence().unwrap().is_none());
+
+    let jobs = store.jobs();
+    assert!(matches!(jobs.lease(None, None, &[].into(), LATER).wait().unwrap(), Lease::Empty), "none is run");
+    assert_eq!(jobs.outbox(0, LATER).wait().unwrap(), [], "none is sent");
+    let held = jobs.view().fenced(10).unwrap();
+    assert_eq!(held.len(), 4);
+    assert!(!jobs.take_down_fence().wait().unwrap());
+
+    // The network's word decides, each time for the job that it is about.
+    let ended = Claim::Ended { outcome: Outcome::Answered };
+    let claims = said(&[
+        (QUEUED, Claim::Yours),
+        (RUNNING, ended),
+        (FINISHED, Claim::NotYours),
+        (FAILED, Claim::Unknown),
+    ]);
+    let done = jobs.judge_fenced(claims.clone(), LATER).wait().unwrap();
+    let wanted = [
+        (id(QUEUED), AfterRestore::Keep),
+        (id(RUNNING), AfterRestore::Settle(Outcome::Answered)),
+        (id(FINISHED), AfterRestore::Drop),
+        (id(FAILED), AfterRestore::Keep),
+    ];
+    assert_eq!(done, wanted);
+    assert_eq!(jobs.judge_fenced(claims, LATER).wait().unwrap(), [], "once");
+    assert!(jobs.take_down_fence().wait().unwrap());
+    assert!(store.view().jobs().fence().unwrap().is_none());
+
+    let leased = jobs.lease(None, None, &[].into(), LATER).wait().unwrap();
+    assert!(matches!(leased, Lease::Job(leased) if leased.job == offered(QUEUED)));
+    assert!(matches!(jobs.lease(None, None, &[].into(), LATER).wait().unwrap(), Lease::Empty));
+    let sent: Vec<_> =
+        jobs.outbox(0, LATER).wait().unwrap().into_iter().map(|sent| sent.unwrap().job).collect();
+    assert_eq!(sent, [id(FAILED)]);
+    let accept = |number| jobs.accept(&offered(number), LATER).wait().unwrap();
+    assert_eq!(accept(RUNNING), Accepted::Duplicate, "it has ended: never run again");
+    assert_eq!(accept(ACKNOWLEDGED), Accepted::Duplicate);
+    assert_eq!(accept(FINISHED), Accepted::New, "others gave it back");
+    let tally = jobs.view().tally().unwrap();
+    assert_eq!((tally.jobs, tally.expired), (3, 1));
+}
+
+#[test]
+fn a_job_that_the_network_does_not_know_fails_and_is_reported() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    world.restore("a.backup", "new").unwrap();
+    let store = world.open("new");
+    let jobs = store.jobs();
+    let done = jobs.judge_fenced(said(&[(QUEUED, Claim::Unknown)]), LATER).wait().unwrap();
+    assert_eq!(done, [(id(QUEUED), AfterRestore::Fail)]);
+    let sent = jobs.outbox(0, LATER).wait().unwrap();
+    let sent: Vec<_> =
+        sent.into_iter().map(|sent| sent.unwrap()).map(|it| (it.job, it.result.unwrap_err().kind)).collect();
+    assert_eq!(sent, [(id(QUEUED), FailureKind::Unclaimed)]);
+}
+
+/// The fence must survive what its volume must survive: a restart, and damage to its database.
+#[test]
+fn the_fence_stands_after_a_restart() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    world.restore("a.backup", "new").unwrap();
+    for _ in 0..2 {
+        let store = world.open("new");
+        assert_eq!(store.view().jobs().fence().unwrap().unwrap().jobs, 4);
+        assert!(matches!(store.jobs().lease(None, None, &[].into(), LATER).wait().unwrap(), Lease::Empty));
+    }
+}
+
+/// The node of the backup goes on: it uses numbers, and sends log batches of its chain.
+#[test]
+fn a_restored_volume_repeats_no_number_and_begins_another_chain_of_logs() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let old = world.open("home");
+    let used = old.binding().reserve_sequence(100_000).wait().unwrap().end;
+    let chain = old.logs().seal().wait().unwrap().unwrap().header.chain;
+    drop(old);
+
+    world.restore("a.backup", "new").unwrap();
+    let new = world.open("new");
+    let first = new.binding().reserve_sequence(1).wait().unwrap().start;
+    assert!(first > used, "{first} after {used}");
+    assert!(first >= LATER.ms() * 1000, "also above those that are used until now");
+    new.binding().pass_sequence(LATER.plus_ms(5_000)).wait().unwrap();
+    assert!(new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000);
+    new.binding().pass_sequence(NOW).wait().unwrap();
+    assert!(
+        new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000,
+        "never back"
+    );
+
+    assert!(new.logs().view().batches(10).unwrap().is_empty());
+    let batch = new.logs().seal().wait().unwrap().unwrap();
+    assert_ne!(batch.header.chain, chain);
+    assert_eq!(batch.header.seq, 1);
+    let records = batch.records().unwrap();
+    assert_eq!(records.len(), 2, "those of the batch that was on its way too");
+    assert_eq!(batch.header.lost.values().sum::<u64>(), 1, "a loss is told twice rather than never");
+}
+
+#[test]
+fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_volume() {
+    let world = World::new();
+    let store = Arc::new(world.open("home"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = std::thread::spawn({
+        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        move || {
+            let mut number = 1000;
+            while !stop.load(Ordering::Relaxed) {
+                let jobs = store.jobs();
+                assert_eq!(jobs.accept(&offered(number), LATER).wait().unwrap(), Accepted::New);
+                // Fewer than are taken, so that there is always something.
+                if number % 2 == 0 {
+                    jobs.fail(id(number), node_types::job::Failure::new(FailureKind::Runtime, "x"), LATER)
+                        .wait()
+                        .unwrap();
+                    jobs.acknowledge(id(number), LATER).wait().unwrap();
+                }
+                number += 1;
+            }
+            number
+        }
+    });
+    let mut seen = Vec::new();
+    for round in 0..5 {
+        let name = format!("{round}.backup");
+        world.create(&name, None);
+        seen.push(backup::verify(&world.path(&name), None, world.folder.path()).unwrap().held.jobs);
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(writing.join().unwrap() > 1000);
+    assert!(seen.is_sorted(), "{seen:?}");
+}
+
+#[test]
+fn a_backup_without_keys_takes_those_of_the_old_volume_or_the_nodes_own() {
+    let world = World::new();
+    world.create("a.backup", None);
+    let none = world.restore("a.backup", "new");
+    assert!(matches!(none, Err(BackupError::NoKeys { .. })), "{none:?}");
+    assert!(!world.path("new").exists());
+
+    let keys = world.path("home/testnet/keys");
+    let folder = Source::Folder(keys.clone(), KekSources::new(&keys));
+    backup::restore(&world.options("new"), &world.path("a.backup"), &folder, LATER).unwrap();
+    let store = world.open("new");
+    store.jobs().judge_fenced(said(&[(QUEUED, Claim::Yours)]), LATER).wait().unwrap();
+    let leased = store.jobs().lease(None, None, &[].into(), LATER).wait().unwrap();
+    assert!(matches!(leased, Lease::Job(leased) if leased.job == offered(QUEUED)), "the volume key is there");
+
+    // The key that `contents::fill` made the volume with.
+    let key = || NodeKey::from_bytes(&Zeroizing::new([5; 32])).unwrap();
+    backup::restore(&world.options("third"), &world.path("a.backup"), &Source::NodeKey(key()), LATER)
+        .unwrap();
+    let store = world.open("third");
+    assert_eq!(store.node(), world.open("home").node());
+    store.jobs().judge_fenced(said(&[(QUEUED, Claim::Yours)]), LATER).wait().unwrap();
+    let leased = store.jobs().lease(None, None, &[].into(), LATER).wait().unwrap();
+    assert!(matches!(leased, Lease::Unreadable(_)), "and is reported so: {leased:?}");
+
+    let other = Source::NodeKey(NodeKey::generate().unwrap());
+    let refused = backup::restore(&world.options("fourth"), &world.path("a.backup"), &other, LATER);
+    assert!(matches!(refused, Err(BackupError::OtherKey { .. })), "{refused:?}");
+    let foreign = tempfile::tempdir().unwrap();
+    contents::fill(&contents::options(foreign.path()));
+    let keys = foreign.path().join("testnet/keys");
+    let other = Source::Folder(keys.clone(), KekSources::new(&keys));
+    let refused = backup::restore(&world.options("fourth"), &world.path("a.backup"), &other, LATER);
+    assert!(matches!(refused, Err(BackupError::OtherVolumeKey { .. })), "{refused:?}");
+    assert!(!world.path("fourth/testnet").exists());
+}
+
+#[test]
+fn nothing_is_restored_over_anything_or_on_another_network() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let before = world.names();
+    let there = world.restore("a.backup", "home").unwrap_err();
+    let BackupError::VolumeExists { held, offered, .. } = &there else { panic!("{there:?}") };
+    assert!(held.contains(&offered.to_string()), "{there}");
+    assert_eq!(world.names(), before);
+
+    fs::create_dir_all(world.path("empty/testnet")).unwrap();
+    assert!(matches!(world.restore("a.backup", "empty"), Err(BackupError::VolumeExists { .. })));
+    assert_eq!(fs::read_dir(world.path("empty")).unwrap().count(), 1);
+
+    let mut mainnet = Options::new(&world.path("main"), Network::Mainnet);
+    mainnet.kek.secret_file = None;
+    let source = Source::Archive(world.sources(PASSPHRASE));
+    let other = backup::restore(&mainnet, &world.path("a.backup"), &source, LATER).unwrap_err();
+    assert!(matches!(&other, BackupError::OtherNetwork { .. }), "{other:?}");
+    assert!(other.to_string().contains("testnet") && other.to_string().contains("mainnet"), "{other}");
+    assert!(!world.path("main").exists());
+
+    let source = Source::Archive(world.sources("wrong"));
+    let wrong = backup::restore(&world.options("new"), &world.path("a.backup"), &source, LATER);
+    assert!(matches!(wrong, Err(BackupError::Key(_))), "{wrong:?}");
+    assert_eq!(fs::read_dir(world.path("new")).unwrap().count(), 0, "nothing is left of the attempt");
+}
+
+/// What a crash leaves of a restore is no volume, and does not stand in the way of the next one.
+#[test]
+fn a_restore_that_was_broken_off_is_begun_anew() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let left = world.path("new/.testnet.restore");
+    fs::create_dir_all(left.join("keys.archived")).unwrap();
+    for folder in [&left, &left.join("keys.archived")] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::write(left.join("jobs.db"), "half").unwrap();
+    fs::write(left.join("keys.archived/node.key"), "half").unwrap();
+    std::os::unix::fs::symlink(world.path("home"), left.join("link")).unwrap();
+    world.restore("a.backup", "new").unwrap();
+    assert!(!left.exists());
+    assert!(world.path("home/testnet/state.db").exists(), "a link is not followed");
+    world.open("new");
+}
+
+// What is done to an archive.
+
+/// Where the headers of an archive's members are.
+fn headers(tar: &[u8]) -> Vec<usize> {
+    let (mut at, mut found) = (0, Vec::new());
+    while tar[at] != 0 {
+        found.push(at);
+        let size = std::str::from_utf8(&tar[at + 124..at + 135]).unwrap();
+        at += 512 + usize::from_str_radix(size, 8).unwrap().div_ceil(512) * 512;
+    }
+    found
+}
+
+/// Makes a header's checksum right again.
+fn sum(tar: &mut [u8], at: usize) {
+    tar[at + 148..at + 156].fill(b' ');
+    let total: u32 = tar[at..at + 512].iter().map(|byte| u32::from(*byte)).sum();
+    tar[at + 148..at + 156].copy_from_slice(format!("{total:06o}\0 ").as_bytes());
+}
+
+fn renamed(tar: &[u8], at: usize, name: &str) -> Vec<u8> {
+    let mut tar = tar.to_vec();
+    tar[at..at + 100].fill(0);
+    tar[at..at + name.len()].copy_from_slice(name.as_bytes());
+    sum(&mut tar, at);
+    tar
+}
+
+#[test]
+fn a_hostile_archive_is_refused_and_nothing_of_it_is_left() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let good = world.tar("a.backup");
+    let at = headers(&good);
+    assert_eq!(at.len(), 6);
+    let member =
+        |number: usize| good[at[number]..at.get(number + 1).copied().unwrap_or(good.len() - 1024)].to_vec();
+    let kind = |number: usize, kind: u8| {
+        let mut tar = good.clone();
+        tar[at[number] + 156] = kind;
+        tar[at[number] + 157..at[number] + 157 + 11].copy_from_slice(b"/etc/passwd");
+        sum(&mut tar, at[number]);
+        tar
+    };
+    let sized = |number: usize, bytes: u64| {
+        let mut tar = good.clone();
+        tar[at[number] + 124..at[number] + 135].copy_from_slice(format!("{bytes:011o}").as_bytes());
+        sum(&mut tar, at[number]);
+        tar
+    };
+    let without = |number: usize| {
+        let mut tar = good.clone();
+        tar.drain(at[number]..at.get(number + 1).copied().unwrap_or(good.len() - 1024));
+        tar
+    };
+    let with_end = |extra: &[u8]| [&good[..good.len() - 1024], extra, &[0; 1024]].concat();
+    let mut swapped = good[..at[1]].to_vec();
+    for number in [2, 1, 3, 4, 5] {
+        swapped.extend(member(number));
+    }
+    swapped.extend([0; 1024]);
+    let mut altered = good.clone();
+    altered[at[2] + 512 + 5000] ^= 1;
+    let mut padded = good.clone();
+    padded[at[1] - 1] = 1;
+    let text = |from: &str, to: &str| {
+        let end = at[1];
+        let manifest = String::from_utf8(good[512..end].to_vec()).unwrap();
+        let manifest = manifest.trim_end_matches('\0').replacen(from, to, 1);
+        let mut tar = good[..512].to_vec();
+        tar[124..135].copy_from_slice(format!("{:011o}", manifest.len()).as_bytes());
+        sum(&mut tar, 0);
+        tar.extend(manifest.as_bytes());
+        tar.resize(tar.len().next_multiple_of(512), 0);
+        tar.extend(&good[end..]);
+        tar
+    };
+    let mut cases: Vec<(String, Vec<u8>)> = vec![
+        ("nothing".into(), Vec::new()),
+        ("no tar".into(), b"hello".repeat(500)),
+        ("zeros".into(), vec![0; 1 << 20]),
+        ("a path that leads out".into(), renamed(&good, at[1], "../state.db")),
+        ("an absolute path".into(), renamed(&good, at[2], "/tmp/jobs.db")),
+        ("another name".into(), renamed(&good, at[3], "LOCK")),
+        ("a symbolic link".into(), kind(1, b'2')),
+        ("a hard link".into(), kind(2, b'1')),
+        ("a folder".into(), kind(3, b'5')),
+        ("a long name".into(), kind(1, b'L')),
+        ("a larger member".into(), sized(2, (8 << 30) - 1)),
+        ("a smaller member".into(), sized(2, 512)),
+        ("members in another order".into(), swapped),
+        ("a member twice".into(), with_end(&member(1))),
+        ("one more member".into(), with_end(&renamed(&member(3), 0, "more.db"))),
+        ("something behind the end".into(), [good.clone(), vec![0; 512]].concat()),
+        ("an altered member".into(), altered),
+        ("something in the padding".into(), padded),
+        ("a manifest that names more".into(), text("\"jobs.db\"", "\"../../jobs.db\"")),
+        ("a manifest of a later version".into(), text("\"version\": 1", "\"version\": 2")),
+        ("another format".into(), text("resultity-backup", "resultity-backip")),
+        ("an unknown field".into(), text("\"purpose\"", "\"surprise\": 1, \"purpose\"")),
+        ("a field twice".into(), text("\"purpose\"", "\"version\": 1,\n  \"purpose\"")),
+        ("a manifest of another node".into(), text("\"volume\": \"", "\"volume\": \"0")),
+    ];
+    for number in 0..6 {
+        cases.push((format!("member {number} is missing"), without(number)));
+    }
+    for cut in
+        [1, 511, 512, 513, at[1] + 3, at[2], at[2] + 700, at[5] + 600, good.len() - 1024, good.len() - 1]
+    {
+        cases.push((format!("cut at {cut}"), good[..cut].to_vec()));
+    }
+    let before = world.names();
+    for (name, tar) in &cases {
+        world.pack("bad.backup", tar);
+        let verified = backup::verify(&world.path("bad.backup"), None, world.folder.path());
+        assert!(verified.is_err(), "{name}: {verified:?}");
+        let restored = world.restore("bad.backup", "new");
+        let error = restored.expect_err(name);
+        assert!(error.to_string().contains("bad.backup"), "{name}: {error}");
+        fs::remove_file(world.path("bad.backup")).unwrap();
+        if world.path("new").exists() {
+            fs::remove_dir(world.path("new")).unwrap();
+        }
+        fs::remove_file(world.path("passphrase")).unwrap();
+        let left: Vec<PathBuf> = world.names().into_iter().filter(|path| !before.contains(path)).collect();
+        assert_eq!(left, Vec::<PathBuf>::new(), "{name}");
+        world.sources(PASSPHRASE);
+    }
+    // The untouched one is good, packed again too: the cases fail for what was done to them.
+    world.pack("bad.backup", &good);
+    world.restore("bad.backup", "new").unwrap();
+}
+
+/// A hundred megabytes of zeros are a few kilobytes; what is unpacked of them is what the manifest says and no more.
+#[test]
+fn a_bomb_is_not_unpacked() {
+    let world = World::new();
+    world.create("a.backup", None);
+    let good = world.tar("a.backup");
+    world.pack("bomb.backup", &[good[..good.len() - 1024].to_vec(), vec![0; 100 << 20]].concat());
+    let refused = backup::verify(&world.path("bomb.backup"), None, world.folder.path());
+    assert!(matches!(refused, Err(BackupError::Unexpected { .. })), "{refused:?}");
+
+    // And one that says that it is that large is not begun where there is no room.
+    let text = String::from_utf8(good[512..headers(&good)[1]].to_vec()).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
+    let huge = (8_u64 << 30) - 1;
+    for member in manifest["members"].as_array_mut().unwrap() {
+        member["bytes"] = huge.into();
+    }
+    let free = rustix::fs::statvfs(world.folder.path()).unwrap();
+    if free.f_bavail * free.f_frsize < 3 * huge {
+        let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
+        // Fields in the order in which they are written.
+        let text = reordered(&text, &manifest);
+        let mut tar = good[..512].to_vec();
+        tar[124..135].copy_from_slice(format!("{:011o}", text.len()).as_bytes());
+        sum(&mut tar, 0);
+        tar.extend(text.as_bytes());
+        tar.resize(tar.len().next_multiple_of(512), 0);
+        world.pack("huge.backup", &tar);
+        let refused = backup::verify(&world.path("huge.backup"), None, world.folder.path());
+        assert!(matches!(refused, Err(BackupError::NoRoom { .. })), "{refused:?}");
+    }
+}
+
+/// The manifest's one form: [`Manifest`] writes it.
+fn reordered(_text: &str, manifest: &serde_json::Value) -> String {
+    let manifest: Manifest = serde_json::from_value(manifest.clone()).unwrap();
+    serde_json::to_string_pretty(&manifest).unwrap() + "\n"
+}
+
+/// Hashes do not help against whoever makes the archive: a trigger in a database would act at the first write.
+#[test]
+fn a_database_with_other_tables_than_its_formats_is_refused() {
+    let world = World::new();
+    world.create("a.backup", None);
+    for statement in [
+        "CREATE TRIGGER evil AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END",
+        "CREATE TABLE more (x)",
+        "CREATE VIEW seen AS SELECT 1",
+        "PRAGMA user_version = 99",
+        "PRAGMA application_id = 5",
+        "UPDATE stamp SET node = 'rstn1x'",
+        "DROP INDEX jobs_queue",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = sql || ' ' WHERE name = 'tally'",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home/testnet");
+        fs::create_dir_all(&home).unwrap();
+        let source = world.path("home/testnet");
+        // A volume whose owner is hostile.
+        for entry in fs::read_dir(&source).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), home.join(entry.file_name())).unwrap();
+            }
+        }
+        let raw = rusqlite::Connection::open(home.join("jobs.db")).unwrap();
+        raw.execute_batch(statement).unwrap();
+        drop(raw);
+        let tar = forged(&world.tar("a.backup"), &fs::read(home.join("jobs.db")).unwrap());
+        world.pack("forged.backup", &tar);
+        let refused = backup::verify(&world.path("forged.backup"), None, world.folder.path());
+        assert!(matches!(refused, Err(BackupError::Database { .. })), "{statement}: {refused:?}");
+        fs::remove_file(world.path("forged.backup")).unwrap();
+    }
+    let same = forged(&world.tar("a.backup"), &fs::read(world.path("home/testnet/jobs.db")).unwrap());
+    world.pack("forged.backup", &same);
+    backup::verify(&world.path("forged.backup"), None, world.folder.path()).unwrap();
+}
+
+/// The archive with another `jobs.db`, and a manifest that says so.
+fn forged(tar: &[u8], jobs: &[u8]) -> Vec<u8> {
+    let at = headers(tar);
+    let text = String::from_utf8(tar[512..at[1]].to_vec()).unwrap();
+    let mut manifest: Manifest = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
+    manifest.members[1].bytes = jobs.len() as u64;
+    manifest.members[1].sha256 = node_types::Digest::of(jobs);
+    let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
+    let mut forged = Vec::new();
+    let mut put = |header: &[u8], bytes: &[u8]| {
+        let start = forged.len();
+        forged.extend(header);
+        forged[start + 124..start + 135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+        sum(&mut forged, start);
+        forged.extend(bytes);
+        forged.resize(forged.len().next_multiple_of(512), 0);
+    };
+    put(&tar[..512], text.as_bytes());
+    put(&tar[at[1]..at[1] + 512], &tar[at[1] + 512..at[2]]);
+    put(&tar[at[2]..at[2] + 512], jobs);
+    forged.extend(&tar[at[3]..]);
+    forged
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Given an archive with any byte of its tar changed; then it is refused, unless the manifest says another thing
+    /// that it may say (a time, a release): nothing proves who made it.
+    #[test]
+    fn no_byte_of_an_archive_can_be_changed(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
+        thread_local! {
+            static GOOD: (World, Vec<u8>, usize) = {
+                let world = World::new();
+                world.create("a.backup", None);
+                let tar = world.tar("a.backup");
+                let manifest = headers(&tar)[1];
+                (world, tar, manifest)
+            };
+        }
+        GOOD.with(|(world, good, manifest)| {
+            let mut tar = good.clone();
+            let place = place.index(tar.len());
+            tar[place] ^= change;
+            world.pack("changed.backup", &tar);
+            let verified = backup::verify(&world.path("changed.backup"), None, world.folder.path());
+            prop_assert!(verified.is_err() || (512..*manifest).contains(&place), "{place}: {verified:?}");
+            Ok(())
+        })?;
+    }
+}
+
+// Moving.
+
+fn out(world: &World, name: &str) -> Result<Manifest, BackupError> {
+    backup::move_out(&world.options("home"), &world.path(name), &world.kek(), RELEASE, &at(NOW))
+}
+
+fn refused(world: &World) -> VolumeError {
+    match Store::open(&world.options("home"), &at(LATER)) {
+        Err(StoreError::Volume(error @ VolumeError::Retired { .. })) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_moved_node_goes_on_as_it_was_and_the_old_volume_stays_shut() {
+    let world = World::new();
+    let manifest = out(&world, "a.move").unwrap();
+    assert_eq!((manifest.purpose, manifest.has_keys()), (Purpose::Move, true));
+    let error = refused(&world).to_string();
+    assert!(error.contains("a.move") && error.contains("move undo"), "{error}");
+    let view = Store::view_only(&world.options("home")).unwrap();
+    assert_eq!(view.jobs().retired().unwrap().unwrap().transfer, manifest.transfer, "looking still works");
+
+    let source = Source::Archive(world.sources(PASSPHRASE));
+    backup::move_in(&world.options("new"), &world.path("a.move"), &source).unwrap();
+    let store = Store::open(&world.options("new"), &at(NOW)).unwrap();
+    assert!(store.view().jobs().fence().unwrap().is_none());
+    contents::check_models(&store);
+}
+
+#[test]
+fn a_node_is_not_moved_in_from_a_backup_and_a_move_that_is_restored_is_fenced() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let source = Source::Archive(world.sources(PASSPHRASE));
+    let refused = backup::move_in(&world.options("new"), &world.path("a.backup"), &source);
+    assert!(matches!(refused, Err(BackupError::NotAMove { .. })), "{refused:?}");
+    out(&world, "a.move").unwrap();
+    world.restore("a.move", "new").unwrap();
+    assert!(world.open("new").view().jobs().fence().unwrap().is_some());
+}
+
+#[test]
+fn a_move_that_was_broken_off_leaves_one_of_both_and_goes_on() {
+    // Before the volume was shut: only a file that nobody looks for.
+    let world = World::new();
+    fs::write(world.path(".a.move.tmp"), "half").unwrap();
+    drop(world.open("home"));
+    let manifest = out(&world, "a.move").unwrap();
+    assert_eq!(backup::manifest_of(&world.path("a.move")).unwrap(), manifest);
+
+    // After it was shut, before the archive had its name.
+    fs::rename(world.path("a.move"), world.path(".a.move.tmp")).unwrap();
+    refused(&world);
+    let elsewhere = out(&world, "b.move");
+    assert!(
+        matches!(elsewhere, Err(BackupError::Store(StoreError::Volume(VolumeError::Retired { .. })))),
+        "{elsewhere:?}"
+    );
+    assert_eq!(out(&world, "a.move").unwrap(), manifest, "the same command goes on");
+    assert_eq!(backup::manifest_of(&world.path("a.move")).unwrap(), manifest);
+    refused(&world);
+    assert!(out(&world, "a.move").is_err(), "it is done once");
+}
+
+#[test]
+fn a_move_that_cannot_be_written_leaves_the_node_where_it_was() {
+    let world = World::new();
+    fs::write(world.path("a.move"), "mine").unwrap();
+    assert!(matches!(out(&world, "a.move"), Err(BackupError::ArchiveExists { .. })));
+    assert!(out(&world, "no/such/folder/a.move").is_err());
+    assert_eq!(fs::read(world.path("a.move")).unwrap(), b"mine");
+    drop(world.open("home"));
+    let held = world.open("home");
+    assert!(matches!(
+        out(&world, "b.move"),
+        Err(BackupError::Store(StoreError::Volume(VolumeError::InUse { .. })))
+    ));
+    drop(held);
+}
+
+#[test]
+fn a_move_is_undone_when_somebody_says_so() {
+    let world = World::new();
+    let nothing = backup::undo_move(&world.options("home"));
+    assert!(matches!(nothing, Err(BackupError::NotRetired { .. })), "{nothing:?}");
+    let manifest = out(&world, "a.move").unwrap();
+    let undone = backup::undo_move(&world.options("home")).unwrap();
+    assert_eq!(undone.transfer, manifest.transfer);
+    let store = Store::open(&world.options("home"), &at(NOW)).unwrap();
+    let jobs = store.jobs();
+    assert_eq!(jobs.view().tally().unwrap().jobs, 4);
+    assert!(matches!(jobs.lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
+}
