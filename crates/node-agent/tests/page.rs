@@ -63,7 +63,7 @@ impl Scene {
         let options = Options { reserve_bytes: 1 << 20, ..Options::new(home.path(), Network::Testnet) };
         let store = Arc::new(Store::create(&options, None, &time::reading().unwrap()).unwrap());
         let author = Author::new(Arc::clone(&store)).unwrap();
-        let (node, _) = Node::new(store, author, settings(home.path(), page));
+        let (node, _) = Node::new(store, author, settings(home.path(), page)).unwrap();
         (home, node)
     }
 

@@ -365,6 +365,7 @@ impl Failure {
             Self::Install(_) => "install",
             Self::Drift(_) => "drift",
             Self::Mend(_) => "mend",
+            Self::Backup(_) => "backup",
             Self::NoClock(_) | Self::Clock(_) => "clock",
             Self::NoSnapshot(_) => "no_snapshot",
             Self::NoKey { .. } => "no_key",

@@ -1,5 +1,6 @@
 //! The Debian package: what is in it, that its unit is one, and how much the unit leaves of root.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+#![expect(clippy::print_stdout, reason = "the score is for whoever reads the run")]
 #![expect(clippy::disallowed_methods, reason = "a test's own files")]
 
 use std::{

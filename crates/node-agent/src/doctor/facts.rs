@@ -203,6 +203,8 @@ pub struct VolumeSeen {
     pub partial_folder: PathBuf,
     /// What reading every artifact found; nothing where that was not asked for.
     pub deep: Option<Result<Vec<drift::Finding>, String>>,
+    /// When the node was moved away from here, and into which archive, if it was.
+    pub moved: Result<Option<(Timestamp, String)>, String>,
     /// Whether an account is linked.
     pub account: Result<bool, String>,
 }

@@ -336,6 +336,7 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
             .deep
             .then(|| drift::check(view, &settings.runtime, true, &mut |_, _, _| {}).map_err(caused)),
         account: view.binding().account().map(|account| account.is_some()).map_err(caused),
+        moved: view.jobs().retired().map(|moved| moved.map(|it| (it.at, it.archive))).map_err(caused),
         incidents: view.incidents().map_err(caused),
         snapshot,
         pinned,

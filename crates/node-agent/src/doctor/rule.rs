@@ -125,6 +125,12 @@ const fn mib(bytes: u64) -> u64 {
 }
 
 fn agent(facts: &Facts) -> Vec<Said> {
+    if let Ok(VolumeSeen { moved: Ok(Some((at, archive))), .. }) = &facts.volume {
+        let text = format!("the node was moved away from here at {at}, into {archive}: no Agent starts here");
+        return vec![said(Verdict::Error, text).cure(
+            "go on where that file was taken in; only if it was never used: `resultity-node move undo`",
+        )];
+    }
     match &facts.holder {
         Ok(Some(pid)) => ok(format!("process {pid} runs the node")),
         Ok(None) => {
@@ -1065,6 +1071,7 @@ mod tests {
             quarantined: Ok(Vec::new()),
             partial_folder: PathBuf::new(),
             deep: None,
+            moved: Ok(None),
             account: Ok(true),
         }
     }

@@ -91,7 +91,7 @@ fn every_days_commands_do_what_they_say() {
 
 #[test]
 fn the_commands_for_trouble_and_for_the_key_can_be_run() {
-    for name in ["troubleshooting.md", "security.md"] {
+    for name in ["troubleshooting.md", "security.md", "backup-and-move.md"] {
         let home = Home::new();
         worked(&home);
         run_all(name, &home);
@@ -100,7 +100,7 @@ fn the_commands_for_trouble_and_for_the_key_can_be_run() {
 
 #[test]
 fn every_page_that_shows_commands_is_run() {
-    let run = ["install.md", "everyday.md", "troubleshooting.md", "security.md"];
+    let run = ["install.md", "everyday.md", "troubleshooting.md", "security.md", "backup-and-move.md"];
     for entry in std::fs::read_dir(project().join("docs")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".md") && !commands(&page(&name)).is_empty() {

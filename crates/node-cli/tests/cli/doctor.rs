@@ -565,3 +565,13 @@ fn settings_that_cannot_be_used_are_a_finding() {
         check(&home, "settings", &[]).has("error", &["node.toml", word]);
     }
 }
+
+#[test]
+fn a_node_that_was_moved_away_is_not_well() {
+    let home = outpatient();
+    let (pass, file) = (home.file("pass", "staple"), home.path().join("node.move"));
+    let (pass, file) = (pass.to_str().unwrap(), file.to_str().unwrap());
+    check(&home, "agent", &[]).has("note", &["no Agent runs"]);
+    home.run(["move", "out", file, "--passphrase-file", pass]).well();
+    check(&home, "agent", &[]).has("error", &["moved away", file, "move undo"]);
+}

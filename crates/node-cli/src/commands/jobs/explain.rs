@@ -398,7 +398,7 @@ fn advice(id: JobId, story: &Story) -> Option<String> {
         Ok(FailureKind::Unreadable) => {
             "check the disk and the volume: `resultity-node doctor --deep`".to_owned()
         }
-        Ok(FailureKind::Cancelled | FailureKind::Forbidden) => {
+        Ok(FailureKind::Cancelled | FailureKind::Forbidden | FailureKind::Unclaimed) => {
             "nothing: the network wanted it so".to_owned()
         }
         Ok(FailureKind::Unclaimed) => {
