@@ -382,7 +382,6 @@ impl Failure {
             Self::NotApproved { .. } => "not_approved",
             Self::Packaged { .. } => "packaged",
             Self::NothingKept { .. } => "nothing_kept",
-            Self::Backup(_) => "backup",
             Self::Agent(AgentError::RunsTwice { .. }) => "runs_twice",
             Self::Agent(_) => "agent",
             Self::Http(_) => "devnet_request",

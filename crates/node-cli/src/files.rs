@@ -74,7 +74,6 @@ fn digest_of(file: &File) -> io::Result<Digest> {
 ///
 /// # Errors
 /// [`Failure::File`].
-#[expect(clippy::disallowed_methods, reason = "an operator's file is no file of the volume's disk")]
 pub(crate) fn resolved(path: &Path) -> Result<PathBuf, Failure> {
     fs::canonicalize(path).map_err(|source| Failure::File { what: "find", path: path.to_owned(), source })
 }
@@ -149,7 +148,6 @@ fn swap(new: &Path, program: &Path) -> io::Result<()> {
     open(program.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a program is no file of the volume's disk")]
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     remove(to)?;
     fs::hard_link(from, to)
@@ -169,10 +167,6 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The package of dpkg's that a file belongs to: the lists under `/var/lib/dpkg/info` name them.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the package manager's lists are no files of the volume's disk"
-)]
 pub(crate) fn package_of(file: &Path) -> Option<String> {
     let list = fs::read_to_string("/var/lib/dpkg/info/resultity-node.list").ok()?;
     list.lines().any(|line| Path::new(line) == file).then(|| "resultity-node".to_owned())

@@ -401,9 +401,6 @@ fn advice(id: JobId, story: &Story) -> Option<String> {
         Ok(FailureKind::Cancelled | FailureKind::Forbidden | FailureKind::Unclaimed) => {
             "nothing: the network wanted it so".to_owned()
         }
-        Ok(FailureKind::Unclaimed) => {
-            "nothing: this node came from a backup, and the job was given to another node or was over by then".to_owned()
-        }
         Err(Standing::Queued | Standing::Running) => {
             "see whether the runtime was away or had too much to do: `resultity-node logs --kind runtime`".to_owned()
         }
