@@ -193,6 +193,7 @@ fn settings(home: &Path, exports: ExportSettings) -> Settings {
         page: PageSettings::off(),
         exports,
         shutdown_grace_ms: 0,
+        command: "resultity-node".to_owned(),
     }
 }
 
@@ -212,7 +213,7 @@ impl Scene {
     async fn on(home: tempfile::TempDir, store: Store, exports: ExportSettings) -> Self {
         let store = Arc::new(store);
         let author = Author::new(Arc::clone(&store)).unwrap();
-        let (node, _) = Node::new(store, author, settings(home.path(), exports));
+        let (node, _) = Node::new(store, author, settings(home.path(), exports)).unwrap();
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         targets::start(&node, &mut tasks, &stopped).await.unwrap();
