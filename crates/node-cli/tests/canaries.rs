@@ -169,7 +169,7 @@ async fn no_canary_is_found_anywhere() {
     // Given a node with a key that is known, linked to an account,
     let runtime = StandIn::start().await;
     let settings = format!("[keys]\nsecret_file = \"{kek}\"\n[runtime]\nurl = \"{}\"", runtime.url);
-    let stage = Stage::set(with(external(), "/limits/execution_timeout_ms", 2_000), &settings).await;
+    let stage = Stage::set(with(external(), "/limits/execution_timeout_ms", 20_000), &settings).await;
     std::fs::remove_dir_all(stage.home().join("testnet")).unwrap();
     let mut heard = Heard::default();
     let mut command = |arguments: &[&str], code: i32| {
@@ -215,7 +215,7 @@ async fn no_canary_is_found_anywhere() {
     stage.ended(&cancelled).await;
     jobs.extend([late, cancelled]);
     let mut held = BTreeSet::new();
-    for (signal, first) in [(Signal::ABORT, "wait 1500"), (Signal::KILL, "wait 1501")] {
+    for (signal, first) in [(Signal::ABORT, "wait 15000"), (Signal::KILL, "wait 15001")] {
         jobs.push(submit(first, 600_000).await);
         let with_this_one = eventually("its key and its request are kept", || async {
             let all = sealed(&stage.home());

@@ -224,7 +224,6 @@ mod tests {
     #[test]
     fn a_value_of_another_form_is_refused_by_name() {
         for text in [
-            "network = true",
             "home = \"\"",
             "home = 3",
             "network = [\"testnet\"]",
