@@ -45,7 +45,7 @@ pub(crate) enum Backup {
   resultity-node backup create /mnt/safe/node.backup --with-keys
   resultity-node backup create --with-keys --passphrase-file new.txt --json")]
 pub(crate) struct Create {
-    /// The file to write, readable by its owner alone; else resultity-<network>-<moment>.backup in this folder
+    /// The file to write, readable by its owner alone; else resultity-NETWORK-MOMENT.backup in this folder
     #[arg(value_hint = clap::ValueHint::FilePath)]
     file: Option<PathBuf>,
     /// Take both keys in, sealed under a passphrase: the file and the passphrase together are the node

@@ -44,7 +44,7 @@ const SYSTEM_FILE_BYTES_MAX: usize = 1 << 20;
   resultity-node bundle
   resultity-node bundle for-support.tar.zst --json")]
 pub(crate) struct Bundle {
-    /// The file to write, readable by its owner alone; else resultity-bundle-<moment>.tar.zst in this folder
+    /// The file to write, readable by its owner alone; else resultity-bundle-MOMENT.tar.zst in this folder
     #[arg(value_hint = clap::ValueHint::FilePath)]
     file: Option<PathBuf>,
     /// Only list what would be in it
