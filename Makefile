@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help demo check test bench docs
+.PHONY: help demo check test bench soak docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +38,9 @@ bench: ## store and Agent against their aims, in BENCH_DIR=<folder>; PEERS=1 put
 	cargo bench -q --locked -p store-bench --bench hash -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))")
 	cargo bench -q --locked -p store-bench --bench calls
 	cargo bench -q --locked -p node-cli --bench agent
+
+soak: ## an hour of jobs with faults at random: every job ends once, disk and memory stay; MINUTES=5 is shorter
+	cargo bench -q --locked -p node-cli --bench soak
 
 docs: ## write the generated documents again
 	cargo run -q --locked -p xtask -- generate

@@ -1,7 +1,7 @@
-//! Writes the fixture volume of the newest format: `cargo run -p node-store --example fixture`.
+//! Writes the fixture volume of the newest formats: `cargo run -p node-store --example fixture`.
 //!
-//! It stands in `tests/fixtures/format-<N>`: vacuumed databases and keys. A fixture of a format that was
-//! released is never written again.
+//! It stands in `tests/fixtures/<state>-<jobs>-<logs>`, named by the formats of its databases: vacuumed databases and
+//! keys. A fixture of formats that were released is never written again.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a generator that cannot go on must stop")]
 #![expect(clippy::print_stdout, reason = "a command for a terminal")]
 
@@ -19,8 +19,9 @@ use std::{fs, path::Path};
 use node_store::format::Database;
 
 fn main() {
-    let newest = Database::ALL.into_iter().map(Database::newest).max().unwrap();
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/format-{newest}"));
+    let [state, jobs, logs] = Database::ALL.map(Database::newest);
+    let name = format!("tests/fixtures/{state}-{jobs}-{logs}");
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     let home = tempfile::tempdir().unwrap();
     contents::fill(&contents::options(home.path()));
     let volume = home.path().join("testnet");

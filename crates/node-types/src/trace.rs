@@ -103,6 +103,21 @@ pub struct Event {
     pub step: Step,
 }
 
+/// The last start that these events tell of: which attempt it was, from 1, and when.
+#[must_use]
+pub fn last_lease(events: &[Event]) -> Option<(u16, Timestamp)> {
+    events.iter().rev().find_map(|event| match event.step {
+        Step::Leased { attempt, .. } => Some((attempt, event.at)),
+        Step::Accepted
+        | Step::Released { .. }
+        | Step::Finished { .. }
+        | Step::Failed { .. }
+        | Step::Submitted
+        | Step::Acknowledged
+        | Step::Expired { .. } => None,
+    })
+}
+
 /// The trace of one job that has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {

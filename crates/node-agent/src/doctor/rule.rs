@@ -23,7 +23,11 @@ use super::{
     Finding, Fix, Verdict,
     facts::{Facts, LeftoverKind, Looked, NetworkSeen, Opening, RuntimeSeen, VolumeSeen},
 };
-use crate::{VERSION, artifacts::TARGET};
+use crate::{
+    VERSION,
+    artifacts::TARGET,
+    update::{self, Advice},
+};
 
 /// Under this much free room no new job is taken: half of the store's reserve, 32 MiB.
 const FREE_BYTES_MIN: u64 = RESERVE_BYTES / 2;
@@ -868,33 +872,30 @@ fn config(facts: &Facts) -> Option<&NodeConfig> {
 }
 
 fn version(facts: &Facts) -> Vec<Said> {
-    let approved = config(facts).map_or(&[] as &[ApprovedAgent], |config| &config.updates.agents);
-    if approved.is_empty() {
-        return ok(format!("{VERSION}; the network names no approved release"));
-    }
-    let for_us = |agent: &&ApprovedAgent| agent.platform.as_deref().is_none_or(|platform| platform == TARGET);
-    let ours: Vec<&ApprovedAgent> = approved.iter().filter(for_us).collect();
-    let same: Vec<_> = ours.iter().filter(|agent| agent.version == VERSION).collect();
-    if same.is_empty() {
-        let names: Vec<&str> = ours.iter().map(|agent| agent.version.as_str()).collect();
-        let text = format!(
-            "this is {VERSION}; the network approves {} for {TARGET}",
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-        );
-        return vec![
-            said(Verdict::Warning, text).cure("install an approved release; docs/install.md says how"),
-        ];
-    }
-    match &facts.program {
-        Err(why) => vec![unknown("this program", why)],
-        Ok(found) if same.iter().any(|agent| agent.digest == *found) => {
-            ok(format!("{VERSION}, an approved release"))
+    let Some(updates) = config(facts).map(|config| &config.updates) else {
+        return ok(format!("{VERSION}; there is no snapshot that approves a release"));
+    };
+    let program = match &facts.program {
+        Ok(found) => *found,
+        Err(why) => return vec![unknown("this program", why)],
+    };
+    let text = match update::advise(updates, VERSION, TARGET, Some(program)) {
+        Advice::Silent => {
+            return ok(format!("{VERSION}; the network names no approved release for {TARGET}"));
         }
-        Ok(found) => vec![
-            said(Verdict::Warning, format!("this is {VERSION}, but not the approved program: {found}"))
-                .cure("install the approved release from its source again"),
-        ],
-    }
+        Advice::Current => return ok(format!("{VERSION}, an approved release")),
+        Advice::Newer { release, approved: true } => {
+            return ok(format!("{VERSION}, an approved release; {} is newer", release.version));
+        }
+        Advice::Newer { release, approved: false } | Advice::Withdrawn { release } => {
+            let ApprovedAgent { version, digest, .. } = release;
+            format!(
+                "this is {VERSION}, but not an approved program: {program}; the network approves {version}, {digest}"
+            )
+        }
+    };
+    let cure = "get the approved release where you got this one, then `resultity-node update apply <file>`";
+    vec![said(Verdict::Warning, text).cure(cure)]
 }
 
 #[cfg(test)]

@@ -183,10 +183,12 @@ function machine(it) {
   });
 }
 function about(it) {
-  part("about", [it.node, it.address, it.protection, it.account, it.agent, it.folder, it.runtime, it.time_held, it.logs, it.traces, it.incidents], () => {
+  part("about", [it.node, it.address, it.protection, it.account, it.agent, it.folder, it.runtime, it.release, it.fence, it.time_held, it.logs, it.traces, it.incidents], () => {
     const a = it.agent, lost = Object.entries(it.logs.lost).map(([level, number]) => number + " " + level).join(", ");
     const rows = [...row("node", el("span", "mono", it.node || "its key is missing")), ...row("address", el("span", "mono", it.address || "unknown")), ...row("key", words(it.protection || "missing")), ...row("account", it.account ? it.account.account : "none"), ...row("Agent", (a.version || "") + (a.pid ? ", process " + a.pid : "")), ...row("running", "for ", when(a.started_at, "for")), ...row("start", el("span", "mono", a.boot || ""))];
     if (it.runtime) rows.push(...row("runtime", it.runtime.engine + " (" + it.runtime.kind + ")" + (it.runtime.restarts ? ", fell " + (it.runtime.restarts === 1 ? "once" : it.runtime.restarts + " times") + " in this start" : "")));
+    if (it.release) rows.push(...row("release", el("span", it.release.approved ? "" : "warn", it.release.version + " is approved" + (it.release.approved ? "" : ", this one is not"))));
+    if (it.fence) rows.push(...row("restored", el("span", "warn", "the backup of ", when(it.fence.backed_up_at, "ago"), "; " + (it.fence.jobs === 1 ? "1 job waits" : it.fence.jobs + " jobs wait") + " for the network's word")));
     rows.push(...row("folder", el("span", "mono", it.folder)), ...row("clock", el("span", it.time_held ? "bad" : "", it.time_held ? "in doubt: nothing is ended by time" : "trusted")), ...row("log lost", el("span", lost ? "warn" : "", lost || "nothing")));
     if (it.logs.unreadable) rows.push(...row("log", el("span", "bad", it.logs.unreadable)));
     for (const found of it.incidents) rows.push(...row("incident", when(found.at, "ago"), " " + found.database + ": " + found.cause));

@@ -3,7 +3,7 @@
 use node_store::keys::Protection;
 use node_types::{models::ModelState, protocol::Readiness};
 
-use super::{Health, Standing, Term};
+use super::{Health, Release, Standing, Term};
 
 /// How long ago the newest warning may be to ask for attention: an hour in milliseconds.
 pub const TROUBLE_MS: u64 = 3_600_000;
@@ -25,6 +25,14 @@ pub struct Advice {
 /// example `resultity-node --home /srv/second`.
 #[must_use]
 pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
+    // Whatever else is to be said of such a volume, nobody works with it.
+    if let Some(moved) = &standing.moved {
+        let text = format!(
+            "nothing: the node was moved away at {} into {}; `{command} move undo` takes it back, if it never ran there",
+            moved.at, moved.archive
+        );
+        return vec![Advice { health: Health::Stopped, text }];
+    }
     let mut advice = Vec::new();
     let mut say = |health, text: String| advice.push(Advice { health, text });
     let running = standing.agent.running;
@@ -63,6 +71,14 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     }
     if let Some((health, text)) = readiness(standing.agent.readiness, command) {
         say(health, text);
+    }
+    if let Some(fence) = standing.fence.as_ref().filter(|_| running) {
+        let text = format!(
+            "wait until the network says which jobs of the backup of {} are still this node's: {} to be asked about; \
+             `{command} logs --kind network` tells why it does not",
+            fence.backed_up_at, fence.jobs
+        );
+        say(Health::Attention, text);
     }
     let network = format!("`{command} logs --kind network`");
     match standing.snapshot.as_ref().map(|snapshot| snapshot.validity) {
@@ -116,6 +132,17 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     if models.missing > 0 && !running {
         let text = format!("fetch the models: `{command} models install`; the Agent does it too");
         say(Health::Attention, text);
+    }
+    if let Some(Release { version, approved, .. }) = &standing.release {
+        let (health, text) = if *approved {
+            (Health::Well, format!("release {version} of the Agent is approved: `{command} update check`"))
+        } else {
+            let text = format!(
+                "this release of the Agent is not one that the network approves; {version} is: `{command} update check`"
+            );
+            (Health::Attention, text)
+        };
+        say(health, text);
     }
     let stopped = if running { " (stop the Agent first)" } else { "" };
     let unprotected =
@@ -172,9 +199,9 @@ fn count(number: u64, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use node_types::{Timestamp, hardware::Hardware, log::Level};
+    use node_types::{Digest, Timestamp, hardware::Hardware, log::Level};
 
-    use super::super::{Moment, Trouble, Worst, tests::well};
+    use super::super::{Fence, Moment, Moved, Trouble, Worst, tests::well};
     use super::*;
 
     fn judged(change: impl FnOnce(&mut Standing)) -> (Health, Vec<String>) {
@@ -192,7 +219,7 @@ mod tests {
     #[test]
     fn what_is_wrong_gives_its_health_and_the_command_to_type() {
         type Change = fn(&mut Standing);
-        let cases: [(Change, Health, &str); 12] = [
+        let cases: [(Change, Health, &str); 15] = [
             (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
             (|it| it.identity = None, Health::Failing, "keys/node.key"),
             (|it| it.snapshot = None, Health::Attention, "--home /x logs --kind configuration`"),
@@ -202,6 +229,16 @@ mod tests {
             (|it| it.drifted.push("m".to_owned()), Health::Attention, "1 artifact drifted"),
             (|it| it.time_held = true, Health::Attention, "clock"),
             (|it| it.logs.unreadable = Some("why".to_owned()), Health::Failing, "damaged"),
+            (
+                |it| {
+                    let at = Moment(Timestamp::from_ms(1));
+                    it.fence = Some(Fence { backed_up_at: at, restored_at: at, jobs: 2 });
+                },
+                Health::Attention,
+                "the backup of 1970-01-01T00:00:00.001Z are still this node's: 2 to",
+            ),
+            (|it| it.release = Some(release(true)), Health::Well, "2.0.0 of the Agent is approved"),
+            (|it| it.release = Some(release(false)), Health::Attention, "--home /x update check`"),
             (|it| it.account = None, Health::Well, "account link` (stop the Agent first)"),
             (
                 |it| {
@@ -226,6 +263,20 @@ mod tests {
             assert_eq!(health, wanted, "{said}");
             assert!(next.first().is_some_and(|text| text.contains(said)), "{said}: {next:?}");
         }
+    }
+
+    fn release(approved: bool) -> Release {
+        Release { version: "2.0.0".to_owned(), digest: Digest::of(b"release"), approved }
+    }
+
+    #[test]
+    fn of_a_node_that_was_moved_away_nothing_else_is_said() {
+        let (health, next) = judged(|it| {
+            (it.agent.running, it.identity) = (false, None);
+            it.moved = Some(Moved { at: it.time, archive: "/media/node.tar.zst".to_owned() });
+        });
+        assert_eq!((health, next.len()), (Health::Stopped, 1));
+        assert!(next[0].contains("into /media/node.tar.zst") && next[0].contains("move undo`"), "{next:?}");
     }
 
     #[test]

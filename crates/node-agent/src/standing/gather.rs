@@ -17,26 +17,29 @@ use node_store::{
 use node_types::{
     Digest, JobId, Network,
     config::{NodeConfig, Runtime as RuntimeConfig},
+    inventory::Measured,
     job::ModelRef,
     log::Level,
     models::ModelState,
     protocol::DRIFTED_MAX,
-    trace::Step,
+    trace::last_lease,
     verify::Term as Times,
 };
 
 use super::{
-    AT_WORK_MAX, Account, Agent, AtWork, Connection, Ended, Identity, Incident, Jobs, LATELY_MAX, Live, Logs,
-    Model, Models, Moment, Outage, Runtime, Snapshot, Source, Standing, Storage, Traces, Trouble, advice,
-    changes,
+    AT_WORK_MAX, Account, Agent, AtWork, Connection, Ended, Fence, Identity, Incident, Jobs, LATELY_MAX,
+    Live, Logs, Model, Models, Moment, Moved, Outage, Release, Runtime, Snapshot, Source, Standing, Storage,
+    Traces, Trouble, advice, changes,
 };
 use crate::{
+    artifacts,
     drift::{Finding, How},
     hardware,
     journal::causes,
     models::brings_files,
     node::Node,
     time::{self, NoClock},
+    update,
 };
 
 /// Why there is no report.
@@ -120,6 +123,7 @@ pub fn gather(
     let now = around.time.now;
     let config = snapshots.current().map(|current| current.config.document());
     let (tally, counts) = (view.jobs().tally()?, view.jobs().counts()?);
+    let lately = view.jobs().traces_before(None, LATELY_MAX)?;
     let known = view.inventory().list()?;
     let mut artifacts = BTreeMap::new();
     for artifact in &known {
@@ -152,6 +156,13 @@ pub fn gather(
         floor_version: snapshots.floor().version,
         keyset_version: snapshots.keyset().map(|keyset| keyset.document().version),
         unverifiable: snapshots.unverifiable().len() as u64,
+        release: config.and_then(|config| release(config, &known)),
+        fence: view.jobs().fence()?.map(|fence| Fence {
+            backed_up_at: Moment(fence.backed_up_at),
+            restored_at: Moment(fence.restored_at),
+            jobs: fence.jobs,
+        }),
+        moved: view.jobs().retired()?.map(|moved| Moved { at: Moment(moved.at), archive: moved.archive }),
         account: view.binding().account()?.map(|link| {
             let (account, kind) = match link.account() {
                 AccountName::Wallet(address) => (address.to_string(), "wallet"),
@@ -169,7 +180,7 @@ pub fn gather(
             expired: tally.expired,
             expired_unreported: view.jobs().unreported()?.len() as u64,
             at_work: live.map_or(Ok(Vec::new()), |live| at_work(view, &live.at_work))?,
-            lately: view.jobs().latest_traces(LATELY_MAX)?.iter().filter_map(Ended::of).collect(),
+            lately: lately.iter().filter_map(|(_, trace)| Ended::of(trace)).collect(),
         },
         traces: Traces { bytes: tally.trace_bytes, lost: tally.traces_lost },
         models: Models::of(models(view, config)?, config.is_some_and(brings_files)),
@@ -237,16 +248,7 @@ fn at_work(view: &View, jobs: &[JobId]) -> Result<Vec<AtWork>, ReadError> {
     let mut found = Vec::new();
     for job in jobs.iter().take(AT_WORK_MAX) {
         let Some(story) = view.jobs().explain(*job)? else { continue };
-        let leased = story.trace.into_iter().flatten().rev().find_map(|event| match event.step {
-            Step::Leased { attempt, .. } => Some((attempt, event.at)),
-            Step::Accepted
-            | Step::Released { .. }
-            | Step::Finished { .. }
-            | Step::Failed { .. }
-            | Step::Submitted
-            | Step::Acknowledged
-            | Step::Expired { .. } => None,
-        });
+        let leased = story.trace.as_deref().and_then(last_lease);
         if let (Ok(node_types::trace::Standing::Running), Some((attempt, at)), Some(model)) =
             (story.now, leased, story.model)
         {
@@ -305,6 +307,17 @@ fn runtime(config: &NodeConfig, live: Option<&Live>) -> Runtime {
         digest: config.runtime.digest(),
         restarts: live.map(|live| live.runtime_restarts),
     }
+}
+
+/// The release that the network wants in place of this one, by what was found of its program last.
+fn release(config: &NodeConfig, artifacts: &[Artifact]) -> Option<Release> {
+    let this = artifacts::agent(Some(config));
+    let found = artifacts.iter().find(|artifact| artifact.id == this).and_then(|it| it.facts.measured);
+    let program = found.and_then(|measured| match measured {
+        Measured::Present(digest) => Some(digest),
+        Measured::Absent => None,
+    });
+    Release::of(update::advise(&config.updates, crate::VERSION, artifacts::TARGET, program))
 }
 
 /// The artifacts that drifted, by what was noted of them last, in words.

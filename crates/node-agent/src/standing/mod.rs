@@ -24,6 +24,8 @@ use node_types::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::update;
+
 pub use gather::{Around, StandingError, gather, of_agent};
 
 /// Jobs that ended lately which a report holds, the newest.
@@ -126,6 +128,15 @@ pub struct Standing {
     pub keyset_version: Option<u64>,
     /// Stored snapshots and keysets that do not verify any more.
     pub unverifiable: u64,
+    /// The release of the Agent that the network approves in place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
+    /// Since when jobs of a restored backup wait for the network's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+    /// Where the node was moved to: no Agent runs on this volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
     /// The account that it works for.
     pub account: Option<Account>,
     /// Its jobs.
@@ -284,6 +295,50 @@ impl Snapshot {
         let (version, validity, until) = (self.version, self.validity.words(), self.valid_until);
         format!("version {version}, {validity}, valid until {until}{checked}")
     }
+}
+
+/// A release of the Agent that the network approves, and this one is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The newest that is approved.
+    pub version: String,
+    /// The digest of its program.
+    pub digest: Digest,
+    /// The one that is here is approved as well.
+    pub approved: bool,
+}
+
+impl Release {
+    /// What follows from the snapshot; nothing where this release will do.
+    #[must_use]
+    pub fn of(advice: update::Advice) -> Option<Self> {
+        let (release, approved) = match advice {
+            update::Advice::Silent | update::Advice::Current => return None,
+            update::Advice::Newer { release, approved } => (release, approved),
+            update::Advice::Withdrawn { release } => (release, false),
+        };
+        Some(Self { version: release.version, digest: release.digest, approved })
+    }
+}
+
+/// The fence of a restored backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// When the backup was made.
+    pub backed_up_at: Moment,
+    /// When it was restored.
+    pub restored_at: Moment,
+    /// Jobs that wait for the network's word.
+    pub jobs: u64,
+}
+
+/// That a node was moved away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// When.
+    pub at: Moment,
+    /// The archive that it was moved into.
+    pub archive: String,
 }
 
 /// The account that a node works for.
@@ -650,6 +705,9 @@ pub(crate) mod tests {
             floor_version: 3,
             keyset_version: Some(1),
             unverifiable: 0,
+            release: None,
+            fence: None,
+            moved: None,
             account: Some(Account {
                 account: "a@example.org".to_owned(),
                 kind: "email".to_owned(),

@@ -8,8 +8,8 @@ use std::{io::IsTerminal as _, time::Duration};
 
 use clap::Args;
 use node_agent::standing::{
-    self, Agent, Around, Connection, Health, Identity, Incident, Jobs, Source, Standing, StandingError, Term,
-    Worst,
+    self, Agent, Around, Connection, Fence, Health, Identity, Incident, Jobs, Moved, Release, Source,
+    Standing, StandingError, Term, Worst,
 };
 use node_store::{keys::Protection, volume::HeldBy};
 use node_types::{models::ModelState, protocol::Readiness};
@@ -328,6 +328,20 @@ impl Report for Standing {
         }
         page.row("folder", self.folder.display());
         agent_rows(self, page);
+        if let Some(Moved { at, archive }) = &self.moved {
+            page.toned_row("moved", Tone::Warning, format!("away at {at}, into {archive}"));
+        }
+        if let Some(Fence { backed_up_at, restored_at, jobs }) = &self.fence {
+            let wait = count(*jobs, "job");
+            let text = format!("the backup of {backed_up_at} at {restored_at}; {wait} to be asked about");
+            page.toned_row("restored", Tone::Warning, text);
+        }
+        if let Some(Release { version, digest, approved }) = &self.release {
+            let tone = if *approved { Tone::Plain } else { Tone::Warning };
+            let so = if *approved { "" } else { "; this one is not" };
+            page.toned_row("release", tone, format!("{version} is approved{so}"));
+            page.row("", digest);
+        }
         match &self.snapshot {
             Some(snapshot) => {
                 page.toned_row("snapshot", term_tone(snapshot.validity), snapshot.line());

@@ -552,7 +552,7 @@ fn a_program_that_the_network_does_not_approve_is_found() {
         node(reading().wall, move |document| external(with(document, "/updates/agents", agents.clone())))
     };
     let home = approving(env!("CARGO_PKG_VERSION"));
-    check(&home, "version", &[]).has("warning", &["not the approved program"]);
+    check(&home, "version", &[]).has("warning", &["not an approved program"]);
     check(&approving("99.0.0"), "version", &[]).has("warning", &["approves 99.0.0"]);
     check(&outpatient(), "version", &[]).has("ok", &["names no approved release"]);
 }

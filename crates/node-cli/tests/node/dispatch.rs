@@ -9,21 +9,30 @@ use crate::stage::{eventually, external, running, with};
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_jobs_run_at_once_as_the_snapshot_says_and_each_once() {
     let (stage, runtime) = running(with(external(), "/limits/concurrency", 3)).await;
+    runtime.hold(true);
     let mut jobs = Vec::new();
     for number in 0..9 {
-        jobs.push(stage.submit(&format!("wait 150 {number}")).await);
+        jobs.push(stage.submit(&format!("held {number}")).await);
     }
+    eventually("three run and six wait", || async {
+        let counts = stage.view().jobs().counts().unwrap();
+        (counts.running == 3 && counts.queued == 6 && runtime.at_once_max() >= 3).then_some(())
+    })
+    .await;
+    runtime.hold(false);
     for job in &jobs {
         assert_eq!(stage.ended(job).await["end"], "result");
     }
     assert_eq!(runtime.at_once_max(), 3);
-    assert!((0..9).all(|number| runtime.starts(&format!("wait 150 {number}")) == 1));
+    assert!((0..9).all(|number| runtime.starts(&format!("held {number}")) == 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_takes_too_long_and_one_that_the_runtime_refuses_fail_and_say_why() {
-    let (stage, _runtime) = running(with(external(), "/limits/execution_timeout_ms", 300)).await;
-    let (slow, refused) = (stage.submit("wait 5000").await, stage.submit("fail").await);
+    // Long enough for the one that is refused on any machine.
+    let (stage, runtime) = running(with(external(), "/limits/execution_timeout_ms", 10_000)).await;
+    runtime.hold(true);
+    let (slow, refused) = (stage.submit("held").await, stage.submit("fail").await);
 
     let slow = stage.ended(&slow).await;
     assert_eq!((&slow["end"], &slow["failure"]["kind"]), (&"failure".into(), &"timed_out".into()));
@@ -37,8 +46,9 @@ async fn a_run_that_takes_too_long_and_one_that_the_runtime_refuses_fail_and_say
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_time_ends_while_it_runs_is_ended_and_no_answer_of_it_is_sent() {
-    let (stage, _runtime) = running(external()).await;
-    let late = stage.submit_with("wait 4000", 1_000).await;
+    let (stage, runtime) = running(external()).await;
+    runtime.hold(true);
+    let late = stage.submit_with("held", 15_000).await;
     eventually("it runs", || async { (stage.view().jobs().counts().unwrap().running > 0).then_some(()) })
         .await;
     assert_eq!(stage.ended(&late).await["end"], "expired");
@@ -46,7 +56,8 @@ async fn a_job_whose_time_ends_while_it_runs_is_ended_and_no_answer_of_it_is_sen
         (stage.view().jobs().tally().unwrap().jobs == 0).then_some(())
     })
     .await;
-    sleep(Duration::from_secs(4)).await;
+    runtime.hold(false);
+    sleep(Duration::from_secs(2)).await;
     assert_eq!(stage.job(&late).await["resultsReceived"], 0);
 }
 
@@ -67,7 +78,8 @@ async fn a_cancelled_job_stops_running_and_is_reported_as_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_to_stop_the_node_ends_what_runs_and_leaves_the_rest_for_its_next_start() {
     let (mut stage, runtime) = running(with(external(), "/limits/concurrency", 1)).await;
-    let running = stage.submit("wait 1000").await;
+    runtime.hold(true);
+    let running = stage.submit("held").await;
     let waiting = stage.submit("wait 1").await;
     eventually("both are held", || async {
         let counts = stage.view().jobs().counts().unwrap();
@@ -75,14 +87,22 @@ async fn asked_to_stop_the_node_ends_what_runs_and_leaves_the_rest_for_its_next_
     })
     .await;
 
-    assert_eq!(stage.stop_node().await, Some(0));
+    stage.ask_to_stop();
+    eventually("it takes no more", || async {
+        (stage.get("state").await["nodes"][0]["concurrency"] == 0).then_some(())
+    })
+    .await;
+    // Dispatch is told right after that.
+    sleep(Duration::from_millis(500)).await;
+    runtime.hold(false);
+    assert_eq!(stage.node_ends().await, Some(0));
     assert_eq!(stage.job(&running).await["end"], "result", "it was sent before the end");
     assert_eq!(runtime.starts("wait 1"), 0);
     assert_eq!(stage.view().jobs().counts().unwrap().queued, 1);
 
     stage.start_node();
     assert_eq!(stage.ended(&waiting).await["end"], "result");
-    assert_eq!(runtime.starts("wait 1000"), 1, "a persisted result is never computed again");
+    assert_eq!(runtime.starts("held"), 1, "a persisted result is never computed again");
 }
 
 /// Everything below a folder, read as bytes.
@@ -92,8 +112,14 @@ pub fn holds(folder: &std::path::Path, canary: &[u8]) -> Vec<std::path::PathBuf>
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(holds(&path, canary));
-        } else if std::fs::read(&path).unwrap().windows(canary.len()).any(|window| window == canary) {
-            found.push(path);
+        } else {
+            // One that goes meanwhile holds nothing.
+            let read = std::fs::read(&path);
+            let gone = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+            let bytes = if gone { Vec::new() } else { read.unwrap() };
+            if bytes.windows(canary.len()).any(|window| window == canary) {
+                found.push(path);
+            }
         }
     }
     found
@@ -101,8 +127,8 @@ pub fn holds(folder: &std::path::Path, canary: &[u8]) -> Vec<std::path::PathBuf>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_prompt_and_no_answer_stands_in_the_nodes_files_or_in_what_it_says() {
-    let (mut stage, _runtime) = running(with(external(), "/limits/execution_timeout_ms", 400)).await;
-    for prompt in ["wait 1 CANARY", "fail CANARY", "wait 3000 CANARY"] {
+    let (mut stage, _runtime) = running(with(external(), "/limits/execution_timeout_ms", 10_000)).await;
+    for prompt in ["wait 1 CANARY", "fail CANARY", "wait 60000 CANARY"] {
         let job = stage.submit(prompt).await;
         let seen_while_held = holds(&stage.home(), b"CANARY");
         assert_eq!(seen_while_held, Vec::<std::path::PathBuf>::new(), "{prompt}");
@@ -127,17 +153,20 @@ async fn everything_that_is_said_on_a_jobs_way_stands_in_a_span_with_its_id() {
     assert_eq!(stage.stop_node().await, Some(0));
     stage.start_node_with(&["--log-format", "json"]);
     stage.active().await;
-    let jobs = [stage.submit("wait 1").await, stage.submit("wait 1").await, stage.submit("fail").await];
-    for job in &jobs {
-        stage.ended(job).await;
-    }
-    let settled = |job: &str| {
+    let settled = |stage: &crate::stage::Stage, job: &str| {
         let line = |line: &serde_json::Value| {
             line["fields"]["message"] == "the network has its end" && line["span"]["job"] == job
         };
-        said_in_json(&stage).iter().any(line)
+        said_in_json(stage).iter().any(line)
     };
-    eventually("all are acknowledged", || async { jobs.iter().all(|job| settled(job)).then_some(()) }).await;
+    let mut jobs = Vec::new();
+    // One after the other: else one may be begun for another's sake before its own offer is answered.
+    for prompt in ["wait 1", "wait 1", "fail"] {
+        let job = stage.submit(prompt).await;
+        stage.ended(&job).await;
+        eventually("it is acknowledged", || async { settled(&stage, &job).then_some(()) }).await;
+        jobs.push(job);
+    }
     assert_eq!(stage.stop_node().await, Some(0));
     for (job, end) in jobs.iter().zip(["answered", "answered", "failed"]) {
         let lines = said_in_json(&stage);
@@ -152,11 +181,10 @@ async fn everything_that_is_said_on_a_jobs_way_stands_in_a_span_with_its_id() {
             "its end is sent",
             "the network has its end",
         ];
-        assert_eq!(
-            way.iter().filter(|said| steps.contains(said)).copied().collect::<Vec<_>>(),
-            steps,
-            "{way:?}"
-        );
+        // An offer that is not answered in time comes again, and so does an end.
+        let mut seen = std::collections::BTreeSet::new();
+        let first = way.iter().copied().filter(|said| steps.contains(said) && seen.insert(*said));
+        assert_eq!(first.collect::<Vec<_>>(), steps, "{way:?}");
         for line in lines.iter().filter(|line| line.to_string().contains(job.as_str())) {
             assert_eq!(line["span"]["job"], job.as_str(), "it is about a job and in no span: {line}");
             assert_eq!(line["spans"].as_array().map(Vec::len), Some(1), "in one span, once: {line}");
@@ -186,7 +214,6 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
         "resultity_jobs_ended_total{outcome=\"answered\"} 2",
         "resultity_jobs_ended_total{outcome=\"failed\"} 1",
         "resultity_job_offers_total{answer=\"new\"} 3",
-        "resultity_accept_duration_seconds_count 3",
         "resultity_inference_duration_seconds_count{model=\"m@1\"} 2",
         "resultity_runs_total{model=\"m@1\",outcome=\"failed\"} 1",
         "resultity_attempts_total 3",
@@ -197,9 +224,17 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
         "resultity_snapshot_version 1",
         "resultity_scrape_errors 0",
     ];
+    let sum = |text: &str, name: &str| -> u64 {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    };
     let text = eventually("all is counted", || async {
         let text = read().await;
-        wanted.iter().all(|line| text.lines().any(|found| found == *line)).then_some(text)
+        // An offer that is not answered in time comes again, and is measured again.
+        let (measured, offers) =
+            (sum(&text, "resultity_accept_duration_seconds_count "), sum(&text, "resultity_job_offers_total{"));
+        let all = wanted.iter().all(|line| text.lines().any(|found| found == *line));
+        (all && measured == offers && offers >= 3).then_some(text)
     })
     .await;
     for part in [

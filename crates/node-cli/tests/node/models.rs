@@ -107,7 +107,8 @@ fn flip(path: &Path, at: u64) {
     let times =
         FileTimes::new().set_accessed(before.accessed().unwrap()).set_modified(before.modified().unwrap());
     file.set_times(times).unwrap();
-    let after = path.metadata().unwrap();
+    // By its name there may be a mended one by now.
+    let after = file.metadata().unwrap();
     assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
 }
 
@@ -145,7 +146,7 @@ async fn a_model_is_fetched_through_lies_cuts_and_sigkill_and_no_piece_of_it_twi
     let (path, sha256) = gemma();
     let bytes = path.metadata().unwrap().len();
     let mut stage = set(&tools().join("models"), "").await;
-    // Every connection dies early: it takes long enough to be killed in the middle.
+    // Every connection dies early, and those after the first four drip: it is killed in the middle however late.
     stage.fault(Fault::CutShort { bytes: 20 << 20, count: 0, ms: 600_000 });
     stage.start_node();
     let received = |stage: &Stage| {
@@ -266,9 +267,11 @@ async fn a_byte_that_is_flipped_is_found_named_and_mended_piece_by_piece_while_j
     let drifted = history.iter().filter(|change| change.id.kind == ArtifactKind::ModelFile);
     let became: Vec<_> = drifted.map(|change| change.became).collect();
     assert!(became.ends_with(&[ArtifactState::Ok, ArtifactState::Drifted, ArtifactState::Ok]), "{became:?}");
+    eventually("the network is told", || async {
+        stage.get("logs").await.to_string().contains("is drifted").then_some(())
+    })
+    .await;
     assert_eq!(stage.stop_node().await, Some(0));
-    let told = stage.get("logs").await.to_string();
-    assert!(told.contains("is drifted"), "the network is told");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,7 +390,10 @@ async fn a_snapshot_that_changes_the_model_rolls_through_all_states() {
     })
     .await;
     stage.active().await;
-    assert_eq!(state(&stage, "2"), Some(ModelState::Active));
+    eventually("2 is active again", || async {
+        (state(&stage, "2") == Some(ModelState::Active)).then_some(())
+    })
+    .await;
 
     // A policy of no time at all: what is not listed goes at once.
     let patch =
@@ -486,7 +492,7 @@ async fn a_source_that_drips_and_is_mended_costs_time_and_no_byte_twice() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), active).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(300), active).await.unwrap();
     // What dripped in stayed, but for what was on its way when it was left.
     let served = served(&stage, sha256).await;
     assert!((bytes..bytes + 1024).contains(&served), "{served} of {bytes}");
@@ -637,7 +643,8 @@ async fn the_file_of_a_model_goes_only_after_the_jobs_that_run_on_it() {
     let ended = stage.ended(&job).await;
     assert_eq!(ended["end"], "result", "{ended}");
     eventually("the file of 1 goes", || async { (!kept(&stage, first).exists()).then_some(()) }).await;
-    assert_eq!(state(&stage, "1"), None);
+    // The file goes first, and what is known of the model last.
+    eventually("1 is forgotten", || async { state(&stage, "1").is_none().then_some(()) }).await;
     eventually("2 is active", || async { (state(&stage, "2") == Some(ModelState::Active)).then_some(()) })
         .await;
     assert_eq!(stage.said().matches("asked: hold").count(), 1);

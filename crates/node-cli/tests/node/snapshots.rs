@@ -22,13 +22,20 @@ async fn report(stage: &Stage, outcome: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
     let (stage, runtime) = running(external()).await;
+    runtime.hold(true);
     stage.post("/v1/devnet/snapshots", &json!({ "limits": { "concurrency": 4 } })).await;
     eventually("it is in force", || async { (in_force(&stage) == 2).then_some(()) }).await;
     stage.active().await;
     let mut jobs = Vec::new();
     for number in 0..8 {
-        jobs.push(stage.submit(&format!("wait 200 {number}")).await);
+        jobs.push(stage.submit(&format!("held {number}")).await);
     }
+    eventually("four run and four wait", || async {
+        let counts = stage.view().jobs().counts().unwrap();
+        (counts.running == 4 && counts.queued == 4 && runtime.at_once_max() >= 4).then_some(())
+    })
+    .await;
+    runtime.hold(false);
     for job in jobs {
         stage.ended(&job).await;
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use node_devnet::{ConfigTemplate, Devnet, Fault, Settings};
+use node_devnet::{ConfigTemplate, Devnet, DevnetError, Fault, Settings};
 use node_store::{
     store::{Options, Store},
     view::View,
@@ -159,9 +159,19 @@ impl Stage {
 
     /// Asks the node to stop, and gives its exit code.
     pub async fn stop_node(&mut self) -> Option<i32> {
-        let mut node = self.node.take().unwrap();
-        let pid = rustix::process::Pid::from_child(&node);
+        self.ask_to_stop();
+        self.node_ends().await
+    }
+
+    /// Asks the node to stop.
+    pub fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_child(self.node.as_ref().unwrap());
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits until the node has ended, and gives its exit code.
+    pub async fn node_ends(&mut self) -> Option<i32> {
+        let mut node = self.node.take().unwrap();
         let code = eventually("the node ends", || std::future::ready(node.try_wait().unwrap())).await.code();
         if self.devnet.is_some() {
             // Or whoever waits for the next start would see this one.
@@ -180,7 +190,13 @@ impl Stage {
     }
 
     pub async fn start_network(&mut self) {
-        self.devnet = Some(Devnet::start(self.settings.clone()).await.unwrap());
+        // Somebody may have its port just now as their own end of a connection.
+        let started = eventually("its address is free", || async {
+            let started = Devnet::start(self.settings.clone()).await;
+            (!matches!(started, Err(DevnetError::Listen { .. }))).then_some(started)
+        });
+        let started = started.await;
+        self.devnet = Some(started.unwrap());
     }
 
     pub fn fault(&self, fault: Fault) {

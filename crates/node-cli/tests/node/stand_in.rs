@@ -19,6 +19,8 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 
+use crate::stage::eventually;
+
 #[derive(Debug, Default)]
 struct Seen {
     starts: Mutex<BTreeMap<String, u32>>,
@@ -42,7 +44,8 @@ impl StandIn {
     }
 
     pub async fn start_on(address: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        // Somebody may have the port just now as their own end of a connection.
+        let listener = eventually("the address is free", || async { TcpListener::bind(address).await.ok() }).await;
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Seen::default());
         let router = Router::new()

@@ -164,14 +164,10 @@ impl JobsView {
         self.reader.read(|tx| table::traces(tx, after))
     }
 
-    /// The newest traces of ended jobs, newest first, at most `limit` and at most [`BATCH_MAX`].
-    pub fn latest_traces(&self, limit: u32) -> Result<Vec<Trace>, ReadError> {
-        self.reader.read(|tx| table::latest_traces(tx, limit))
-    }
-
-    /// The same as [`Self::traces`], newest first, before the sequence number `before` (nothing for the newest).
-    pub fn traces_before(&self, before: Option<u64>) -> Result<Vec<(u64, Trace)>, ReadError> {
-        self.reader.read(|tx| table::traces_before(tx, before))
+    /// The same as [`Self::traces`], newest first, before the sequence number `before` (nothing for the newest), at most
+    /// `limit` and at most [`BATCH_MAX`].
+    pub fn traces_before(&self, before: Option<u64>, limit: u32) -> Result<Vec<(u64, Trace)>, ReadError> {
+        self.reader.read(|tx| table::traces_before(tx, before, limit))
     }
 
     /// The same as [`Self::traces`], of those that the network does not have.

@@ -3,7 +3,7 @@
 use node_types::{
     Digest, JobId, Network, Timestamp,
     job::{Failure, FailureKind, Job, Mode, ModelRef, Output, Request},
-    trace::{Event, Outcome, ReleaseReason, Standing, Step, Trace},
+    trace::{Event, Outcome, ReleaseReason, Standing, Step, Trace, last_lease},
     verify::Floor,
 };
 use rusqlite::{
@@ -227,16 +227,7 @@ impl Story {
     /// Of a job that ended as `outcome`, and what its trace tells.
     fn of_ended(outcome: Outcome, trace: Option<(Trace, bool)>) -> Self {
         let (trace, trace_uploaded) = trace.unzip();
-        let attempt = |event: &Event| match event.step {
-            Step::Leased { attempt, .. } => Some(attempt),
-            Step::Accepted
-            | Step::Released { .. }
-            | Step::Finished { .. }
-            | Step::Failed { .. }
-            | Step::Submitted
-            | Step::Acknowledged
-            | Step::Expired { .. } => None,
-        };
+        let attempts = |trace: &Trace| last_lease(&trace.events).map_or(0, |(attempt, _)| attempt);
         Self {
             now: Err(outcome),
             model: trace.as_ref().map(|trace| trace.model.clone()),
@@ -244,7 +235,7 @@ impl Story {
             config: trace.as_ref().map(|trace| trace.config),
             priority: None,
             expires_at: None,
-            attempts: trace.as_ref().map(|trace| trace.events.iter().rev().find_map(attempt).unwrap_or(0)),
+            attempts: trace.as_ref().map(attempts),
             attempts_max: None,
             ended_at: trace.as_ref().and_then(ended_at),
             trace: trace.map(|trace| trace.events),
@@ -1222,18 +1213,21 @@ fn trace_of(tx: &Connection, id: JobId) -> rusqlite::Result<Option<(Trace, bool)
 }
 
 pub(super) fn traces(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
-    numbered_traces(tx, "SELECT seq, trace FROM traces WHERE seq > ?1 ORDER BY seq LIMIT ?2", after)
+    numbered_traces(
+        tx,
+        "SELECT seq, trace FROM traces WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        after,
+        BATCH_MAX,
+    )
 }
 
-pub(super) fn latest_traces(tx: &Connection, limit: u32) -> rusqlite::Result<Vec<Trace>> {
-    tx.prepare_cached("SELECT trace FROM traces ORDER BY seq DESC LIMIT ?1")?
-        .query_map([limit.min(BATCH_MAX)], |row| unword(0, &row.get::<_, String>(0)?))?
-        .collect()
-}
-
-pub(super) fn traces_before(tx: &Connection, before: Option<u64>) -> rusqlite::Result<Vec<(u64, Trace)>> {
+pub(super) fn traces_before(
+    tx: &Connection,
+    before: Option<u64>,
+    limit: u32,
+) -> rusqlite::Result<Vec<(u64, Trace)>> {
     let sql = "SELECT seq, trace FROM traces WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
-    numbered_traces(tx, sql, before.unwrap_or(i64::MAX.unsigned_abs()))
+    numbered_traces(tx, sql, before.unwrap_or(i64::MAX.unsigned_abs()), limit)
 }
 
 pub(super) fn between(
@@ -1253,12 +1247,14 @@ pub(super) fn between(
 pub(super) fn traces_to_upload(tx: &Connection, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
     let sql =
         format!("SELECT seq, trace FROM traces WHERE seq > ?1 AND upload < {UPLOADED} ORDER BY seq LIMIT ?2");
-    numbered_traces(tx, &sql, after)
+    numbered_traces(tx, &sql, after, BATCH_MAX)
 }
 
-fn numbered_traces(tx: &Connection, sql: &str, after: u64) -> rusqlite::Result<Vec<(u64, Trace)>> {
+fn numbered_traces(tx: &Connection, sql: &str, from: u64, limit: u32) -> rusqlite::Result<Vec<(u64, Trace)>> {
     tx.prepare_cached(sql)?
-        .query_map((after, BATCH_MAX), |row| Ok((row.get(0)?, unword(1, &row.get::<_, String>(1)?)?)))?
+        .query_map((from, limit.min(BATCH_MAX)), |row| {
+            Ok((row.get(0)?, unword(1, &row.get::<_, String>(1)?)?))
+        })?
         .collect()
 }
 

@@ -159,7 +159,7 @@ impl List {
         let wanted = |row: &Row| self.state.as_deref().is_none_or(|state| state == row.state);
         let (rows, more) = if self.ended {
             collect(self.limit, wanted, |last| {
-                Ok(jobs.traces_before(last)?.into_iter().map(Row::ended).collect())
+                Ok(jobs.traces_before(last, BATCH_MAX)?.into_iter().map(Row::ended).collect())
             })?
         } else {
             collect(self.limit, wanted, |last| held(jobs, last.unwrap_or(0)))?
