@@ -515,6 +515,8 @@ async fn watch_state(
     let (mut was_ready, mut is_there, mut fell) = (false, false, false);
     let (mut last, mut downs) = (None, 0_u32);
     loop {
+        // Or only the approval is new, which is taken back below.
+        let is_news = state.has_changed().unwrap_or(true);
         let seen = state.borrow_and_update().clone();
         let approved_now = *approved.borrow_and_update();
         match seen {
@@ -546,16 +548,18 @@ async fn watch_state(
                 }
                 if was_ready {
                     fell = true;
-                    node.approved.send_replace(None);
+                    node.approved.send_if_modified(|approved| approved.take().is_some());
                     node.set_readiness(Readiness::RuntimeDown);
                 }
-                let fields = [("retry_in_ms", json!(retry_in_ms))];
-                let text = format!("the runtime is down: {cause}");
-                downs = if last.as_ref() == Some(&text) { downs + 1 } else { 1 };
-                // One that never comes up would fill the log with the same line.
-                let level = if downs.is_power_of_two() { Level::Error } else { Level::Debug };
-                node.journal.measured(level, Kind::Runtime, None, text.clone(), fields);
-                last = Some(text);
+                if is_news {
+                    let fields = [("retry_in_ms", json!(retry_in_ms))];
+                    let text = format!("the runtime is down: {cause}");
+                    downs = if last.as_ref() == Some(&text) { downs + 1 } else { 1 };
+                    // One that never comes up would fill the log with the same line.
+                    let level = if downs.is_power_of_two() { Level::Error } else { Level::Debug };
+                    node.journal.measured(level, Kind::Runtime, None, text.clone(), fields);
+                    last = Some(text);
+                }
             }
         }
         tokio::select! {

@@ -44,7 +44,7 @@ const TWO_PIECES: u64 = PIECE_BYTES + 3 * MIB;
 /// One piece.
 const SMALL: u64 = 300_000;
 /// Longer than anything takes here; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Where the file stands in its model: both parts need encoding in a URL.
 const PATH: &str = "a folder/weights#1.gguf";
 /// What a socket and its reader hold of what nobody wants.
@@ -235,8 +235,8 @@ async fn while_one_piece_is_slow_the_others_come() {
     let patient = fetcher(&[]).tuned(Tuning { stall_window: 10 * PATIENCE, ..tuning() });
     let (partial, sources) = (stage.partial().await, [source.url()]);
     let progress = watch::Sender::new(Progress::default());
+    let is_whole = |index: &u64| partial.received(*index) == partial.piece_bytes(*index);
     let others = async {
-        let is_whole = |index: &u64| partial.received(*index) == partial.piece_bytes(*index);
         while (0..3).filter(is_whole).count() < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -246,7 +246,8 @@ async fn while_one_piece_is_slow_the_others_come() {
         fetched = patient.fetch(&partial, &sources, PATH, &progress) => panic!("it ended: {fetched:?}"),
         waited = timeout(PATIENCE, others) => waited.expect("the others wait for the first"),
     }
-    assert!(partial.received(0) < MIB, "{}", partial.received(0));
+    let slow = (0..3).find(|index| !is_whole(index)).unwrap();
+    assert!(partial.received(slow) < MIB, "{}", partial.received(slow));
     assert_eq!(source.served().0, 3, "each was asked for once");
     drop(partial);
     // and is all that is asked for later.
@@ -269,9 +270,12 @@ async fn after_a_cut_it_goes_on_in_the_middle_of_the_piece() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_that_was_dropped_goes_on_where_it_was() {
     let stage = Stage::new(TWO_PIECES);
-    let source = stage.devnet("net").await;
-    let (fetcher, sources) = (fetcher(&[]), [source.url()]);
-    // Given a fetch that is dropped in the middle of a piece,
+    // What comes later comes from another one: the first may still count what it was sending.
+    let (source, rest) = (stage.devnet("net").await, stage.devnet("rest").await);
+    // Given a fetch that is dropped in the middle of a piece, which never is whole, however late it is dropped,
+    source.fault(Fault::CutShort { bytes: 60 * MIB, count: 2, ms: 0 });
+    let tuning = Tuning { wait_ms_min: 3_600_000, wait_ms_max: 3_600_000, ..tuning() };
+    let (fetcher, sources) = (fetcher(&[]).tuned(tuning), [source.url()]);
     let partial = stage.partial().await;
     let progress = watch::Sender::new(Progress::default());
     let mut told = progress.subscribe();
@@ -284,10 +288,9 @@ async fn a_fetch_that_was_dropped_goes_on_where_it_was() {
     let partial = stage.partial().await;
     let held = partial.received_all();
     assert!((8 * MIB..stage.file.bytes).contains(&held), "{held}");
-    let before = source.served().1;
-    fetch(&fetcher, &partial, &sources).await.unwrap();
+    fetch(&fetcher, &partial, &[rest.url()]).await.unwrap();
     // then the rest alone is fetched, and the whole is right.
-    assert_eq!(source.served().1 - before, stage.file.bytes - held);
+    assert_eq!(rest.served().1, stage.file.bytes - held);
     stage.installs(partial);
 }
 
@@ -377,7 +380,7 @@ async fn a_source_that_drips_is_left_for_another_one_and_named_where_there_is_no
     let stage = Stage::new(SMALL);
     let (slow, good) = (stage.devnet("slow").await, stage.devnet("good").await);
     slow.fault(Fault::SlowDrip { count: 0, ms: 600_000 });
-    let tuning = Tuning { stall_window: Duration::from_millis(600), stall_bytes: 1 << 10, ..tuning() };
+    let tuning = Tuning { stall_window: Duration::from_secs(3), stall_bytes: 1 << 10, ..tuning() };
     let fetcher = fetcher(&[]).tuned(tuning);
     let error = stage.fails(&fetcher, &[slow.url()]).await;
     assert!(matches!(last_problem(&error), Problem::Stalled { piece: 0, .. }), "{error}");
@@ -385,7 +388,7 @@ async fn a_source_that_drips_is_left_for_another_one_and_named_where_there_is_no
     assert_eq!(slow.served().0, u64::from(tuning.rounds_max));
     // The few bytes that came are kept.
     let held = stage.partial().await.received_all();
-    assert!((1..100).contains(&held), "{held}");
+    assert!((1..1000).contains(&held), "{held}");
     stage.fetches(&fetcher, &[slow.url(), good.url()]).await;
     assert_eq!(good.served().0, 1);
 }
@@ -407,7 +410,8 @@ async fn a_file_that_nobody_has_is_said_for_each_source() {
     let stage = Stage::new(SMALL);
     let source = stage.devnet("net").await;
     let absent = source.url().replace("m@1.0.0", "m@2.0.0");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Nobody listens there, and nobody is given such a port by chance.
+    let nobody = "127.0.0.1:9";
     let sources = [absent.clone(), format!("http://{nobody}/models")];
     let error = stage.fails(&fetcher(&[]), &sources).await;
     let [first, second] = failures(&error) else { panic!("{error}") };

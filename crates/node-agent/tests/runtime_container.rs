@@ -441,7 +441,9 @@ async fn after_a_crash_a_container_of_another_plan_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_died_is_started_again() {
     let Some(stage) = stage().await else { return };
-    let supervisor = start(stage.plan(&[]));
+    // It stays down long enough to be seen there.
+    let plan = ContainerPlan { retry_ms_min: 12_000, retry_ms_max: 12_000, ..stage.plan(&[]) };
+    let supervisor = start(plan);
     let endpoint = ready(&supervisor).await;
     let (first, key_of) =
         (id(&stage).await, |env: &[String]| env.iter().find(|it| it.starts_with("RUNTIME_API_KEY")).cloned());
@@ -477,7 +479,7 @@ async fn one_that_falls_at_once_says_its_last_words() {
 async fn its_memory_and_its_processes_are_limited() {
     let Some(stage) = stage().await else { return };
     let plan = ContainerPlan { memory_bytes: Some(64 << 20), pids_max: 40, ..stage.plan(&[]) };
-    let supervisor = start(ContainerPlan { retry_ms_min: 1000, retry_ms_max: 1000, ..plan });
+    let supervisor = start(ContainerPlan { retry_ms_min: 12_000, retry_ms_max: 12_000, ..plan });
     let endpoint = ready(&supervisor).await;
     ask(&endpoint, &json!({"model": "eat"})).await.unwrap_err();
     let cause = down(&supervisor).await;

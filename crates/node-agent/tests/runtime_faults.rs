@@ -5,7 +5,7 @@ mod runtime;
 
 use std::{process, time::Duration};
 
-use node_agent::runtime::{Endpoint, InferenceError, Plan, State, Supervisor};
+use node_agent::runtime::{Endpoint, InferenceError, Plan, ProcessPlan, State, Supervisor};
 use node_types::job::Mode;
 use runtime::*;
 use serde_json::{Value, json};
@@ -117,22 +117,28 @@ async fn a_listener_that_is_too_slow_misses_parts_and_the_answer_is_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_falls_at_once_is_started_again_later_and_later() {
     let folder = open_folder();
-    let supervisor = start(stand_in(&["--exit", "3"], folder.path()));
+    let plan = stand_in(&["--exit", "3"], folder.path());
+    let supervisor = start(ProcessPlan { retry_ms_min: 100, retry_ms_max: 2000, ..plan });
     let mut state = supervisor.state();
-    let mut waits = Vec::new();
-    while waits.len() < 7 {
+    // A fall that comes and goes while this test has not its turn is not seen: each is known by the starts before it.
+    let (mut seen, mut waits) = (0, Vec::new());
+    while seen < 6 {
         tokio::time::timeout(PATIENCE, state.changed()).await.unwrap().unwrap();
-        if let State::Down { cause, retry_in_ms } = state.borrow_and_update().clone() {
+        let restarts = supervisor.restarts();
+        let shown = state.borrow_and_update().clone();
+        if let State::Down { cause, retry_in_ms } = shown
+            && supervisor.restarts() == restarts
+        {
             assert!(cause.starts_with("it ended with status 3"), "{cause}");
             assert!(cause.ends_with("these are my last words"), "{cause}");
-            waits.push(retry_in_ms);
+            // Between half and all of 100 ms, doubled up to 2 s.
+            let longest = (100_u64 << restarts.min(5)).min(2000);
+            waits.push((restarts, retry_in_ms));
+            assert!((longest / 2..=longest).contains(&retry_in_ms), "{waits:?}");
+            seen = restarts;
         }
     }
-    // Between half and all of 10 ms, doubled up to 200 ms.
-    let longest = [10, 20, 40, 80, 160, 200, 200];
-    let fits = waits.iter().zip(longest).all(|(wait, longest)| (longest / 2..=longest).contains(wait));
-    assert!(fits, "{waits:?}");
-    assert_eq!(supervisor.restarts(), 6);
+    assert!(waits.len() > 3, "{waits:?}");
     supervisor.stop().await;
     assert_eq!(descendants(process::id()), [0; 0]);
 }
@@ -141,11 +147,15 @@ async fn a_program_that_falls_at_once_is_started_again_later_and_later() {
 async fn a_program_that_never_gets_healthy_is_killed_and_started_again() {
     let folder = open_folder();
     let mut tuning = tuning();
-    tuning.ready_limit = Duration::from_secs(2);
+    // Long enough to answer that it is not well.
+    tuning.ready_limit = Duration::from_secs(15);
     let plan = unhurried(stand_in(&["--never-healthy"], folder.path()));
     let supervisor = Supervisor::start_with(Plan::Process(plan), tuning);
     let (cause, _) = down(&supervisor).await;
-    assert!(cause.starts_with("it was not healthy after 2000 ms") && cause.contains("status 500"), "{cause}");
+    assert!(
+        cause.starts_with("it was not healthy after 15000 ms") && cause.contains("status 500"),
+        "{cause}"
+    );
     assert_eq!(descendants(process::id()), [0; 0]);
     let mut state = supervisor.state();
     state.wait_for(|state| matches!(state, State::Starting)).await.unwrap();
@@ -187,8 +197,8 @@ async fn an_external_runtime_is_watched_and_never_touched() {
     let supervisor = Supervisor::start_with(Plan::External { url, api_key: None }, tuning());
     let endpoint = ready(&supervisor).await;
     ask(&endpoint, Mode::Chat, &json!({"model": "echo"})).await.unwrap();
-    operator.stop().await;
-    let (cause, retry_in_ms) = down(&supervisor).await;
+    // Its first fall: later ones wait for longer.
+    let ((), (cause, retry_in_ms)) = tokio::join!(operator.stop(), down(&supervisor));
     assert!(cause.contains("does not answer"), "{cause}");
     assert!((500..=1000).contains(&retry_in_ms), "{retry_in_ms}");
     supervisor.stop().await;

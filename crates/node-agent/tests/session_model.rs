@@ -42,7 +42,7 @@ use trust::{CHAIN_ID, HOUR_MS, Signer, config, keyset, signed_config, trusted, w
 /// More than a session has on the way at once.
 const JOBS: u64 = 80;
 /// How long the network may take to become quiet once it loses nothing any more.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Of a thousand.
 #[derive(Clone, Copy, Debug)]

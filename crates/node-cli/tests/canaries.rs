@@ -207,15 +207,23 @@ async fn no_canary_is_found_anywhere() {
         stage.ended(&job).await;
         jobs.push(job);
     }
-    let late = submit("wait 60001", 1_000).await;
+    let late = submit("wait 60001", 10_000).await;
     assert_eq!(stage.ended(&late).await["end"], "expired");
     let cancelled = submit("wait 60002", 600_000).await;
     runs().await;
     stage.post(&format!("/v1/devnet/jobs/{cancelled}/cancel"), &json!({})).await;
     stage.ended(&cancelled).await;
     jobs.extend([late, cancelled]);
+    // The next ones run until they are let go, however long a backup takes.
+    stage.post("/v1/devnet/snapshots", &json!({ "limits": { "execution_timeout_ms": 600_000 } })).await;
+    eventually("they have the time", || async {
+        let view = stage.view().snapshots().unwrap();
+        (view.current().unwrap().config.document().version == 2).then_some(())
+    })
+    .await;
+    runtime.hold(true);
     let mut held = BTreeSet::new();
-    for (signal, first) in [(Signal::ABORT, "wait 15000"), (Signal::KILL, "wait 15001")] {
+    for (signal, first) in [(Signal::ABORT, "held-1"), (Signal::KILL, "held-2")] {
         jobs.push(submit(first, 600_000).await);
         let with_this_one = eventually("its key and its request are kept", || async {
             let all = sealed(&stage.home());
@@ -249,6 +257,7 @@ async fn no_canary_is_found_anywhere() {
         node = start(&stage, &folder, &log);
     }
     assert!(held.len() >= 4, "two jobs were held, each with a key and a request");
+    runtime.hold(false);
     for job in &jobs {
         stage.ended(job).await;
     }

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 /// Where the engine listens.
 const SOCKET: &str = "/var/run/docker.sock";
 /// The longest that anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Where the devnet listens, for those who share its addresses.
 const DEVNET: &str = "127.0.0.1:7411";
 
@@ -197,7 +197,7 @@ impl Composition {
 
     async fn submit(&self, prompt: &str) -> String {
         let request = json!({ "model": "m", "prompt": prompt, "max_tokens": 8 });
-        let body = json!({ "mode": "completion", "request": request, "ttl_ms": 600_000 });
+        let body = json!({ "mode": "completion", "request": request, "ttl_ms": 3_000_000 });
         self.ask("/v1/devnet/jobs", Some(&body)).await.unwrap()["id"].as_str().unwrap().to_owned()
     }
 
@@ -278,7 +278,7 @@ fn template() -> Value {
         "runtime": { "kind": "external", "engine": "stand-in" },
         "limits": {
             "queue_jobs_max": 1000, "queue_bytes_max": 67_108_864, "request_bytes_max": 1_048_576,
-            "max_tokens": 1024, "execution_timeout_ms": 60_000, "ttl_ms_max": 3_600_000, "attempts_max": 9,
+            "max_tokens": 1024, "execution_timeout_ms": 1_800_000, "ttl_ms_max": 3_600_000, "attempts_max": 9,
             "concurrency": 1, "logs_bytes_max": 16_777_216,
         },
         "timings": {

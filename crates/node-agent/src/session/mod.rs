@@ -224,7 +224,13 @@ async fn talk_until_closed<L: Link>(
             () = &mut greeting, if !*greeted => return Err(Closed::NoGreeting),
             _ = readiness.changed(), if *greeted => say(node, link, &hello(node)).await?,
             _ = shelf.changed(), if *greeted => say(node, link, &hello(node)).await?,
-            _ = stop.changed() => return Err(Closed::Stopped),
+            _ = stop.changed() => {
+                // What ended in the same moment goes before the farewell.
+                if *greeted {
+                    send_ends(node, link, &mut machine).await?;
+                }
+                return Err(Closed::Stopped);
+            }
         }
     }
 }

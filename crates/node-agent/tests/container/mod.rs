@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long a test waits for anything; a machine with little to spare needs it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// An engine, and all that a test makes in it; taken away when it is dropped.
 pub struct Stage {

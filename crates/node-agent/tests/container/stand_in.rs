@@ -156,7 +156,7 @@ fn probe() -> String {
 fn connect(addresses: &str) -> String {
     let tried = addresses.split(',').map(|address| {
         let found = address.parse::<SocketAddr>().map_err(io::Error::other);
-        let found = found.and_then(|address| TcpStream::connect_timeout(&address, Duration::from_secs(2)));
+        let found = found.and_then(|address| TcpStream::connect_timeout(&address, Duration::from_secs(10)));
         found.map_or_else(|error| format!("{:?}", error.kind()), |_| "done".to_owned())
     });
     tried.collect::<Vec<_>>().join(" ")

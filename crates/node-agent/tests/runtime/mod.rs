@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long a test waits for anything; a machine with little to spare needs it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -80,7 +80,7 @@ pub fn stand_in(args: &[&str], folder: &Path) -> ProcessPlan {
 
 /// A plan whose program stays down long enough to be seen there.
 pub fn unhurried(plan: ProcessPlan) -> ProcessPlan {
-    ProcessPlan { retry_ms_min: 3000, retry_ms_max: 3000, ..plan }
+    ProcessPlan { retry_ms_min: 12_000, retry_ms_max: 12_000, ..plan }
 }
 
 pub fn start(plan: ProcessPlan) -> Supervisor {
@@ -155,7 +155,7 @@ pub fn lives(pid: u32) -> bool {
 
 /// Waits until none of them lives.
 pub async fn gone(pids: &[u32]) {
-    for _ in 0..500 {
+    for _ in 0..12_000 {
         if !pids.iter().any(|pid| lives(*pid)) {
             return;
         }

@@ -12,6 +12,8 @@ use crate::{
 
 /// Between two looks at something that is awaited.
 const LOOK: Duration = Duration::from_millis(30);
+/// The longest that anything is waited for, on a machine with other things to do too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A devnet at a URL.
 #[derive(Clone, Debug)]
@@ -88,10 +90,9 @@ pub(crate) fn stuck(why: impl Into<String>) -> Failure {
 /// Looks again and again until something is there.
 ///
 /// # Errors
-/// [`Failure::Demo`] after `seconds`.
+/// [`Failure::Demo`] after two minutes.
 pub(crate) fn await_it<T>(
     what: &str,
-    seconds: u64,
     mut look: impl FnMut() -> Result<Option<T>, Failure>,
 ) -> Result<T, Failure> {
     let begun = Instant::now();
@@ -102,8 +103,8 @@ pub(crate) fn await_it<T>(
             Ok(None) | Err(Failure::Http(HttpError::Connection { .. })) => {}
             Err(other) => return Err(other),
         }
-        if begun.elapsed() > Duration::from_secs(seconds) {
-            return Err(stuck(format!("{what}: not after {seconds} s")));
+        if begun.elapsed() > PATIENCE {
+            return Err(stuck(format!("{what}: not after {} s", PATIENCE.as_secs())));
         }
         sleep(LOOK);
     }

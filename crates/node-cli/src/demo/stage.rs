@@ -140,7 +140,7 @@ impl Stage {
             &models,
         ];
         let mut program = Program::start(&self.binary, &arguments, &self.folder, &log)?;
-        self.devnet.url = await_it("the network is up", 20, || {
+        self.devnet.url = await_it("the network is up", || {
             if let Some(status) = program.ended() {
                 return Err(stuck(format!("the network ended ({status}): see {}", log.display())));
             }
@@ -212,7 +212,7 @@ impl Stage {
     pub(crate) fn await_active(&mut self) -> Result<(), Failure> {
         let (devnet, log) = (self.devnet.clone(), self.folder.join("node.log"));
         let node = &mut self.node;
-        await_it("the node takes jobs", 60, || {
+        await_it("the node takes jobs", || {
             if let Some(status) = node.as_mut().and_then(Program::ended) {
                 return Err(stuck(format!("the node ended ({status}): see {}", log.display())));
             }

@@ -115,15 +115,15 @@ pub(crate) fn prompts(story: &mut Story, stage: &Stage, born: &Born) -> Result<(
 /// [`Failure`].
 pub(crate) fn killed(story: &mut Story, stage: &mut Stage, born: &mut Born) -> Result<(), Failure> {
     story.step("SIGKILL in the middle of a job", "the same job completes after the restart, and once")?;
-    let job = stage.devnet.submit(&long_job("Write a long story about the sea.", 200))?;
+    let job = stage.devnet.submit(&long_job("Write a long story about the sea.", 400))?;
     let view = stage.view()?;
-    await_it("the job runs", 20, || Ok((view.jobs().counts()?.running > 0).then_some(())))?;
+    await_it("the job runs", || Ok((view.jobs().counts()?.running > 0).then_some(())))?;
     let runtimes = children_of(born.pid);
     sleep(Duration::from_millis(400));
     stage.kill_node();
     let died = Instant::now();
     story.saw("killed, with its job half done", format!("pid {}", born.pid))?;
-    let gone = await_it("the runtime dies with its Agent", 10, || {
+    let gone = await_it("the runtime dies with its Agent", || {
         Ok((!runtimes.iter().any(|pid| runs(*pid))).then_some(()))
     });
     story.check(
@@ -134,7 +134,7 @@ pub(crate) fn killed(story: &mut Story, stage: &mut Stage, born: &mut Born) -> R
     let held = view.jobs().tally()?.jobs;
     story.check("the job is on the disk", held == 1, format!("{held} held"))?;
     born.pid = stage.start_node()?;
-    let ended = await_end(stage, &job, 60)?;
+    let ended = await_end(stage, &job)?;
     let seconds = died.elapsed().as_secs_f64();
     story.check(
         "it has a result",
@@ -156,9 +156,9 @@ pub(crate) fn offline(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     stage.await_active()?;
     let view = stage.view()?;
     let jobs = (0..4)
-        .map(|number| stage.devnet.submit(&long_job(&format!("Tell me about the number {number}."), 60)))
+        .map(|number| stage.devnet.submit(&long_job(&format!("Tell me about the number {number}."), 150)))
         .collect::<Result<Vec<_>, _>>()?;
-    await_it("the jobs are taken", 20, || {
+    await_it("the jobs are taken", || {
         let counts = view.jobs().counts()?;
         let ended = jobs.iter().map(|job| stage.devnet.job(job)).collect::<Result<Vec<_>, _>>()?;
         let ended = ended.iter().filter(|job| !job["end"].is_null()).count() as u64;
@@ -166,7 +166,7 @@ pub(crate) fn offline(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     })?;
     stage.stop_network()?;
     let away = Instant::now();
-    let unsent = await_it("the jobs run without the network", 60, || {
+    let unsent = await_it("the jobs run without the network", || {
         let counts = view.jobs().counts()?;
         Ok((counts.queued + counts.running == 0).then_some(counts.unsent))
     })?;
@@ -178,7 +178,7 @@ pub(crate) fn offline(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     stage.start_network()?;
     let mut once = 0;
     for job in &jobs {
-        let ended = await_end(stage, job, 30)?;
+        let ended = await_end(stage, job)?;
         once += u32::from(ended["end"] == "result" && received(&ended, "result") == 1);
     }
     let seconds = away.elapsed().as_secs_f64();
@@ -187,7 +187,7 @@ pub(crate) fn offline(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
         once == 4,
         format!("{once} of 4 after {seconds:.1} s"),
     )?;
-    let left = await_it("acknowledged", 10, || {
+    let left = await_it("acknowledged", || {
         let jobs = view.jobs().tally()?.jobs;
         Ok((jobs == 0).then_some(jobs))
     })?;
@@ -220,13 +220,13 @@ pub(crate) fn drifted(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     let jobs = (0..3)
         .map(|number| stage.devnet.submit(&long_job(&format!("Describe a tree in {number} words."), 16)))
         .collect::<Result<Vec<_>, _>>()?;
-    let found = await_it("the drift is found", 20, || Ok((drifts(stage)? > changes).then_some(())));
+    let found = await_it("the drift is found", || Ok((drifts(stage)? > changes).then_some(())));
     story.check(
         "found by its seal",
         found.is_ok(),
         format!("after {:.1} s", begun.elapsed().as_secs_f64()),
     )?;
-    let mended = await_it("it is repaired", 60, || {
+    let mended = await_it("it is repaired", || {
         let artifacts = view.inventory().list()?;
         Ok(artifacts.iter().all(|it| it.state != ArtifactState::Drifted).then_some(()))
     });
@@ -240,7 +240,7 @@ pub(crate) fn drifted(story: &mut Story, stage: &mut Stage) -> Result<(), Failur
     )?;
     let mut answered = 0;
     for job in &jobs {
-        answered += u32::from(await_end(stage, job, 60)?["end"] == "result");
+        answered += u32::from(await_end(stage, job)?["end"] == "result");
     }
     story.check("jobs that waited are answered", answered == 3, format!("{answered} of 3"))?;
     let (code, _, said) = stage.command(&["drift", "check", "--deep"])?;
@@ -272,13 +272,13 @@ pub(crate) fn snapshots(story: &mut Story, stage: &Stage) -> Result<(), Failure>
     let view = stage.view()?;
     stage.devnet.fault(&json!({ "fault": "lose_acks", "ms": 60_000 }))?;
     let job = stage.devnet.submit(&long_job("What is two plus two?", 8))?;
-    await_it("the job is answered", 20, || Ok((view.jobs().counts()?.unsent > 0).then_some(())))?;
+    await_it("the job is answered", || Ok((view.jobs().counts()?.unsent > 0).then_some(())))?;
     let traces = view.jobs().traces(0)?.len();
     story.saw("before", format!("{traces} traces of snapshot 1, 1 answer without acknowledgement"))?;
     let published =
         stage.devnet.post("/v1/devnet/snapshots", &json!({ "limits": { "max_tokens": 2048 } }))?;
     let version = published["snapshot"]["version"].as_u64().unwrap_or(0);
-    let applied = await_it("the new snapshot is in force", 30, || in_force(stage, version))?;
+    let applied = await_it("the new snapshot is in force", || in_force(stage, version))?;
     story.check(
         "the new one is in force",
         applied == version && version > 1,
@@ -287,7 +287,7 @@ pub(crate) fn snapshots(story: &mut Story, stage: &Stage) -> Result<(), Failure>
     let unsent = view.jobs().counts()?.unsent;
     story.check("the unacknowledged answer stays", unsent == 1, format!("{unsent} on the disk"))?;
     stage.devnet.no_fault()?;
-    let left = await_it("older traces go", 20, || {
+    let left = await_it("older traces go", || {
         let config = view.snapshots()?.current().map(|current| current.config.digest());
         let older = view.jobs().traces(0)?.iter().filter(|(_, trace)| Some(trace.config) != config).count();
         // The trace of the job that was not acknowledged is of the earlier one too: it comes later, and goes.
@@ -299,7 +299,7 @@ pub(crate) fn snapshots(story: &mut Story, stage: &Stage) -> Result<(), Failure>
         left == 0 && traces > 0,
         format!("{traces} were there, {uploaded} had reached the network"),
     )?;
-    await_it("the answer is acknowledged", 20, || Ok((view.jobs().tally()?.jobs == 0).then_some(())))?;
+    await_it("the answer is acknowledged", || Ok((view.jobs().tally()?.jobs == 0).then_some(())))?;
     let ended = stage.devnet.job(&job)?;
     let (sent, end) = (received(&ended, "result"), &ended["end"]);
     story.check(
@@ -311,7 +311,7 @@ pub(crate) fn snapshots(story: &mut Story, stage: &Stage) -> Result<(), Failure>
     for (kind, word) in [("wrong_key", "forged"), ("lower_version", "older")] {
         let before = refusals(stage)?;
         stage.devnet.fault(&json!({ "fault": "bad_snapshot", "kind": kind }))?;
-        let (count, why) = await_it("the bad snapshot is refused", 20, || {
+        let (count, why) = await_it("the bad snapshot is refused", || {
             let refused = refusals(stage)?;
             Ok((refused.0 > before.0).then_some(refused))
         })?;
@@ -334,15 +334,15 @@ pub(crate) fn expiry(story: &mut Story, stage: &Stage) -> Result<(), Failure> {
     story.step("A job's time ends before its turn", "it is not run, and the network is told")?;
     let view = stage.view()?;
     let busy = (0..2)
-        .map(|_| stage.devnet.submit(&long_job("Count as far as you can.", 300)))
+        .map(|_| stage.devnet.submit(&long_job("Count as far as you can.", 900)))
         .collect::<Result<Vec<_>, _>>()?;
-    await_it("all places are taken", 20, || Ok((view.jobs().counts()?.running == 2).then_some(())))?;
+    await_it("all places are taken", || Ok((view.jobs().counts()?.running == 2).then_some(())))?;
     let mut late = long_job("You will never read this.", 8);
-    late["ttl_ms"] = json!(1200);
+    late["ttl_ms"] = json!(3000);
     let late = stage.devnet.submit(&late)?;
-    let ended = await_end(stage, &late, 20)?;
+    let ended = await_end(stage, &late)?;
     story.check("it ended as expired", ended["end"] == "expired", ended["end"].to_string())?;
-    let told = await_it("the node says so", 20, || {
+    let told = await_it("the node says so", || {
         Ok(Some(received(&stage.devnet.job(&late)?, "expired")).filter(|told| *told > 0))
     })?;
     story.check("the node reported it", told > 0, format!("{told} time(s)"))?;
@@ -351,7 +351,7 @@ pub(crate) fn expiry(story: &mut Story, stage: &Stage) -> Result<(), Failure> {
     for job in busy {
         stage.devnet.post(&format!("/v1/devnet/jobs/{job}/cancel"), &json!({}))?;
     }
-    await_it("the node is idle", 30, || Ok((view.jobs().tally()?.jobs == 0).then_some(())))
+    await_it("the node is idle", || Ok((view.jobs().tally()?.jobs == 0).then_some(())))
 }
 
 /// A testnet volume opened as mainnet.
@@ -396,7 +396,7 @@ pub(crate) fn contained(story: &mut Story, stage: &mut Stage) -> Result<(), Fail
     });
     stage.devnet.post("/v1/devnet/snapshots", &json!({ "runtime": runtime }))?;
     let begun = Instant::now();
-    let found = await_it("the container runs", 60, || {
+    let found = await_it("the container runs", || {
         let artifacts = view.inventory().list()?;
         let image = artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::RuntimeImage);
         Ok(image.and_then(|it| it.facts.recorded))
@@ -473,8 +473,8 @@ fn received(job: &Value, kind: &str) -> usize {
     messages.map_or(0, |messages| messages.iter().filter(|message| message["kind"] == kind).count())
 }
 
-fn await_end(stage: &Stage, job: &str, seconds: u64) -> Result<Value, Failure> {
-    await_it("the job ends", seconds, || {
+fn await_end(stage: &Stage, job: &str) -> Result<Value, Failure> {
+    await_it("the job ends", || {
         let known = stage.devnet.job(job)?;
         Ok((!known["end"].is_null()).then_some(known))
     })

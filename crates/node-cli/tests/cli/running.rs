@@ -75,42 +75,45 @@ fn rotation_is_planned_and_then_done() {
     assert_eq!(by(&home.json(["rotate", "--dry-run"]), "store"), Vec::<String>::new());
 }
 
-fn wait(child: &mut Child) -> Option<i32> {
-    for _ in 0..600 {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
+/// Looks until there is something.
+#[track_caller]
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..2400 {
+        if let Some(found) = look() {
+            return found;
         }
         sleep(Duration::from_millis(50));
     }
-    child.kill().unwrap();
-    panic!("it did not stop within 30 seconds");
+    panic!("{what}: not after two minutes");
+}
+
+fn wait(child: &mut Child) -> Option<i32> {
+    eventually("it stops", || child.try_wait().unwrap()).code()
 }
 
 #[test]
 fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
     let home = Home::with_node();
-    // Nothing listens there: a port of one's own that was let go.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let url = format!("http://127.0.0.1:{port}");
-    let mut command = home.command(["run", "--network-url", &url, "--log-format", "json", "--log", "debug"]);
+    // Nothing listens there, and nobody is given such a port by chance.
+    let url = "http://127.0.0.1:9";
+    let mut command = home.command(["run", "--network-url", url, "--log-format", "json", "--log", "debug"]);
     command.env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let pid = child.id().to_string();
-    let mut seen = Value::Null;
-    for _ in 0..200 {
-        seen = home.json(["status"]);
-        // It has the volume before it has its page.
-        if seen["source"] == "agent" {
-            break;
-        }
-        sleep(Duration::from_millis(50));
-    }
+    // It has the volume before it has its page.
+    let seen = eventually("it has its page", || {
+        Some(home.json(["status"])).filter(|seen| seen["source"] == "agent")
+    });
     assert_eq!(seen["agent"]["pid"], child.id(), "{seen}");
     assert!(seen["agent"]["page"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{seen}");
     assert_eq!(seen["connection"]["connected"], false, "only the Agent knows that");
-    home.run(["status"]).well().says(&["http://127.0.0.1:", "wait for the first snapshot"]);
+    // A page that does not answer at once leaves the disk to be looked at.
+    eventually("it waits for its snapshot", || {
+        let said = home.run(["status"]).well().out;
+        ["http://127.0.0.1:", "wait for the first snapshot"].iter().all(|it| said.contains(it)).then_some(())
+    });
     // It runs, and has nothing to run under yet.
-    assert_eq!(home.run(["status", "--check"]).code, Some(10));
+    eventually("the check says so", || (home.run(["status", "--check"]).code == Some(10)).then_some(()));
     home.run(["rotate"]).failed(4, &[&pid]);
     let child_pid = Pid::from_child(&child);
     kill_process(child_pid, Signal::TERM).unwrap();

@@ -128,6 +128,7 @@ async fn the_real_model_runs_in_a_container_that_outlives_its_agent_and_is_excha
     let (path, sha256): (PathBuf, Digest) = gemma();
     let template = with(external(), "/models", json!([listed("1", &path, sha256)]));
     let template = with(template, "/runtime", runtime(&first));
+    let template = with(template, "/limits/execution_timeout_ms", 600_000);
     let settings = format!("[runtime]\nimages = {}", json!(images.path()));
     let mut stage = Stage::set_with(template, &settings, Some(tools().join("models"))).await;
     stage.start_node();
@@ -148,7 +149,12 @@ async fn the_real_model_runs_in_a_container_that_outlives_its_agent_and_is_excha
     assert!(artifact(&first["digest"]).is_some());
 
     // The Agent dies in the middle of a job; its container goes on, and the next Agent finds it again.
-    let job = stage.submit("Write a long story about the sea.").await;
+    // It does not stop by itself, and takes long enough to be seen at work.
+    let long = json!({ "mode": "completion", "request": {
+        "model": "m", "prompt": "Write a long story about the sea.", "max_tokens": 400, "ignore_eos": true,
+        "stop": ["<never>"],
+    } });
+    let job = stage.post("/v1/devnet/jobs", &long).await["id"].as_str().unwrap().to_owned();
     eventually("it runs", || async { (stage.view().jobs().counts().unwrap().running > 0).then_some(()) })
         .await;
     stage.kill_node();

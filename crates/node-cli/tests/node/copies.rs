@@ -76,7 +76,8 @@ fn boots(job: &Value, kind: &str) -> Vec<String> {
 /// computed again that was answered, and none that is open is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_node_asks_first_and_no_job_is_answered_twice_or_lost() {
-    let (mut stage, runtime) = running(external()).await;
+    // What is held runs for as long as it is held.
+    let (mut stage, runtime) = running(with(external(), "/limits/execution_timeout_ms", 600_000)).await;
     let pass = passphrase(&stage);
     runtime.hang(true);
     runtime.hold(true);

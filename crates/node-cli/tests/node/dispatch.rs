@@ -134,6 +134,10 @@ async fn no_prompt_and_no_answer_stands_in_the_nodes_files_or_in_what_it_says() 
         assert_eq!(seen_while_held, Vec::<std::path::PathBuf>::new(), "{prompt}");
         stage.ended(&job).await;
     }
+    eventually("the network is told", || async {
+        stage.get("logs").await.to_string().contains("answered").then_some(())
+    })
+    .await;
     assert_eq!(stage.stop_node().await, Some(0));
 
     assert_eq!(holds(&stage.home(), b"CANARY"), Vec::<std::path::PathBuf>::new());
@@ -231,8 +235,10 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
     let text = eventually("all is counted", || async {
         let text = read().await;
         // An offer that is not answered in time comes again, and is measured again.
-        let (measured, offers) =
-            (sum(&text, "resultity_accept_duration_seconds_count "), sum(&text, "resultity_job_offers_total{"));
+        let (measured, offers) = (
+            sum(&text, "resultity_accept_duration_seconds_count "),
+            sum(&text, "resultity_job_offers_total{"),
+        );
         let all = wanted.iter().all(|line| text.lines().any(|found| found == *line));
         (all && measured == offers && offers >= 3).then_some(text)
     })

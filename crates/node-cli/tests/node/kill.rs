@@ -41,8 +41,11 @@ async fn killed_again_and_again_at_any_moment_every_job_ends_once() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         sleep(Duration::from_millis(60 + (seed >> 33) % 400)).await;
         // A slow machine may have come to nothing by then: every other time something is waited for.
-        while round % 2 == 1 && ended(&stage, &jobs).await < answered.len() + 2 {
-            sleep(Duration::from_millis(20)).await;
+        if round % 2 == 1 {
+            eventually("two more are answered", || async {
+                (ended(&stage, &jobs).await >= answered.len() + 2).then_some(())
+            })
+            .await;
         }
         for (prompt, id) in &jobs {
             if !stage.job(id).await["end"].is_null() {

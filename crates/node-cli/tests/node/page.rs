@@ -12,6 +12,8 @@ use crate::{
 /// A template whose model has a name that would be a script where it were taken for one.
 fn hostile() -> Value {
     let template = with(external(), "/models/0/name", "<script>alert(1)</script>");
+    // A job may hang for as long as a browser needs.
+    let template = with(template, "/limits/execution_timeout_ms", 600_000);
     // Its records stay here for the page to show.
     with(template, "/timings/flush_ms", 600_000)
 }

@@ -85,7 +85,7 @@ async fn an_offer_comes_again_until_it_is_answered() {
     let job = world.until(id, "held").await;
     assert!(job["offers"][0]["times"].as_u64().unwrap() >= 2);
     assert_eq!(job["offers"][0]["answer"], "new");
-    assert!(link.is_silent(3 * OFFER_RETRY_MS).await);
+    assert!(link.is_silent(2 * OFFER_RETRY_MS).await);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn a_node_that_is_full_is_asked_later_and_one_that_rejects_not_again() {
     assert_eq!(link.offer().await.id, id);
     link.answer(&node, id, AcceptAnswer::Rejected).await;
     world.until(id, "waiting").await;
-    assert!(link.is_silent(4 * OFFER_RETRY_MS).await);
+    assert!(link.is_silent(2 * OFFER_RETRY_MS).await);
     let (other, mut link) = world.node(2).await;
     assert_eq!(link.take(&other).await.id, id);
 }
@@ -172,7 +172,7 @@ async fn a_node_that_runs_nothing_gets_nothing_until_it_says_so() {
     let state = async || world.get("/v1/devnet/state").await.json()["nodes"][0]["concurrency"].clone();
     while state().await != 0 {}
     let id = world.submit(json!({})).await;
-    assert!(link.is_silent(3 * OFFER_RETRY_MS).await);
+    assert!(link.is_silent(2 * OFFER_RETRY_MS).await);
     link.say(&node, &node.hello()).await;
     assert_eq!(link.offer().await.id, id);
 }
@@ -207,9 +207,9 @@ async fn a_question_without_a_node_ends_with_its_time() {
 async fn a_question_that_its_node_lets_expire_is_reported() {
     let world = world().await;
     let (node, mut link) = world.node(1).await;
-    let asked = world.ask(chat(), &[("x-resultity-ttl-ms", "200")]);
+    let asked = world.ask(chat(), &[("x-resultity-ttl-ms", "7000")]);
     let job = link.take(&node).await;
-    crate::common::pause(250).await;
+    crate::common::pause(7_050).await;
     let expired = ExpiredJob { job: job.id, standing: Standing::Queued, at: Timestamp::from_ms(1) };
     link.say(&node, &expired).await;
     link.acknowledged(job.id).await;
@@ -223,7 +223,7 @@ async fn a_question_that_its_node_lets_expire_is_reported() {
 async fn a_question_that_its_node_forgets_ends_too() {
     let world = world().await;
     let (node, mut link) = world.node(1).await;
-    let asked = world.ask(chat(), &[("x-resultity-ttl-ms", "200")]);
+    let asked = world.ask(chat(), &[("x-resultity-ttl-ms", "7000")]);
     link.take(&node).await;
     let answer = asked.await.unwrap();
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (504, Some("expired")));

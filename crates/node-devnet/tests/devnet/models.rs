@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
-    common::{Answer, World, http, pause, settings},
+    common::{Answer, World, http, now, pause, settings},
     network::snapshot,
 };
 
@@ -197,10 +197,10 @@ async fn each_fault_of_files_does_what_it_says_and_ends() {
     well().await;
 
     fault(&world, json!({ "fault": "slow_drip", "ms": 60_000 })).await;
-    assert!(
-        timeout(Duration::from_millis(600), ask(&world, &[])).await.is_err(),
-        "seven bytes take a second"
-    );
+    let before = now();
+    assert_eq!(ask(&world, &[]).await.unwrap().body, WEIGHTS);
+    let took = now().since_ms(before);
+    assert!(took >= 600, "seven bytes take a second: {took} ms");
     fault(&world, json!({ "fault": "none" })).await;
     well().await;
 }
@@ -213,6 +213,6 @@ async fn a_devnet_that_stops_does_not_wait_for_a_file_without_an_end() {
         http().get(format!("{}/models/m@1.0.0/m.gguf", world.devnet.url())).send().await.unwrap();
     let reading = tokio::spawn(async move { while let Ok(Some(_)) = answer.chunk().await {} });
     pause(50).await;
-    timeout(Duration::from_secs(20), world.devnet.stop()).await.unwrap();
-    timeout(Duration::from_secs(20), reading).await.unwrap().unwrap();
+    timeout(Duration::from_secs(60), world.devnet.stop()).await.unwrap();
+    timeout(Duration::from_secs(60), reading).await.unwrap().unwrap();
 }
