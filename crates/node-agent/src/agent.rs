@@ -38,11 +38,11 @@ use crate::{
     models,
     network::{HttpNetwork, Network, NetworkError},
     node::{Halt, Node},
+    otlp::OtlpError,
     page::{Page, PageError},
     report, rotate, session,
     settings::Settings,
-    sync,
-    targets::{self, TargetError},
+    sync, targets,
     time::{self, NoClock},
 };
 
@@ -71,9 +71,9 @@ pub enum AgentError {
     /// The status page cannot be guarded.
     #[error(transparent)]
     Page(#[from] PageError),
-    /// Somebody who should get the log cannot.
+    /// The settings of the collector cannot be used.
     #[error(transparent)]
-    Target(#[from] TargetError),
+    Target(#[from] OtlpError),
     /// Nothing can be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),

@@ -244,7 +244,8 @@ async fn send_batch<N: Network>(
         let text = format!("it acknowledges log batch {acknowledged} where {seq} was sent");
         return Err(NetworkError::Misbehaves(text).into());
     }
-    node.written(node.store.logs().acknowledge(seq).await)?;
+    // To the end: what is left of it would be sent again.
+    while node.written(node.store.logs().acknowledge(seq).await)? > 0 {}
     Ok(())
 }
 

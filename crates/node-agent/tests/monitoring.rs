@@ -10,6 +10,7 @@ use std::{
 };
 
 use node_agent::metrics::{self, Facts, Kind};
+use serde_json::{Value, json};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
@@ -40,7 +41,7 @@ fn exported() -> BTreeSet<String> {
     let mut names = BTreeSet::from(["up".to_owned()]);
     for family in metrics::families(&Facts::example()) {
         match family.kind {
-            Kind::Counter | Kind::Gauge => names.extend([family.name.to_owned()]),
+            Kind::Counter(_) | Kind::Gauge => names.extend([family.name.to_owned()]),
             Kind::Histogram => {
                 names.extend(["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", family.name)));
             }
@@ -69,6 +70,33 @@ fn the_alert_rules_are_rules_and_each_fires_when_it_should_and_not_else() {
         assert_eq!(tested, 2, "{alert} is tried on a node that is well and on one that is not");
     }
     assert_eq!(rules.matches("action: ").count(), rules.matches("- alert: ").count(), "each says what to do");
+}
+
+/// The expressions in a dashboard, with its variables as they could be.
+fn expressions(part: &Value, found: &mut Vec<String>) {
+    match part {
+        Value::Object(fields) => {
+            let expression = fields.get("expr").and_then(Value::as_str);
+            found.extend(expression.map(|text| text.replace("$__rate_interval", "5m")));
+            fields.values().for_each(|part| expressions(part, found));
+        }
+        Value::Array(parts) => parts.iter().for_each(|part| expressions(part, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn what_the_dashboard_asks_is_promql() {
+    let dashboard: Value = serde_json::from_str(&text("deploy/grafana/resultity-node.json")).unwrap();
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    assert!(found.len() > 30, "{found:?}");
+    let rule = |(number, expression)| json!({ "record": format!("panel:{number}"), "expr": expression });
+    let rules: Vec<_> = found.iter().enumerate().map(rule).collect();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    // JSON is YAML.
+    write!(file, "{}", json!({ "groups": [{ "name": "dashboard", "rules": rules }] })).unwrap();
+    promtool(&["check", "rules", file.path().to_str().unwrap()], "");
 }
 
 #[test]

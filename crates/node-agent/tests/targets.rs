@@ -30,12 +30,13 @@ use axum::{
 };
 use node_agent::{
     author::Author,
+    metrics,
     node::Node,
     settings::{
         ExportSettings, KeySettings, LogFileSettings, ModelSettings, OtlpSettings, PageSettings,
         RuntimeSettings, Settings,
     },
-    targets, time,
+    standing, targets, time,
 };
 use node_store::{
     logs::{Query, TargetState},
@@ -58,7 +59,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// The longest that anything is waited for.
@@ -67,7 +68,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What the receiver answers to log records.
 #[derive(Clone, Debug)]
 enum Answer {
-    Busy,
+    /// Not now, but after so many seconds.
+    Busy(u64),
     Refused,
     Rejects(i64),
     /// Nothing, and never.
@@ -81,6 +83,8 @@ struct Seen {
     logs: Vec<ExportLogsServiceRequest>,
     metrics: Vec<ExportMetricsServiceRequest>,
     headers: Vec<HeaderMap>,
+    /// When log records came.
+    times: Vec<Instant>,
 }
 
 #[derive(Clone)]
@@ -129,21 +133,26 @@ fn plain(headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
 }
 
 async fn take_logs(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, body: Bytes) -> Response {
-    let answer = {
+    let (answer, requests) = {
         let mut seen = seen.lock().unwrap();
+        seen.times.push(Instant::now());
         assert_eq!(headers["content-type"], "application/x-protobuf");
         seen.logs.push(ExportLogsServiceRequest::decode(plain(&headers, &body).as_slice()).unwrap());
         seen.headers.push(headers);
-        seen.answers.pop_front()
+        (seen.answers.pop_front(), seen.logs.len())
     };
     let rejected_log_records = match answer {
-        Some(Answer::Busy) => return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response(),
+        Some(Answer::Busy(seconds)) => {
+            return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, seconds.to_string())]).into_response();
+        }
         Some(Answer::Refused) => return StatusCode::BAD_REQUEST.into_response(),
         Some(Answer::Hangs) => return std::future::pending().await,
         Some(Answer::Rejects(count)) => count,
         None => return ExportLogsServiceResponse::default().encode_to_vec().into_response(),
     };
-    let partial = ExportLogsPartialSuccess { rejected_log_records, error_message: "too old".to_owned() };
+    // Its words are others each time.
+    let error_message = format!("too old, says request {requests}");
+    let partial = ExportLogsPartialSuccess { rejected_log_records, error_message };
     ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec().into_response()
 }
 
@@ -258,7 +267,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_busy_collector_does_not_take_is_held_and_comes_once_and_in_order() {
-    let receiver = Receiver::start([Answer::Busy, Answer::Busy]).await;
+    let receiver = Receiver::start([Answer::Busy(1), Answer::Busy(1)]).await;
     let scene = Scene::set(otlp(&receiver, true)).await;
     scene.note("first");
     eventually("it was asked twice", || (receiver.requests().len() >= 2).then_some(())).await;
@@ -310,6 +319,105 @@ async fn what_a_collector_takes_in_part_is_never_sent_again_and_the_rest_is_coun
     assert_eq!(scene.said("but for 1: too old"), 1);
 }
 
+/// What is said of a rejection is a record, and may be rejected with other words: once, that went on for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_whose_words_differ_each_time_feeds_no_log() {
+    let receiver = Receiver::start((0..12).map(|_| Answer::Rejects(1))).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("old");
+    eventually("it was taken", || (scene.state("otlp").rejected > 0).then_some(())).await;
+    scene.delivered("otlp").await;
+    let said = scene.said("but for 1: too old");
+    assert!((1..=3).contains(&said), "{said}");
+}
+
+/// More than a collector was sent it cannot have rejected. Once, two such answers made a sum that the store refuses: the cursor
+/// stayed where it was, and the same records were sent every second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_of_rejected_records_that_cannot_be_is_not_believed() {
+    let receiver = Receiver::start([Answer::Rejects(i64::MAX), Answer::Rejects(i64::MAX)]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("old");
+    eventually("both are over", || (receiver.requests().len() >= 2).then_some(())).await;
+    scene.note("new");
+    eventually("what comes next is taken", || receiver.bodies().iter().any(|it| it == "new").then_some(()))
+        .await;
+    scene.delivered("otlp").await;
+    let bodies = receiver.bodies();
+    assert_eq!(bodies.iter().filter(|it| *it == "old").count(), 1, "{bodies:?}");
+    let rejected = scene.state("otlp").rejected;
+    assert!((2..=bodies.len() as u64).contains(&rejected), "{rejected} of {bodies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_refuses_does_not_lose_everything_at_once() {
+    let receiver = Receiver::start([Answer::Refused, Answer::Refused]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    // More than one batch.
+    let long = "x".repeat(4 << 10);
+    (0..300).for_each(|_| scene.note(&long));
+    eventually("it was asked again", || (receiver.requests().len() >= 2).then_some(())).await;
+    let times = receiver.seen.lock().unwrap().times.clone();
+    assert!(times[1] - times[0] >= Duration::from_millis(500), "{times:?}");
+    scene.delivered("otlp").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_wants_to_be_left_alone_is_not_asked_at_the_end() {
+    let receiver = Receiver::start([Answer::Busy(3600)]).await;
+    let mut scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("later");
+    eventually("it was asked", || (receiver.requests().len() == 1).then_some(())).await;
+    scene.stop.send_replace(true);
+    while scene.tasks.join_next().await.is_some() {}
+    assert_eq!(receiver.requests().len(), 1);
+    assert_eq!(scene.said("later"), 1, "it is here for the next start");
+}
+
+/// Logs stop no job: once, a folder that could not be made ended the Agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_used_stops_nothing_and_gets_all_once_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_the_way = folder.path().join("logs");
+    std::fs::write(&in_the_way, "a file").unwrap();
+    let files = LogFileSettings::in_folder(in_the_way.clone());
+    let scene = Scene::set(ExportSettings { otlp: None, log_file: Some(files) }).await;
+    scene.note("held");
+    eventually("the node says why", || {
+        let _ = scene.node.store.logs().flush().wait();
+        (scene.said("set log_file.folder") > 0).then_some(())
+    })
+    .await;
+    std::fs::remove_file(&in_the_way).unwrap();
+    scene.delivered("file").await;
+    let text = std::fs::read_to_string(in_the_way.join("resultity-testnet.jsonl")).unwrap();
+    assert!(text.contains("\"held\""), "{text}");
+}
+
+/// As after a start at which the store could not keep who gets the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_the_store_does_not_know_is_made_known_while_the_node_runs() {
+    let receiver = Receiver::start([]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.node.store.logs().set_targets(Vec::new()).await.unwrap();
+    scene.note("hello");
+    eventually("it gets the log", || receiver.bodies().iter().any(|it| it == "hello").then_some(())).await;
+    assert!(scene.state("otlp").required);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_and_the_report_say_the_same_of_what_the_volume_takes() {
+    let scene = Scene::set(ExportSettings::default()).await;
+    let aside = scene.home.path().join("testnet/models/quarantine");
+    std::fs::create_dir_all(&aside).unwrap();
+    std::fs::write(aside.join(format!("{}-1", "0".repeat(64))), "moved aside").unwrap();
+    let (measured, report) = tokio::task::block_in_place(|| {
+        (metrics::gather(&scene.node).storage, standing::of_agent(&scene.node).unwrap().storage)
+    });
+    assert!(report.iter().any(|of| of.class == "models" && of.bytes > 0), "{report:?}");
+    assert_eq!(measured, Some(report));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_does_not_answer_holds_nothing_up_and_gets_it_later() {
     let receiver = Receiver::start([Answer::Hangs]).await;
@@ -347,7 +455,7 @@ async fn a_cursor_survives_a_restart_and_a_target_that_is_gone_is_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_come_from_a_private_file_and_are_sent_and_never_said() {
     use std::os::unix::fs::PermissionsExt as _;
-    let receiver = Receiver::start([Answer::Busy]).await;
+    let receiver = Receiver::start([Answer::Busy(1)]).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("headers");
     std::fs::write(&file, "authorization: Bearer CANARY\n").unwrap();

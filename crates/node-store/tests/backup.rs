@@ -29,12 +29,14 @@ use node_store::{
     disk::RealDisk,
     jobs::{Accepted, AfterRestore, Lease},
     keys::{Kek, KekSources, NodeKey, Source as KeySource},
+    logs::{Query, Target},
     store::{Options, Store, StoreError},
     volume::VolumeError,
 };
 use node_types::{
-    Network, Timestamp,
+    Digest, Network, Timestamp,
     job::FailureKind,
+    log::{Kind, Level, Record},
     protocol::{Claim, Claimed},
     trace::Outcome,
 };
@@ -279,6 +281,32 @@ fn a_restored_volume_repeats_no_number_and_begins_another_chain_of_logs() {
     let records = batch.records().unwrap();
     assert_eq!(records.len(), 2, "those of the batch that was on its way too");
     assert_eq!(batch.header.lost.values().sum::<u64>(), 1, "a loss is told twice rather than never");
+}
+
+/// What the network has may be held for another target when the backup is made.
+#[test]
+fn a_restored_volume_sends_nothing_that_the_network_acknowledged() {
+    let world = World::new();
+    let old = world.open("home");
+    old.logs().set_targets(vec![Target { name: "file".to_owned(), required: true }]).wait().unwrap();
+    while let Some(batch) = old.logs().seal().wait().unwrap() {
+        while old.logs().acknowledge(batch.header.seq).wait().unwrap() > 0 {}
+    }
+    let held = old.logs().view().query(&Query::default()).unwrap().len();
+    assert!(held > 0);
+    old.logs().append(Record::new(NOW, Level::Info, Kind::Agent, "new"));
+    old.logs().flush().wait().unwrap();
+    drop(old);
+    world.create("a.backup", Some(&world.kek()));
+
+    world.restore("a.backup", "new").unwrap();
+    let new = world.open("new");
+    let batch = new.logs().seal().wait().unwrap().unwrap();
+    assert_eq!((batch.header.seq, batch.header.prev), (1, Digest::from_bytes([0; 32])));
+    assert!(batch.records().unwrap().iter().any(|record| record.message == "new"));
+    let sent: usize = batch.header.records.values().map(|count| usize::try_from(*count).unwrap()).sum();
+    let all = new.logs().view().query(&Query::default()).unwrap().len();
+    assert_eq!(sent, all - held, "{:?}", batch.records());
 }
 
 #[test]
@@ -619,7 +647,7 @@ fn forged(tar: &[u8], jobs: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(tar[512..at[1]].to_vec()).unwrap();
     let mut manifest: Manifest = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
     manifest.members[1].bytes = jobs.len() as u64;
-    manifest.members[1].sha256 = node_types::Digest::of(jobs);
+    manifest.members[1].sha256 = Digest::of(jobs);
     let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
     let mut forged = Vec::new();
     let mut put = |header: &[u8], bytes: &[u8]| {

@@ -385,6 +385,7 @@ fn a_target_that_is_taken_away_holds_nothing_and_a_new_one_begins_with_what_is_t
     assert_eq!(state(&logs, "otlp").cursor, 1, "cursors survive a restart");
     logs.set_targets(vec![target("otlp", true), target("file", true)]).wait().unwrap();
     assert_eq!(waiting(&logs, "file"), ["record 1", "record 2", "record 3"]);
+    assert_eq!(state(&logs, "file").waiting, 3, "what went before it came is not waited for");
     assert_eq!(waiting(&logs, "otlp"), ["record 1", "record 2", "record 3"]);
     logs.set_targets(Vec::new()).wait().unwrap();
     assert!(shown(&logs, &Query::default()).is_empty(), "nobody is owed them");

@@ -20,18 +20,13 @@ use node_types::{
 };
 
 use super::process::{self, Process};
-use crate::{hardware, meters::Tally, node::Node, time};
-
-/// What is known of the logs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogFacts {
-    /// Bytes of `logs.db` in use.
-    pub used_bytes: u64,
-    /// Its limit.
-    pub bytes_max: u64,
-    /// Who gets them.
-    pub targets: Vec<TargetState>,
-}
+use crate::{
+    hardware,
+    meters::Tally,
+    node::Node,
+    standing::{self, Storage},
+    time,
+};
 
 /// What is known of the snapshot in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +39,6 @@ pub struct SnapshotFacts {
     pub refresh_by: Timestamp,
     /// Whether it may be used.
     pub validity: Validity,
-    /// Bytes that all jobs may take under it.
-    pub jobs_bytes_max: u64,
     /// Jobs that may be held under it.
     pub jobs_max: u64,
 }
@@ -73,12 +66,10 @@ pub struct Facts {
     pub jobs: Option<JobTally>,
     /// When the job was taken that waits longest; inside `None` where none waits.
     pub oldest_queued: Option<Option<Timestamp>>,
-    /// Bytes that traces may take.
-    pub traces_bytes_max: u64,
-    /// The logs.
-    pub logs: Option<LogFacts>,
-    /// Bytes of model files that are here.
-    pub models_bytes: Option<u64>,
+    /// Who gets the log.
+    pub log_targets: Option<Vec<TargetState>>,
+    /// What each class of data takes, as the report says it.
+    pub storage: Option<Vec<Storage>>,
     /// The snapshot in force, if there is one.
     pub snapshot: Option<SnapshotFacts>,
     /// Artifacts by state.
@@ -103,7 +94,8 @@ pub fn gather(node: &Node) -> Facts {
         errors.push("clock");
     }
     let now = mark.as_ref().map(|mark| mark.now);
-    let snapshot = store.snapshots().current().map(|current| {
+    let current = store.snapshots().current();
+    let snapshot = current.as_ref().map(|current| {
         let document = current.config.document();
         let validity = now.and_then(|now| store.snapshots().look(|view| view.validity(now)));
         SnapshotFacts {
@@ -111,14 +103,16 @@ pub fn gather(node: &Node) -> Facts {
             issued_at: document.issued_at,
             refresh_by: document.refresh_by,
             validity: validity.unwrap_or(Validity::Fresh),
-            jobs_bytes_max: document.limits.queue_bytes_max,
             jobs_max: document.limits.queue_jobs_max,
         }
     });
     let mut read = Read { node, errors };
-    let logs = read.of("logs", || {
-        let (used_bytes, targets) = (view.logs().used_bytes()?, view.logs().targets()?);
-        Ok(LogFacts { used_bytes, bytes_max: store.logs().bytes_max(), targets })
+    let log_targets = read.of("logs", || view.logs().targets());
+    let jobs = read.of("tally", || view.jobs().tally());
+    // Without the tally it is not looked for: one failure is counted once.
+    let storage = jobs.and_then(|jobs| {
+        let config = current.as_ref().map(|current| current.config.document());
+        read.of("storage", || standing::storage(view, config, &jobs, log_targets.is_some()))
     });
     let artifacts = read.of("inventory", || {
         let mut states = BTreeMap::new();
@@ -127,7 +121,6 @@ pub fn gather(node: &Node) -> Facts {
         }
         Ok(states)
     });
-    let models = || Ok(view.models().files()?.iter().map(|file| file.bytes).sum());
     Facts {
         node: store.node().to_string(),
         network: node.settings.network.to_string(),
@@ -136,11 +129,10 @@ pub fn gather(node: &Node) -> Facts {
         connected: node.connected.load(Ordering::Relaxed),
         tally: Some(node.meters.read(tokio::time::Instant::now())),
         counts: read.of("jobs", || view.jobs().counts()),
-        jobs: read.of("tally", || view.jobs().tally()),
+        jobs,
         oldest_queued: read.of("queue", || view.jobs().oldest_queued()),
-        traces_bytes_max: store.jobs().traces_bytes_max(),
-        logs,
-        models_bytes: read.of("models", models),
+        log_targets,
+        storage,
         snapshot,
         artifacts,
         incidents: read.of("incidents", || Ok(view.incidents()?.len() as u64)),
@@ -217,19 +209,16 @@ impl Facts {
             counts: Some(Counts { queued: 1, running: 1, unsent: 1 }),
             jobs: Some(JobTally { jobs: 3, bytes: 4096, expired: 1, trace_bytes: 4096, traces_lost: 1 }),
             oldest_queued: Some(Some(at)),
-            traces_bytes_max: 1 << 20,
-            logs: Some(LogFacts {
-                used_bytes: 1 << 16,
-                bytes_max: 1 << 20,
-                targets: ["file", "network", "otlp"].map(target).to_vec(),
-            }),
-            models_bytes: Some(1 << 30),
+            log_targets: Some(["file", "network", "otlp"].map(target).to_vec()),
+            storage: Some(vec![
+                Storage { class: "jobs".to_owned(), bytes: 4096, limit_bytes: Some(1 << 26) },
+                Storage { class: "models".to_owned(), bytes: 1 << 30, limit_bytes: None },
+            ]),
             snapshot: Some(SnapshotFacts {
                 version: 7,
                 issued_at: at,
                 refresh_by: at.plus_ms(3_600_000),
                 validity: Validity::Fresh,
-                jobs_bytes_max: 1 << 26,
                 jobs_max: 1000,
             }),
             artifacts: Some(BTreeMap::from([(ArtifactState::Ok, 3)])),

@@ -6,7 +6,7 @@ use node_types::{
     verify::Validity,
 };
 
-use super::{Facts, Family, Kind, Sample, Unit, Value};
+use super::{Facts, Family, Kind, Sample, Since, Unit, Value};
 use crate::meters::{ANSWERS, JobEnd, RunEnd, answer_name};
 
 /// Makes a family: nothing where there is nothing to say.
@@ -161,20 +161,20 @@ fn jobs(all: &mut Families, facts: &Facts) {
     );
     all.one(
         "resultity_jobs_expired_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Volume), Unit::None),
         "Jobs whose time ended before they were acknowledged, since the volume was made.",
         facts.jobs.map(|tally| number(tally.expired)),
     );
     all.one(
         "resultity_traces_lost_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Volume), Unit::None),
         "Traces deleted before the network had them, since the volume was made.",
         facts.jobs.map(|tally| number(tally.traces_lost)),
     );
     let Some(tally) = &facts.tally else { return };
     all.add(
         "resultity_job_offers_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Agent), Unit::None),
         "Jobs that the network offered, by the node's answer.",
         ANSWERS.map(|answer| {
             let name = answer_name(answer);
@@ -189,7 +189,7 @@ fn jobs(all: &mut Families, facts: &Facts) {
     );
     all.add(
         "resultity_jobs_ended_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Agent), Unit::None),
         "Jobs whose end the network has acknowledged, by how they ended.",
         JobEnd::ALL
             .map(|end| count(label("outcome", end.name()), tally.ends.get(&end).copied().unwrap_or(0))),
@@ -200,7 +200,7 @@ fn work(all: &mut Families, facts: &Facts) {
     let Some(tally) = &facts.tally else { return };
     all.one(
         "resultity_attempts_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Agent), Unit::None),
         "Runs of jobs that were begun.",
         Some(number(tally.attempts)),
     );
@@ -212,7 +212,7 @@ fn work(all: &mut Families, facts: &Facts) {
     });
     all.add(
         "resultity_runs_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Agent), Unit::None),
         "Runs of jobs that came to an end, by model and by how: one that is put back runs again.",
         runs,
     );
@@ -232,13 +232,13 @@ fn work(all: &mut Families, facts: &Facts) {
     });
     all.add(
         "resultity_tokens_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Agent), Unit::None),
         "Tokens of the prompts and answers of the runs that were answered, by model.",
         tokens,
     );
     all.one(
         "resultity_runtime_restarts_total",
-        (Kind::Counter, Unit::None),
+        (Kind::Counter(Since::Agent), Unit::None),
         "How often a runtime that served went away; the node starts its own again.",
         Some(number(tally.runtime_falls)),
     );
@@ -254,7 +254,7 @@ fn connection(all: &mut Families, facts: &Facts) {
     if let Some(tally) = &facts.tally {
         all.one(
             "resultity_connections_total",
-            (Kind::Counter, Unit::None),
+            (Kind::Counter(Since::Agent), Unit::None),
             "Sessions with the network that were opened.",
             Some(number(tally.connections)),
         );
@@ -266,7 +266,7 @@ fn connection(all: &mut Families, facts: &Facts) {
         );
         all.one(
             "resultity_offline_seconds_total",
-            (Kind::Counter, Unit::Seconds),
+            (Kind::Counter(Since::Agent), Unit::Seconds),
             "How long there was no session since the Agent started, all together.",
             Some(tally.offline.as_secs_f64()),
         );
@@ -291,32 +291,18 @@ fn connection(all: &mut Families, facts: &Facts) {
 }
 
 fn storage(all: &mut Families, facts: &Facts) {
-    let jobs = facts.jobs;
-    let used = [
-        ("jobs", jobs.map(|tally| tally.bytes)),
-        ("traces", jobs.map(|tally| tally.trace_bytes)),
-        ("logs", facts.logs.as_ref().map(|logs| logs.used_bytes)),
-        ("models", facts.models_bytes),
-    ];
-    let limits = [
-        ("jobs", facts.snapshot.map(|snapshot| snapshot.jobs_bytes_max)),
-        ("traces", Some(facts.traces_bytes_max)),
-        ("logs", facts.logs.as_ref().map(|logs| logs.bytes_max)),
-    ];
-    let samples = |of: &[(&'static str, Option<u64>)]| -> Vec<_> {
-        of.iter().filter_map(|(class, bytes)| Some(count(label("class", class), (*bytes)?))).collect()
-    };
+    let classes = facts.storage.iter().flatten();
     all.add(
         "resultity_storage_bytes",
         (Kind::Gauge, Unit::Bytes),
         "Bytes that a class of data takes on the volume.",
-        samples(&used),
+        classes.clone().map(|of| count(label("class", &of.class), of.bytes)),
     );
     all.add(
         "resultity_storage_limit_bytes",
         (Kind::Gauge, Unit::Bytes),
-        "Bytes that it may take; models have no limit but the disk.",
-        samples(&limits),
+        "Bytes that it may take; what has no limit but the disk is left out.",
+        classes.filter_map(|of| Some(count(label("class", &of.class), of.limit_bytes?))),
     );
     let commits = |of: &(Database, Distribution)| {
         (label("database", database_name(of.0)), Value::Distribution(of.1.clone()))
@@ -336,8 +322,8 @@ fn storage(all: &mut Families, facts: &Facts) {
 }
 
 fn logs(all: &mut Families, facts: &Facts) {
-    let Some(logs) = &facts.logs else { return };
-    let lost = logs.targets.iter().flat_map(|target| {
+    let Some(targets) = &facts.log_targets else { return };
+    let lost = targets.iter().flat_map(|target| {
         Level::ALL.map(|level| {
             let labels = vec![("target", target.name.clone()), ("level", level.name().to_owned())];
             count(labels, target.lost.get(&level).copied().unwrap_or(0))
@@ -345,25 +331,25 @@ fn logs(all: &mut Families, facts: &Facts) {
     });
     all.add(
         "resultity_log_records_lost_total",
-        (Kind::Counter, Unit::None),
-        "Log records that a target will never have: over the limit, past their time, refused, or gone before it took them.",
+        (Kind::Counter(Since::Volume), Unit::None),
+        "Log records that a target will never have, since the volume was made: over the limit, past their time, refused, or gone before it took them.",
         lost,
     );
-    let others = logs.targets.iter().filter(|target| target.name != NETWORK);
+    let others = targets.iter().filter(|target| target.name != NETWORK);
     all.add(
         "resultity_log_records_rejected_total",
-        (Kind::Counter, Unit::None),
-        "Log records that a target took a batch without, of which it does not say which.",
+        (Kind::Counter(Since::Volume), Unit::None),
+        "Log records that a target took a batch without, of which it does not say which, since the volume was made.",
         others.map(|target| count(label("target", &target.name), target.rejected)),
     );
     all.add(
         "resultity_log_waiting_records",
         (Kind::Gauge, Unit::None),
         "Log records that a target does not have yet, at the most.",
-        logs.targets.iter().map(|target| count(label("target", &target.name), target.waiting)),
+        targets.iter().map(|target| count(label("target", &target.name), target.waiting)),
     );
     let Some((now, _)) = facts.time else { return };
-    let lag = logs.targets.iter().map(|target| {
+    let lag = targets.iter().map(|target| {
         let lag = target.oldest.map_or(0.0, |oldest| number(now.since_ms(oldest)) / 1000.0);
         (label("target", &target.name), Value::Number(lag))
     });
@@ -530,7 +516,7 @@ fn process(all: &mut Families, facts: &Facts) {
     );
     all.one(
         "process_cpu_seconds_total",
-        (Kind::Counter, Unit::Seconds),
+        (Kind::Counter(Since::Process), Unit::Seconds),
         "How long the Agent worked, in seconds of one processor.",
         process.processor,
     );

@@ -5,7 +5,7 @@
 //!
 //! Names and units follow Prometheus' conventions: the prefix `resultity_`, base units, `_total` for what only grows. A look that
 //! fails leaves its families out and is counted in `resultity_scrape_errors`: a wrong zero would be worse. Nothing reads a
-//! whole table: a node with a full queue is asked as cheaply as an empty one.
+//! whole table of jobs or records: a node with a full queue is asked as cheaply as an empty one.
 
 mod facts;
 mod families;
@@ -13,7 +13,7 @@ pub mod process;
 
 use std::fmt::Write as _;
 
-pub use facts::{Facts, LogFacts, SnapshotFacts, gather};
+pub use facts::{Facts, SnapshotFacts, gather};
 pub use families::families;
 use node_store::meter::Distribution;
 
@@ -22,11 +22,22 @@ use crate::node::Node;
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Since when a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// The volume was made: it is kept in the store. When that was is not known.
+    Volume,
+    /// The process began.
+    Process,
+    /// The Agent began to work on the store: it is counted in memory.
+    Agent,
+}
+
 /// What a family's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows, and begins anew with a start.
-    Counter,
+    /// It only grows, and begins anew with what it counts since.
+    Counter(Since),
     /// It goes up and down.
     Gauge,
     /// Durations in buckets.
@@ -38,7 +49,7 @@ impl Kind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Counter => "counter",
+            Self::Counter(_) => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
         }
@@ -63,11 +74,14 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// As the Unified Code for Units of Measure writes it, which is what OTLP wants.
+    /// As the Unified Code for Units of Measure writes it, which is what OTLP wants. Things have none: where a gauge has the
+    /// unit 1, what translates it for Prometheus appends `_ratio` to its name
+    /// (opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics).
     #[must_use]
     pub const fn ucum(self) -> &'static str {
         match self {
-            Self::None | Self::Ratio => "1",
+            Self::None => "",
+            Self::Ratio => "1",
             Self::Seconds => "s",
             Self::Bytes => "By",
             Self::Celsius => "Cel",
@@ -223,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_family_without_samples_is_not_written() {
-        assert_eq!(encode(&[family(Vec::new(), Kind::Counter)]), "");
+        assert_eq!(encode(&[family(Vec::new(), Kind::Counter(Since::Agent))]), "");
     }
 
     #[test]
@@ -232,8 +246,12 @@ mod tests {
         let names: BTreeSet<_> = families.iter().map(|family| family.name).collect();
         assert_eq!(names.len(), families.len());
         for Family { name, help, kind, unit, samples } in &families {
-            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter(_)), "{name}");
             let stem = name.strip_suffix("_total").unwrap_or(name);
+            if let Kind::Counter(since) = kind {
+                let says = help.contains("since the volume was made");
+                assert_eq!(says, *since == Since::Volume, "{name}: {help}");
+            }
             let ending = match unit {
                 Unit::None => "",
                 Unit::Seconds => "_seconds",

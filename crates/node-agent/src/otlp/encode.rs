@@ -1,6 +1,6 @@
 //! Log records and metrics as OTLP says them (opentelemetry.io/docs/specs/otlp, protobuf messages of version 1). Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use node_store::logs::Entry;
 use node_types::{Timestamp, log::Level};
@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::{
 };
 use serde_json::Value;
 
-use crate::metrics::{self, Family, Kind, Sample};
+use crate::metrics::{self, Family, Kind, Sample, Since};
 
 /// Whose records and metrics they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ fn any(value: &Value) -> AnyValue {
     AnyValue { value }
 }
 
-/// A record. Its number in the node's log makes it known where it comes twice.
+/// A record. Its number in the node's log makes it known where it comes twice; a log that is restored or begun anew uses numbers again.
 fn log_record(entry: &Entry, now: Timestamp) -> LogRecord {
     let record = &entry.record;
     let (number, name) = severity(record.level);
@@ -161,21 +161,44 @@ pub fn logs(
     ExportLogsServiceRequest { resource_logs: vec![of_node] }
 }
 
+/// When what is counted began.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Begins {
+    /// The Agent's work on the store.
+    pub agent: Timestamp,
+    /// The process, in seconds since 1970 UTC.
+    pub process: Option<f64>,
+}
+
+impl Begins {
+    /// 0 says that it is not known.
+    fn nanoseconds(self, since: Since) -> u64 {
+        match since {
+            Since::Volume => 0,
+            Since::Process => {
+                let since_1970 = self.process.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                since_1970.map_or(0, |begun| u64::try_from(begun.as_nanos()).unwrap_or(0))
+            }
+            Since::Agent => nanoseconds(self.agent),
+        }
+    }
+}
+
 /// What is sent to `/v1/metrics`: the same names as Prometheus gets, so that one dashboard reads both. Counters are cumulative
-/// from `since` on.
+/// from what they begin with.
 #[must_use]
 pub fn metrics(
     source: &Source,
     families: &[Family],
-    since: Timestamp,
+    begins: Begins,
     now: Timestamp,
 ) -> ExportMetricsServiceRequest {
-    let (since, now) = (nanoseconds(since), nanoseconds(now));
+    let now = nanoseconds(now);
     let metrics = families.iter().map(|family| Metric {
         name: family.name.to_owned(),
         description: family.help.to_owned(),
         unit: family.unit.ucum().to_owned(),
-        data: Some(data(family, since, now)),
+        data: Some(data(family, begins, now)),
         ..Metric::default()
     });
     let scope_metrics =
@@ -185,7 +208,7 @@ pub fn metrics(
     ExportMetricsServiceRequest { resource_metrics: vec![of_node] }
 }
 
-fn data(family: &Family, since: u64, now: u64) -> metric::Data {
+fn data(family: &Family, begins: Begins, now: u64) -> metric::Data {
     let attributes = |sample: &Sample| -> Vec<KeyValue> {
         sample.labels.iter().map(|(name, value)| pair(*name, text(value))).collect()
     };
@@ -205,8 +228,8 @@ fn data(family: &Family, since: u64, now: u64) -> metric::Data {
     };
     match family.kind {
         Kind::Gauge => metric::Data::Gauge(Gauge { data_points: numbers(0) }),
-        Kind::Counter => metric::Data::Sum(Sum {
-            data_points: numbers(since),
+        Kind::Counter(since) => metric::Data::Sum(Sum {
+            data_points: numbers(begins.nanoseconds(since)),
             aggregation_temporality: cumulative,
             is_monotonic: true,
         }),
@@ -215,7 +238,7 @@ fn data(family: &Family, since: u64, now: u64) -> metric::Data {
                 let metrics::Value::Distribution(distribution) = &sample.value else { return None };
                 Some(HistogramDataPoint {
                     attributes: attributes(sample),
-                    start_time_unix_nano: since,
+                    start_time_unix_nano: begins.nanoseconds(Since::Agent),
                     time_unix_nano: now,
                     count: distribution.count(),
                     sum: Some(distribution.sum),
@@ -292,15 +315,23 @@ mod tests {
     #[test]
     fn every_family_is_sent_with_all_its_samples() {
         let families = families(&Facts::example());
-        let request = metrics(&source(), &families, Timestamp::from_ms(1), Timestamp::from_ms(2));
+        let begins = Begins { agent: Timestamp::from_ms(1), process: Some(0.5) };
+        let request = metrics(&source(), &families, begins, Timestamp::from_ms(2));
         let sent = &request.resource_metrics[0].scope_metrics[0].metrics;
         assert_eq!(sent.len(), families.len());
         for (metric, family) in sent.iter().zip(&families) {
+            let ratio = family.name.ends_with("_ratio");
+            assert_eq!(metric.unit == "1", ratio, "{}: a collector would call it so", family.name);
             let points = match (metric.data.as_ref().unwrap(), family.kind) {
                 (metric::Data::Gauge(gauge), metrics::Kind::Gauge) => gauge.data_points.len(),
-                (metric::Data::Sum(sum), metrics::Kind::Counter) => {
+                (metric::Data::Sum(sum), metrics::Kind::Counter(since)) => {
                     assert!(sum.is_monotonic && sum.aggregation_temporality == 2, "{}", family.name);
-                    assert!(sum.data_points.iter().all(|point| point.start_time_unix_nano == 1_000_000));
+                    let began = match since {
+                        Since::Volume => 0,
+                        Since::Process => 500_000_000,
+                        Since::Agent => 1_000_000,
+                    };
+                    assert!(sum.data_points.iter().all(|point| point.start_time_unix_nano == began));
                     sum.data_points.len()
                 }
                 (metric::Data::Histogram(histogram), metrics::Kind::Histogram) => {

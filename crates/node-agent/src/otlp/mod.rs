@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-pub use encode::{Source, logs, metrics};
+pub use encode::{Begins, Source, logs, metrics};
 use node_store::{
     disk::{Disk, RealDisk},
     private::{NotPrivate, Private, check_private},

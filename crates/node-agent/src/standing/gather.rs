@@ -332,7 +332,7 @@ fn drifted(artifacts: &[Artifact]) -> Vec<String> {
     artifacts.iter().map(finding).filter(Finding::is_drift).map(|finding| finding.id.to_string()).collect()
 }
 
-fn storage(
+pub(crate) fn storage(
     view: &View,
     config: Option<&NodeConfig>,
     tally: &node_store::jobs::Tally,

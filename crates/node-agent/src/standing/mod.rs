@@ -26,6 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::update;
 
+pub(crate) use gather::storage;
 pub use gather::{Around, StandingError, gather, of_agent};
 
 /// Jobs that ended lately which a report holds, the newest.

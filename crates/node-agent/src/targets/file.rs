@@ -6,12 +6,13 @@
 //! ```
 //!
 //! A batch is appended whole and synced before it counts as delivered. What a crash left of a line is cut off when the file is
-//! opened: its records come again.
+//! opened: its records come again. The file is locked (flock(2)) while it is open, so no other node cuts or appends there, and one
+//! that somebody moved or deleted is made anew before the next batch.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -42,6 +43,14 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// Another node writes there.
+    #[error(
+        "another node writes its log records to {path}: set log_file.folder to one that only this node has"
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// The files of a node.
@@ -53,27 +62,16 @@ struct Inner {
     settings: LogFileSettings,
     node: String,
     stem: String,
-    /// Between two batches: where something failed it is opened anew.
-    open: std::sync::Mutex<Option<Opened>>,
-}
-
-#[derive(Debug)]
-struct Opened {
-    file: File,
-    bytes: u64,
+    /// The newest file between two batches: where something failed it is opened anew.
+    open: std::sync::Mutex<Option<File>>,
 }
 
 impl LogFiles {
-    /// Makes the folder and opens the newest file: a folder that cannot be used is said at once.
-    ///
-    /// # Errors
-    /// [`FileError`].
-    pub fn open(settings: LogFileSettings, source: &Source) -> Result<Self, FileError> {
+    /// The files in the folder of these settings. Nothing is opened before there are records to write.
+    #[must_use]
+    pub fn new(settings: LogFileSettings, source: &Source) -> Self {
         let stem = format!("resultity-{}", source.network);
-        let inner = Inner { settings, node: source.node.clone(), stem, open: std::sync::Mutex::default() };
-        let opened = inner.open_newest()?;
-        *inner.lock() = Some(opened);
-        Ok(Self(Arc::new(inner)))
+        Self(Arc::new(Inner { settings, node: source.node.clone(), stem, open: std::sync::Mutex::default() }))
     }
 
     /// Appends records and says what was lost before them; synced when this returns.
@@ -90,7 +88,7 @@ impl LogFiles {
 }
 
 impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Opened>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<File>> {
         // What a panic left open is cut to its last line before it is used again.
         self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -104,39 +102,51 @@ impl Inner {
         self.settings.folder.join(name)
     }
 
-    fn open_newest(&self) -> Result<Opened, FileError> {
-        let folder = &self.settings.folder;
+    #[expect(clippy::disallowed_methods, reason = "files of the operator's, not of the volume's")]
+    fn open_newest(&self) -> Result<File, FileError> {
+        let (folder, path) = (&self.settings.folder, self.path(0));
+        let failed = |path: &Path, source| FileError::Io { path: path.to_owned(), source };
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(FOLDER_MODE)
             .create(folder)
-            .map_err(|source| FileError::Io { path: folder.clone(), source })?;
-        let path = self.path(0);
-        open_whole(&path).map_err(|source| FileError::Io { path, source })
+            .map_err(|source| failed(folder, source))?;
+        let mut file = open_to_append(&path).map_err(|source| failed(&path, source))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FileError::InUse { path }),
+            Err(TryLockError::Error(source)) => return Err(failed(&path, source)),
+        }
+        cut_to_last_line(&mut file).map_err(|source| failed(&path, source))?;
+        // What was made or renamed is there after a crash too.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| failed(folder, source))?;
+        Ok(file)
     }
 
     fn append(&self, waiting: &WaitingFor, now: Timestamp) -> Result<(), FileError> {
         let mut held = self.lock();
-        let mut opened = match held.take() {
-            Some(opened) => opened,
-            None => self.open_newest()?,
-        };
         let lines = self.lines(waiting, now);
         let path = self.path(0);
         let failed = |source| FileError::Io { path: path.clone(), source };
-        if opened.bytes > 0 && opened.bytes.saturating_add(lines.len() as u64) > self.settings.bytes_max {
-            drop(opened);
+        let length = |file: &File| file.metadata().map(|data| data.len()).map_err(failed);
+        let mut file = match held.take().filter(|file| is_at(file, &path)) {
+            Some(file) => file,
+            None => self.open_newest()?,
+        };
+        let bytes = length(&file)?;
+        if bytes > 0 && bytes.saturating_add(lines.len() as u64) > self.settings.bytes_max {
+            drop(file);
             self.shift().map_err(failed)?;
-            opened = self.open_newest()?;
+            file = self.open_newest()?;
         }
-        let written = opened.file.write_all(&lines).and_then(|()| opened.file.sync_data());
+        let bytes = length(&file)?;
+        let written = file.write_all(&lines).and_then(|()| file.sync_data());
         if let Err(error) = written {
             // The next opening cuts what is left of it; whole lines come twice then.
-            let _ = opened.file.set_len(opened.bytes);
+            let _ = file.set_len(bytes);
             return Err(failed(error));
         }
-        opened.bytes += lines.len() as u64;
-        *held = Some(opened);
+        *held = Some(file);
         Ok(())
     }
 
@@ -172,36 +182,49 @@ impl Inner {
     /// Every file gets the next number; those beyond the number that is kept go.
     #[expect(clippy::disallowed_methods, reason = "files of the operator's, not of the volume's")]
     fn shift(&self) -> io::Result<()> {
-        let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
         let last = self.settings.files_max.saturating_sub(1);
-        gone(std::fs::remove_file(self.path(last)))?;
-        for number in (0..last).rev() {
-            gone(std::fs::rename(self.path(number), self.path(number + 1)))?;
+        // More than one where fewer are kept than before.
+        for number in last.. {
+            match std::fs::remove_file(self.path(number)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                removed => removed?,
+            }
         }
-        File::open(&self.settings.folder)?.sync_all()
+        for number in (0..last).rev() {
+            match std::fs::rename(self.path(number), self.path(number + 1)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
+        }
+        Ok(())
     }
 }
 
-/// Opens a file for appending after its last whole line.
+/// Opens a file for appending; one that is made is for the operator's group too, whatever the umask of the service.
 #[expect(clippy::disallowed_methods, reason = "files of the operator's, not of the volume's")]
-fn open_whole(path: &Path) -> io::Result<Opened> {
+fn open_to_append(path: &Path) -> io::Result<File> {
     let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(FILE_MODE)
-        .custom_flags(no_follow)
-        .open(path)?;
-    let length = file.metadata()?.len();
-    let whole = end_of_last_line(&mut file, length)?;
-    if whole < length {
-        file.set_len(whole)?;
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(FILE_MODE).custom_flags(no_follow);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => file.set_permissions(Permissions::from_mode(FILE_MODE)).map(|()| file),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
     }
-    Ok(Opened { file, bytes: whole })
+}
+
+/// Whether a path still leads to an open file. Nobody would read what is written to one that was moved or deleted.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+fn cut_to_last_line(file: &mut File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let whole = end_of_last_line(file, length)?;
+    if whole < length { file.set_len(whole) } else { Ok(()) }
 }
 
 fn end_of_last_line(file: &mut File, length: u64) -> io::Result<u64> {
@@ -256,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn files_are_rotated_and_the_oldest_go() {
         let home = tempfile::tempdir().unwrap();
-        let files = LogFiles::open(settings(home.path()), &source()).unwrap();
+        let files = LogFiles::new(settings(home.path()), &source());
         // Each batch has more than half of a file's bytes.
         for number in 0..5 {
             files.append(waiting(number * 6..number * 6 + 6), Timestamp::EPOCH).await.unwrap();
@@ -272,14 +295,14 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_left_of_a_line_is_cut_off_and_what_was_lost_is_said() {
         let home = tempfile::tempdir().unwrap();
-        let files = LogFiles::open(settings(home.path()), &source()).unwrap();
+        let files = LogFiles::new(settings(home.path()), &source());
         files.append(waiting(1..3), Timestamp::EPOCH).await.unwrap();
         let path = files.0.path(0);
         drop(files);
         let torn = "x".repeat(usize::try_from(2 * LOOK_BYTES).unwrap());
         #[expect(clippy::disallowed_methods, reason = "what a crash leaves")]
         OpenOptions::new().append(true).open(&path).unwrap().write_all(torn.as_bytes()).unwrap();
-        let files = LogFiles::open(settings(home.path()), &source()).unwrap();
+        let files = LogFiles::new(settings(home.path()), &source());
         let lost = BTreeMap::from([(Level::Debug, 7)]);
         files.append(WaitingFor { untold: lost, ..waiting(3..4) }, Timestamp::EPOCH).await.unwrap();
         assert_eq!(numbers(&path), [1, 2, 3]);
@@ -288,12 +311,73 @@ mod tests {
         assert!(text.contains("\"lost\":{\"debug\":7}"), "{text}");
     }
 
-    #[test]
-    fn a_folder_that_cannot_be_used_is_said_at_once() {
+    #[tokio::test]
+    async fn a_file_is_for_the_group_too_whatever_the_umask_and_a_folder_that_cannot_be_used_may_be_mended() {
         let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("logs");
         #[expect(clippy::disallowed_methods, reason = "something in the way")]
-        std::fs::write(home.path().join("logs"), "a file").unwrap();
-        let error = LogFiles::open(settings(home.path()), &source()).unwrap_err();
+        std::fs::write(&folder, "a file").unwrap();
+        let files = LogFiles::new(settings(home.path()), &source());
+        let error = files.append(waiting(1..2), Timestamp::EPOCH).await.unwrap_err();
         assert!(error.to_string().contains("log_file.folder"), "{error}");
+        #[expect(clippy::disallowed_methods, reason = "nothing in the way any more")]
+        std::fs::remove_file(&folder).unwrap();
+        let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let written = files.append(waiting(1..2), Timestamp::EPOCH).await;
+        rustix::process::umask(before);
+        written.unwrap();
+        let path = files.0.path(0);
+        assert_eq!(numbers(&path), [1]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, FILE_MODE);
+    }
+
+    /// Once, records went into a file that was moved away or deleted, and counted as delivered.
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "what other programs do to the files")]
+    async fn a_file_that_somebody_moved_is_made_anew_and_one_that_was_cut_goes_on_from_its_beginning() {
+        let home = tempfile::tempdir().unwrap();
+        let files = LogFiles::new(settings(home.path()), &source());
+        let (path, moved) = (files.0.path(0), home.path().join("moved"));
+        files.append(waiting(1..2), Timestamp::EPOCH).await.unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        files.append(waiting(2..3), Timestamp::EPOCH).await.unwrap();
+        assert_eq!((numbers(&moved), numbers(&path)), (vec![1], vec![2]));
+        std::fs::remove_file(&path).unwrap();
+        // Almost all that a file may hold.
+        files.append(waiting(3..12), Timestamp::EPOCH).await.unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        files.append(waiting(12..14), Timestamp::EPOCH).await.unwrap();
+        assert_eq!(numbers(&path), [12, 13]);
+        assert!(!files.0.path(1).exists(), "it is as long as it is, not as long as it was");
+    }
+
+    #[tokio::test]
+    async fn two_nodes_do_not_write_to_the_same_file() {
+        let home = tempfile::tempdir().unwrap();
+        let (one, other) = (
+            LogFiles::new(settings(home.path()), &source()),
+            LogFiles::new(settings(home.path()), &source()),
+        );
+        one.append(waiting(1..2), Timestamp::EPOCH).await.unwrap();
+        let refused = other.append(waiting(7..8), Timestamp::EPOCH).await;
+        assert!(matches!(refused, Err(FileError::InUse { .. })), "{refused:?}");
+        one.append(waiting(2..3), Timestamp::EPOCH).await.unwrap();
+        assert_eq!(numbers(&one.0.path(0)), [1, 2]);
+        drop(one);
+        other.append(waiting(7..8), Timestamp::EPOCH).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn where_fewer_files_are_kept_than_before_the_others_go() {
+        let home = tempfile::tempdir().unwrap();
+        let many = LogFileSettings { files_max: 6, ..settings(home.path()) };
+        let path = |files: &LogFiles, number| files.0.path(number);
+        for (keeps, number) in (0..7).map(|number| (many.clone(), number)).chain([(settings(home.path()), 7)])
+        {
+            let files = LogFiles::new(keeps, &source());
+            files.append(waiting(number * 6..number * 6 + 6), Timestamp::EPOCH).await.unwrap();
+            let there = (0..8).filter(|number| path(&files, *number).exists()).count() as u64;
+            assert_eq!(there, if number == 7 { 3 } else { (number + 1).min(6) });
+        }
     }
 }

@@ -283,11 +283,6 @@ impl LogsView {
         })
     }
 
-    /// Bytes of `logs.db` that are in use.
-    pub fn used_bytes(&self) -> Result<u64, ReadError> {
-        self.reader.read(table::used_bytes)
-    }
-
     /// Everybody who gets records, the network too, and how far each is.
     pub fn targets(&self) -> Result<Vec<TargetState>, ReadError> {
         self.reader.read(targets::states)
@@ -437,30 +432,34 @@ impl Logs {
         told: BTreeMap<Level, u64>,
         rejected: u64,
     ) -> Ticket<u64> {
-        let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
-        self.writer.submit(Effect::Shrinks, move |tx| {
+        let target = target.to_owned();
+        self.release_after(move |tx| {
             targets::reach(tx, &target, last)?;
-            targets::told(tx, &target, &told, rejected)?;
-            targets::release(tx, bytes_max).map(|(rows, _)| rows)
+            targets::told(tx, &target, &told, rejected)
         })
     }
 
     /// A target will never take the records up to the number `last`: those it does not have are lost for it, and counted.
     /// Returns how many records went, as [`Logs::delivered`] does.
     pub fn given_up(&self, target: &str, last: u64) -> Ticket<u64> {
-        let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
-        self.writer.submit(Effect::Shrinks, move |tx| {
-            targets::give_up(tx, &target, last)?;
-            targets::release(tx, bytes_max).map(|(rows, _)| rows)
-        })
+        let target = target.to_owned();
+        self.release_after(move |tx| targets::give_up(tx, &target, last))
     }
 
     /// A target was offered the records up to the number `last` and could not take them now: one that is not required holds
     /// them no longer. Returns how many records went, as [`Logs::delivered`] does.
     pub fn tried(&self, target: &str, last: u64) -> Ticket<u64> {
-        let (target, bytes_max) = (target.to_owned(), self.writer.delete_bytes_max());
+        let target = target.to_owned();
+        self.release_after(move |tx| targets::try_up_to(tx, &target, last))
+    }
+
+    fn release_after(
+        &self,
+        step: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Ticket<u64> {
+        let bytes_max = self.writer.delete_bytes_max();
         self.writer.submit(Effect::Shrinks, move |tx| {
-            targets::try_up_to(tx, &target, last)?;
+            step(tx)?;
             targets::release(tx, bytes_max).map(|(rows, _)| rows)
         })
     }

@@ -298,6 +298,9 @@ pub(super) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
 /// Makes what was saved of a damaged database agree with itself: the chain goes on after the last batch.
 pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     targets::mend(tx)?;
+    // What the network has was in a batch, whatever became of the chain.
+    let acknowledged = targets::cursor(tx, NETWORK)?.unwrap_or(0);
+    tx.execute("UPDATE chain SET sealed = max(sealed, ?1)", [acknowledged])?;
     let last: Option<(String, u64, u64)> = tx
         .query_row("SELECT header, seq, last FROM batches ORDER BY seq DESC LIMIT 1", (), |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -316,7 +319,8 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Begins another chain of batches: this file is a copy, and whoever has the other one goes on with the chain that is
-/// in it. Records that were in batches go into new ones; what those batches told of losses is told again.
+/// in it. Records that were in batches go into new ones, but for those that the network has and another target is owed; what
+/// those batches told of losses is told again.
 pub(super) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
     let headers: Vec<String> = tx
         .prepare("SELECT header FROM batches")?
@@ -330,8 +334,12 @@ pub(super) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
         }
     }
     tx.execute("DELETE FROM batches", ())?;
-    tx.execute("UPDATE chain SET id = randomblob(16), next = 1, prev = zeroblob(32), sealed = 0", ())
-        .map(|_| ())
+    let acknowledged = targets::cursor(tx, NETWORK)?.unwrap_or(0);
+    tx.execute(
+        "UPDATE chain SET id = randomblob(16), next = 1, prev = zeroblob(32), sealed = ?1",
+        [acknowledged],
+    )
+    .map(|_| ())
 }
 
 /// Counts the records older than `before`, and those of them that are in no batch.

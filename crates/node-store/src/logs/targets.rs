@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use node_types::{Timestamp, log::Level};
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
     BATCH_RECORDS_MAX, Entry,
@@ -37,7 +37,7 @@ pub struct TargetState {
     pub required: bool,
     /// The last record that it has.
     pub cursor: u64,
-    /// Records that came after that one, at the most.
+    /// Records from the oldest on that it does not have and that is still there, at the most.
     pub waiting: u64,
     /// When the oldest of them was written that is still there.
     pub oldest: Option<Timestamp>,
@@ -61,6 +61,13 @@ pub(super) fn others(tx: &Connection) -> rusqlite::Result<Vec<(String, u64)>> {
     tx.prepare_cached("SELECT name, cursor FROM targets WHERE name <> ?1")?
         .query_map([NETWORK], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect()
+}
+
+/// The last record that a target has; `None` for one that is none.
+pub(super) fn cursor(tx: &Connection, target: &str) -> rusqlite::Result<Option<u64>> {
+    tx.prepare_cached("SELECT cursor FROM targets WHERE name = ?1")?
+        .query_row([target], |row| row.get(0))
+        .optional()
 }
 
 pub(super) fn set(tx: &Connection, wanted: &[Target]) -> rusqlite::Result<()> {
@@ -158,8 +165,7 @@ pub(super) fn lose_range(
 }
 
 pub(super) fn give_up(tx: &Connection, target: &str, last: u64) -> rusqlite::Result<()> {
-    let cursor = others(tx)?.into_iter().find(|(name, _)| name == target).map(|(_, cursor)| cursor);
-    if let Some(cursor) = cursor {
+    if let Some(cursor) = cursor(tx, target)? {
         lose(tx, target, &missing(tx, (cursor, last), None)?)?;
         reach(tx, target, last)?;
     }
@@ -192,7 +198,7 @@ fn losses(tx: &Connection, target: &str, column: &str) -> rusqlite::Result<BTree
 }
 
 pub(super) fn waiting(tx: &Connection, target: &str, bytes_max: u64) -> rusqlite::Result<Option<Waiting>> {
-    let Some((_, cursor)) = others(tx)?.into_iter().find(|(name, _)| name == target) else { return Ok(None) };
+    let Some(cursor) = cursor(tx, target)? else { return Ok(None) };
     let sql = format!("SELECT {COLUMNS}, {ROW_BYTES} FROM records WHERE seq > ?1 ORDER BY seq LIMIT ?2");
     let mut select = tx.prepare_cached(&sql)?;
     let mut rows = select.query((cursor, BATCH_RECORDS_MAX))?;
@@ -213,18 +219,18 @@ pub(super) fn states(tx: &Connection) -> rusqlite::Result<Vec<TargetState>> {
         .query_row((), |row| row.get(0))?;
     let mut states: Vec<TargetState> = tx
         .prepare_cached(
-            "SELECT name, required, cursor, rejected,
-                 (SELECT at FROM records WHERE seq > cursor ORDER BY seq LIMIT 1)
-             FROM targets ORDER BY name",
+            "SELECT name, required, cursor, rejected, seq, at FROM targets
+             LEFT JOIN records ON seq = (SELECT min(seq) FROM records WHERE seq > cursor)
+             ORDER BY name",
         )?
         .query_map((), |row| {
-            let cursor: u64 = row.get(2)?;
+            let oldest: Option<u64> = row.get(4)?;
             Ok(TargetState {
                 name: row.get(0)?,
                 required: row.get(1)?,
-                cursor,
-                waiting: newest.saturating_sub(cursor),
-                oldest: row.get::<_, Option<u64>>(4)?.map(Timestamp::from_ms),
+                cursor: row.get(2)?,
+                waiting: oldest.map_or(0, |oldest| newest.saturating_sub(oldest) + 1),
+                oldest: row.get::<_, Option<u64>>(5)?.map(Timestamp::from_ms),
                 lost: BTreeMap::new(),
                 rejected: row.get(3)?,
             })
@@ -236,10 +242,6 @@ pub(super) fn states(tx: &Connection) -> rusqlite::Result<Vec<TargetState>> {
         } else {
             losses(tx, &state.name, "ever")?
         };
-        if state.oldest.is_none() {
-            // What came after its last record is gone already.
-            state.waiting = 0;
-        }
     }
     Ok(states)
 }
