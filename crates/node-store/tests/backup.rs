@@ -183,8 +183,7 @@ fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
     let jobs = store.jobs();
     assert!(matches!(jobs.lease(None, None, &[].into(), LATER).wait().unwrap(), Lease::Empty), "none is run");
     assert_eq!(jobs.outbox(0, LATER).wait().unwrap(), [], "none is sent");
-    let held = jobs.view().fenced(10).unwrap();
-    assert_eq!(held.len(), 4);
+    assert_eq!(jobs.view().to_ask_about(10).unwrap().len(), 4);
     assert!(!jobs.take_down_fence().wait().unwrap());
 
     // The network's word decides, each time for the job that it is about.
@@ -234,6 +233,23 @@ fn a_job_that_the_network_does_not_know_fails_and_is_reported() {
     let sent: Vec<_> =
         sent.into_iter().map(|sent| sent.unwrap()).map(|it| (it.job, it.result.unwrap_err().kind)).collect();
     assert_eq!(sent, [(id(QUEUED), FailureKind::Unclaimed)]);
+}
+
+/// The network gives to others what the node does not name. A crash amid the answers once left jobs that were kept and not
+/// named by the next start, and they ran twice.
+#[test]
+fn a_job_that_was_kept_is_named_again_while_the_fence_stands() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    world.restore("a.backup", "new").unwrap();
+    let store = world.open("new");
+    store.jobs().judge_fenced(said(&[(QUEUED, Claim::Yours)]), LATER).wait().unwrap();
+    drop(store);
+    let store = world.open("new");
+    let named = store.jobs().view().to_ask_about(10).unwrap();
+    assert_eq!(named.len(), 4);
+    assert_eq!(named.last(), Some(&id(QUEUED)), "those that wait come first");
+    assert!(!store.jobs().view().to_ask_about(3).unwrap().contains(&id(QUEUED)));
 }
 
 /// The fence must survive what its volume must survive: a restart, and damage to its database.
@@ -534,6 +550,52 @@ fn a_hostile_archive_is_refused_and_nothing_of_it_is_left() {
     world.restore("bad.backup", "new").unwrap();
 }
 
+/// The manifest of an archive.
+fn manifest_in(tar: &[u8]) -> Manifest {
+    let text = String::from_utf8(tar[512..headers(tar)[1]].to_vec()).unwrap();
+    serde_json::from_str(text.trim_end_matches('\0')).unwrap()
+}
+
+/// An archive with another manifest.
+fn with_manifest(tar: &[u8], manifest: &Manifest) -> Vec<u8> {
+    let text = serde_json::to_string_pretty(manifest).unwrap() + "\n";
+    let mut changed = tar[..512].to_vec();
+    changed[124..135].copy_from_slice(format!("{:011o}", text.len()).as_bytes());
+    sum(&mut changed, 0);
+    changed.extend(text.as_bytes());
+    changed.resize(changed.len().next_multiple_of(512), 0);
+    changed.extend(&tar[headers(tar)[1]..]);
+    changed
+}
+
+/// The name of the folder that an archive is unpacked into holds the transfer that its manifest names, and what stands in that
+/// folder is removed first: one that led elsewhere emptied a folder of its maker's choice.
+#[test]
+fn a_transfer_that_leads_elsewhere_empties_no_folder() {
+    let world = World::new();
+    world.create("a.backup", None);
+    let precious = world.path("precious");
+    for folder in [&precious, &world.path(".resultity-verify-x")] {
+        fs::create_dir(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::write(precious.join("file"), "mine").unwrap();
+    let good = world.tar("a.backup");
+    let mut manifest = manifest_in(&good);
+    let sound = manifest.transfer.clone();
+    for transfer in ["x/../precious", "", &sound[1..], &sound.replace(char::is_alphanumeric, "A"), "\0"] {
+        transfer.clone_into(&mut manifest.transfer);
+        world.pack("bad.backup", &with_manifest(&good, &manifest));
+        let refused = backup::verify(&world.path("bad.backup"), None, world.folder.path());
+        assert!(matches!(refused, Err(BackupError::NotAnArchive { .. })), "{transfer}: {refused:?}");
+        assert_eq!(fs::read(precious.join("file")).unwrap(), b"mine", "{transfer}");
+        fs::remove_file(world.path("bad.backup")).unwrap();
+    }
+    manifest.transfer = sound;
+    world.pack("good.backup", &with_manifest(&good, &manifest));
+    backup::verify(&world.path("good.backup"), None, world.folder.path()).unwrap();
+}
+
 /// A hundred megabytes of zeros are a few kilobytes; what is unpacked of them is what the manifest says and no more.
 #[test]
 fn a_bomb_is_not_unpacked() {
@@ -545,32 +607,17 @@ fn a_bomb_is_not_unpacked() {
     assert!(matches!(refused, Err(BackupError::Unexpected { .. })), "{refused:?}");
 
     // And one that says that it is that large is not begun where there is no room.
-    let text = String::from_utf8(good[512..headers(&good)[1]].to_vec()).unwrap();
-    let mut manifest: serde_json::Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
+    let mut manifest = manifest_in(&good);
     let huge = (8_u64 << 30) - 1;
-    for member in manifest["members"].as_array_mut().unwrap() {
-        member["bytes"] = huge.into();
+    for member in &mut manifest.members {
+        member.bytes = huge;
     }
     let free = rustix::fs::statvfs(world.folder.path()).unwrap();
     if free.f_bavail * free.f_frsize < 3 * huge {
-        let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
-        // Fields in the order in which they are written.
-        let text = reordered(&text, &manifest);
-        let mut tar = good[..512].to_vec();
-        tar[124..135].copy_from_slice(format!("{:011o}", text.len()).as_bytes());
-        sum(&mut tar, 0);
-        tar.extend(text.as_bytes());
-        tar.resize(tar.len().next_multiple_of(512), 0);
-        world.pack("huge.backup", &tar);
+        world.pack("huge.backup", &with_manifest(&good, &manifest));
         let refused = backup::verify(&world.path("huge.backup"), None, world.folder.path());
         assert!(matches!(refused, Err(BackupError::NoRoom { .. })), "{refused:?}");
     }
-}
-
-/// The manifest's one form: [`Manifest`] writes it.
-fn reordered(_text: &str, manifest: &serde_json::Value) -> String {
-    let manifest: Manifest = serde_json::from_value(manifest.clone()).unwrap();
-    serde_json::to_string_pretty(&manifest).unwrap() + "\n"
 }
 
 /// Hashes do not help against whoever makes the archive: a trigger in a database would act at the first write.
@@ -580,6 +627,12 @@ fn a_database_with_other_tables_than_its_formats_is_refused() {
     world.create("a.backup", None);
     for statement in [
         "CREATE TRIGGER evil AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END",
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql)
+            VALUES ('trigger', 'sqlite_sequence', 'jobs', 0,
+                'CREATE TRIGGER sqlite_sequence AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END')",
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql)
+            VALUES ('table', 'sqlite_sequence', 'jobs', 0,
+                'CREATE TRIGGER evil AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END')",
         "CREATE TABLE more (x)",
         "CREATE VIEW seen AS SELECT 1",
         "PRAGMA user_version = 99",
@@ -615,24 +668,16 @@ fn a_database_with_other_tables_than_its_formats_is_refused() {
 
 /// The archive with another `jobs.db`, and a manifest that says so.
 fn forged(tar: &[u8], jobs: &[u8]) -> Vec<u8> {
-    let at = headers(tar);
-    let text = String::from_utf8(tar[512..at[1]].to_vec()).unwrap();
-    let mut manifest: Manifest = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
+    let mut manifest = manifest_in(tar);
     manifest.members[1].bytes = jobs.len() as u64;
     manifest.members[1].sha256 = node_types::Digest::of(jobs);
-    let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
-    let mut forged = Vec::new();
-    let mut put = |header: &[u8], bytes: &[u8]| {
-        let start = forged.len();
-        forged.extend(header);
-        forged[start + 124..start + 135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        sum(&mut forged, start);
-        forged.extend(bytes);
-        forged.resize(forged.len().next_multiple_of(512), 0);
-    };
-    put(&tar[..512], text.as_bytes());
-    put(&tar[at[1]..at[1] + 512], &tar[at[1] + 512..at[2]]);
-    put(&tar[at[2]..at[2] + 512], jobs);
+    let tar = with_manifest(tar, &manifest);
+    let at = headers(&tar);
+    let mut forged = tar[..at[2] + 512].to_vec();
+    forged[at[2] + 124..at[2] + 135].copy_from_slice(format!("{:011o}", jobs.len()).as_bytes());
+    sum(&mut forged, at[2]);
+    forged.extend(jobs);
+    forged.resize(forged.len().next_multiple_of(512), 0);
     forged.extend(&tar[at[3]..]);
     forged
 }

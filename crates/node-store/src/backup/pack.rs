@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     BackupError, MEMBER_BYTES_MAX, Manifest, Member, Purpose, Workshop, failed,
-    manifest::{MANIFEST, key_member},
+    manifest::{MANIFEST, TRANSFER_BYTES, key_member},
     need_room, placed,
     tar::{BLOCK, header, padding},
 };
@@ -129,7 +129,7 @@ impl Ready {
         if let Some(kek) = keys {
             members.extend(copy_keys(options, &stamp, &workshop.folder, kek)?);
         }
-        let mut number = [0; 16];
+        let mut number = [0; TRANSFER_BYTES];
         getrandom::fill(&mut number)
             .map_err(|error| crate::store::StoreError::Randomness(error.to_string()))?;
         let transfer = node_types::id::hex_encode(&number);
