@@ -12,12 +12,13 @@ mod contents;
 mod trust;
 
 use std::{
+    ffi::OsString,
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -26,7 +27,7 @@ use common::{at, id};
 use contents::{ACKNOWLEDGED, FAILED, FINISHED, QUEUED, RUNNING, offered};
 use node_store::{
     backup::{self, BackupError, Held, Manifest, Purpose, Source},
-    disk::RealDisk,
+    disk::{Disk, Entry, Locked, RealDisk},
     jobs::{Accepted, AfterRestore, Lease},
     keys::{Kek, KekSources, NodeKey, Source as KeySource},
     store::{Options, Store, StoreError},
@@ -252,6 +253,21 @@ fn a_job_that_was_kept_is_named_again_while_the_fence_stands() {
     assert!(!store.jobs().view().to_ask_about(3).unwrap().contains(&id(QUEUED)));
 }
 
+#[test]
+fn a_fence_is_taken_down_by_hand_where_somebody_says_so() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    world.restore("a.backup", "new").unwrap();
+    let fence = backup::unfence(&world.options("new"), &at(LATER)).unwrap();
+    assert_eq!((fence.backed_up_at, fence.jobs), (NOW, 4));
+    let again = backup::unfence(&world.options("new"), &at(LATER));
+    assert!(matches!(again, Err(BackupError::NotFenced { .. })), "{again:?}");
+    let store = world.open("new");
+    let leased = store.jobs().lease(None, None, &[].into(), LATER).wait().unwrap();
+    assert!(matches!(leased, Lease::Job(_)), "{leased:?}");
+    assert!(!store.jobs().outbox(0, LATER).wait().unwrap().is_empty());
+}
+
 /// The fence must survive what its volume must survive: a restart, and damage to its database.
 #[test]
 fn the_fence_stands_after_a_restart() {
@@ -287,6 +303,9 @@ fn a_restored_volume_repeats_no_number_and_begins_another_chain_of_logs() {
         new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000,
         "never back"
     );
+    // One time that is wrong does not use up all numbers that a message can have.
+    new.binding().pass_sequence(Timestamp::from_ms((1 << 53) - 1)).wait().unwrap();
+    assert!(new.binding().reserve_sequence(1).wait().unwrap().end < 1 << 53);
 
     assert!(new.logs().view().batches(10).unwrap().is_empty());
     let batch = new.logs().seal().wait().unwrap().unwrap();
@@ -383,6 +402,16 @@ fn nothing_is_restored_over_anything_or_on_another_network() {
     fs::create_dir_all(world.path("empty/testnet")).unwrap();
     assert!(matches!(world.restore("a.backup", "empty"), Err(BackupError::VolumeExists { .. })));
     assert_eq!(fs::read_dir(world.path("empty")).unwrap().count(), 1);
+
+    let before = Timestamp::from_ms(NOW.ms() - 24 * 60 * 60 * 1000);
+    let restore = |now| {
+        let source = Source::Archive(world.sources(PASSPHRASE));
+        backup::restore(&world.options("early"), &world.path("a.backup"), &source, now)
+    };
+    let early = restore(Timestamp::from_ms(before.ms() - 1)).unwrap_err();
+    assert!(matches!(early, BackupError::FromTheFuture { .. }), "{early:?}");
+    assert!(!world.path("early").exists());
+    restore(before).unwrap();
 
     let mut mainnet = Options::new(&world.path("main"), Network::Mainnet);
     mainnet.kek.secret_file = None;
@@ -787,7 +816,178 @@ fn a_move_that_was_broken_off_leaves_one_of_both_and_goes_on() {
     assert_eq!(out(&world, "a.move").unwrap(), manifest, "the same command goes on");
     assert_eq!(backup::manifest_of(&world.path("a.move")).unwrap(), manifest);
     refused(&world);
-    assert!(out(&world, "a.move").is_err(), "it is done once");
+    // After it had its name: the command that was killed then has done all of it.
+    assert_eq!(out(&world, "a.move").unwrap(), manifest);
+    assert_eq!(backup::finish_move(&world.options("home"), &world.path("a.move")).unwrap(), manifest);
+    fs::write(world.path("b.move"), "another file").unwrap();
+    assert!(out(&world, "b.move").is_err());
+    assert_eq!(fs::read(world.path("b.move")).unwrap(), b"another file");
+}
+
+/// Real files, but for the calls that are to fail; and which folders were synced.
+#[derive(Debug, Default)]
+struct Faulty {
+    synced: Mutex<Vec<PathBuf>>,
+    /// Syncs of this folder fail once it was synced so often.
+    fails: Option<(PathBuf, usize)>,
+}
+
+impl Faulty {
+    fn syncs(&self, folder: &Path) -> usize {
+        self.synced.lock().unwrap().iter().filter(|synced| *synced == folder).count()
+    }
+}
+
+impl Disk for Faulty {
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if let Some((folder, after)) = &self.fails
+            && folder == path
+            && self.syncs(folder) >= *after
+        {
+            return Err(io::Error::other("the sync fails"));
+        }
+        self.synced.lock().unwrap().push(path.to_owned());
+        RealDisk.sync_dir(path)
+    }
+
+    fn vfs(&self) -> Option<&str> {
+        None
+    }
+    fn uid(&self) -> u32 {
+        RealDisk.uid()
+    }
+    fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        RealDisk.entry(path)
+    }
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        RealDisk.list(folder)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+    fn create_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        RealDisk.create_file(path, bytes)
+    }
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_file(path)
+    }
+    fn rewrite(&self, path: &Path) -> io::Result<()> {
+        RealDisk.rewrite(path)
+    }
+    fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+        RealDisk.read(path, bytes_max)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename_new(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        RealDisk.reserve(path, bytes)
+    }
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        RealDisk.free_bytes(folder)
+    }
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Locked> {
+        RealDisk.lock(path, holder)
+    }
+    fn holder(&self, path: &Path) -> io::Result<Option<String>> {
+        RealDisk.holder(path)
+    }
+}
+
+/// The archive had its name, then the sync of that name failed, and the volume was opened again: two of one node.
+#[test]
+fn a_move_whose_last_sync_fails_leaves_the_volume_shut_and_goes_on() {
+    let world = World::new();
+    let folder = world.path("stick");
+    fs::create_dir(&folder).unwrap();
+    let move_out = |disk: Arc<Faulty>| {
+        let mut options = world.options("home");
+        options.disk = disk;
+        backup::move_out(&options, &folder.join("a.move"), &world.kek(), RELEASE, &at(NOW))
+    };
+    // The sync of the hidden name fails: the volume was not shut.
+    let failed = move_out(Arc::new(Faulty { fails: Some((folder.clone(), 0)), ..Faulty::default() }));
+    assert!(matches!(failed, Err(BackupError::Io { .. })), "{failed:?}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    drop(world.open("home"));
+
+    // That of its own name fails: the archive is there.
+    let failed = move_out(Arc::new(Faulty { fails: Some((folder.clone(), 1)), ..Faulty::default() }));
+    assert!(matches!(failed, Err(BackupError::Io { .. })), "{failed:?}");
+    let manifest = backup::manifest_of(&folder.join("a.move")).unwrap();
+    refused(&world);
+    let healed = Arc::new(Faulty::default());
+    assert_eq!(move_out(Arc::clone(&healed)).unwrap(), manifest, "the same command goes on");
+    assert_eq!(healed.syncs(&folder), 1);
+}
+
+/// The name of a home that was made for the volume must be on disk too, or a power cut takes both.
+#[test]
+fn the_names_above_a_restored_volume_are_synced() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let mut options = world.options("far/new");
+    let disk = Arc::new(Faulty::default());
+    options.disk = Arc::clone(&disk) as Arc<dyn Disk>;
+    let source = Source::Archive(world.sources(PASSPHRASE));
+    backup::restore(&options, &world.path("a.backup"), &source, LATER).unwrap();
+    for folder in ["far/new", "far", ""] {
+        let folder = world.folder.path().join(folder);
+        assert!(
+            disk.syncs(Path::new(folder.to_str().unwrap().trim_end_matches('/'))) > 0,
+            "{}",
+            folder.display()
+        );
+    }
+}
+
+/// What a crash leaves stands in the home, whatever the archive is called, and the next backup removes it. The folder that an
+/// archive is written to may be anybody's: a stick keeps no modes.
+#[test]
+fn what_is_left_of_a_backup_is_removed_by_the_next_one() {
+    let world = World::new();
+    let left = world.path("home/.testnet.backup");
+    fs::create_dir(&left).unwrap();
+    fs::set_permissions(&left, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(left.join("jobs.db"), "half").unwrap();
+    let stick = world.path("stick");
+    fs::create_dir(&stick).unwrap();
+    fs::set_permissions(&stick, fs::Permissions::from_mode(0o777)).unwrap();
+    world.create("stick/a.backup", Some(&world.kek()));
+    assert!(!left.exists());
+    assert_eq!(fs::read_dir(&stick).unwrap().count(), 1);
+    world.restore("stick/a.backup", "new").unwrap();
+}
+
+/// A volume goes on without its logs, so it can be backed up without them.
+#[test]
+fn a_backup_is_made_without_logs_that_cannot_be_read() {
+    let world = World::new();
+    let logs = world.path("home/testnet/logs.db");
+    let good = fs::read(&logs).unwrap();
+    let mut half = good.clone();
+    half[100..].fill(0xAA);
+    for (name, bytes) in [("missing", None), ("damaged", Some(half)), ("no database", Some(vec![7; 5000]))] {
+        fs::remove_file(&logs).unwrap();
+        if let Some(bytes) = bytes {
+            fs::write(&logs, bytes).unwrap();
+            fs::set_permissions(&logs, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let file = format!("{name}.backup");
+        world.create(&file, Some(&world.kek()));
+        let held = backup::verify(&world.path(&file), None, world.folder.path()).unwrap().held;
+        assert_eq!((held.jobs, held.records), (4, 0), "{name}");
+        world.restore(&file, name).unwrap();
+        assert_eq!(world.open(name).view().jobs().fence().unwrap().unwrap().jobs, 4, "{name}");
+        fs::write(&logs, &good).unwrap();
+        fs::set_permissions(&logs, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 }
 
 #[test]
@@ -813,9 +1013,31 @@ fn a_move_is_undone_when_somebody_says_so() {
     assert!(matches!(nothing, Err(BackupError::NotRetired { .. })), "{nothing:?}");
     let manifest = out(&world, "a.move").unwrap();
     let undone = backup::undo_move(&world.options("home")).unwrap();
-    assert_eq!(undone.transfer, manifest.transfer);
+    assert_eq!((undone.retired.transfer, undone.left), (manifest.transfer, None));
+    assert!(world.path("a.move").exists(), "it may be anywhere: that is for the operator");
     let store = Store::open(&world.options("home"), &at(NOW)).unwrap();
     let jobs = store.jobs();
     assert_eq!(jobs.view().tally().unwrap().jobs, 4);
     assert!(matches!(jobs.lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
+}
+
+/// Undoing depends on nothing but the volume, and of what its mark names nothing is removed that is not the archive.
+#[test]
+fn undoing_a_move_removes_its_unnamed_archive_and_nothing_else() {
+    for (named, left) in [("a.move", None), ("b.move", None), ("", None), ("/nowhere/a.move", None)] {
+        let world = World::new();
+        let manifest = out(&world, "a.move").unwrap();
+        fs::rename(world.path("a.move"), world.path(".a.move.tmp")).unwrap();
+        fs::write(world.path(".b.move.tmp"), "mine").unwrap();
+        let raw = rusqlite::Connection::open(world.path("home/testnet/jobs.db")).unwrap();
+        let path =
+            if named.contains(".move") { world.path(named).display().to_string() } else { named.to_owned() };
+        raw.execute("UPDATE retired SET archive = ?1", [path]).unwrap();
+        drop(raw);
+        let undone = backup::undo_move(&world.options("home")).unwrap();
+        assert_eq!((undone.retired.transfer, undone.left), (manifest.transfer, left), "{named}");
+        assert_eq!(world.path(".a.move.tmp").exists(), named != "a.move", "{named}");
+        assert_eq!(fs::read(world.path(".b.move.tmp")).unwrap(), b"mine");
+        world.open("home");
+    }
 }

@@ -188,7 +188,7 @@ async fn a_fence_that_was_broken_off_gives_no_job_away() {
     for job in &jobs {
         let ended = stage.ended(job).await;
         assert_eq!(ended["end"], "result", "{ended}");
-        assert_eq!(boots(&ended, "accepted").len(), 1, "offered once: {ended}");
+        assert_eq!(boots(&ended, "accept").len(), 1, "offered once: {ended}");
     }
     assert!(fence(&home).is_none());
 }

@@ -231,8 +231,10 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
     let text = eventually("all is counted", || async {
         let text = read().await;
         // An offer that is not answered in time comes again, and is measured again.
-        let (measured, offers) =
-            (sum(&text, "resultity_accept_duration_seconds_count "), sum(&text, "resultity_job_offers_total{"));
+        let (measured, offers) = (
+            sum(&text, "resultity_accept_duration_seconds_count "),
+            sum(&text, "resultity_job_offers_total{"),
+        );
         let all = wanted.iter().all(|line| text.lines().any(|found| found == *line));
         (all && measured == offers && offers >= 3).then_some(text)
     })

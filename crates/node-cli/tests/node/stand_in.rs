@@ -45,7 +45,8 @@ impl StandIn {
 
     pub async fn start_on(address: &str) -> Self {
         // Somebody may have the port just now as their own end of a connection.
-        let listener = eventually("the address is free", || async { TcpListener::bind(address).await.ok() }).await;
+        let listener =
+            eventually("the address is free", || async { TcpListener::bind(address).await.ok() }).await;
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Seen::default());
         let router = Router::new()
