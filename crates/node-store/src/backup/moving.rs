@@ -79,13 +79,15 @@ pub fn move_out(
 pub fn finish_move(options: &Options, archive: &Path) -> Result<Manifest, BackupError> {
     let (disk, mark) = (&*options.disk, Mark::find(options)?);
     let file = Hidden::of(archive)?;
-    if let Some(manifest) = transferred(disk, &file.temporary, &mark.retired.transfer)? {
-        file.publish(disk)?;
+    if let Some(manifest) = transferred(disk, &file.archive, &mark.retired.transfer)? {
+        // Where a file has to be linked to rename it, it may have both names.
+        file.discard(disk);
+        disk.sync_dir(&file.folder).map_err(failed(&file.folder))?;
         return Ok(manifest);
     }
-    match transferred(disk, &file.archive, &mark.retired.transfer)? {
+    match transferred(disk, &file.temporary, &mark.retired.transfer)? {
         Some(manifest) => {
-            disk.sync_dir(&file.folder).map_err(failed(&file.folder))?;
+            file.publish(disk)?;
             Ok(manifest)
         }
         None => {
