@@ -35,9 +35,9 @@ use crate::{
     time::{self, NoClock},
 };
 
-/// Between two looks at what has to come first: the registration, the snapshot.
+/// Between two looks at whether the node is registered, which has to come first.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Between two attempts to ask, in milliseconds: the first and the longest wait.
+/// Between two questions, in milliseconds: the first and the longest wait.
 const RETRY_MS: (u64, u64) = (500, 30_000);
 
 /// Why the fence stays up for now.
@@ -84,24 +84,40 @@ impl Tally {
 pub async fn run<N: Network>(node: Arc<Node>, network: Arc<N>, mut stop: watch::Receiver<bool>) {
     let text = "this volume was restored from a backup: its jobs wait until the network says which are still this node's";
     node.journal.note(Level::Warn, Kind::Agent, text);
-    let (mut failures, mut tally) = (0_u32, Tally::default());
+    // Questions in a row that failed, and answers that told of a snapshot which was not judged yet.
+    let (mut failures, mut early, mut tally) = (0_u32, 0_u32, Tally::default());
+    let wait = |times| backoff::wait(times, RETRY_MS.0, RETRY_MS.1, backoff::random());
     while !*stop.borrow() {
         let wait = if node.is_known() {
             tokio::select! {
                 tried = ask(&node, &*network, &mut tally) => match tried {
                     Ok(Asked::Down) => return say_down(&node, tally),
-                    Ok(Asked::More) => continue,
-                    Ok(Asked::SnapshotFirst) => LOOK_AGAIN,
+                    Ok(Asked::More) => {
+                        (failures, early) = (0, 0);
+                        continue;
+                    }
+                    Ok(Asked::SnapshotFirst(version)) => {
+                        (failures, early) = (0, early.saturating_add(1));
+                        // The first look at it is on its way.
+                        if early > 1 && early.is_power_of_two() {
+                            let text = format!(
+                                "the restored jobs wait: the network's newest snapshot, version {version}, was neither \
+                                 applied nor refused here yet"
+                            );
+                            node.journal.note(Level::Warn, Kind::Configuration, text);
+                        }
+                        wait(early)
+                    }
                     Err(still) => {
                         if let Still::Network(error) = &still {
                             node.heed(error).await;
                         }
-                        failures += 1;
+                        failures = failures.saturating_add(1);
                         if failures.is_power_of_two() {
                             let text = "the network could not be asked about the restored jobs";
                             node.journal.failed(Level::Warn, Kind::Network, text, &still);
                         }
-                        backoff::wait(failures, RETRY_MS.0, RETRY_MS.1, backoff::random())
+                        wait(failures)
                     }
                 },
                 _ = stop.changed() => return,
@@ -122,25 +138,23 @@ enum Asked {
     Down,
     /// There are more jobs than one question names.
     More,
-    /// The newest snapshot has not been judged yet.
-    SnapshotFirst,
+    /// The newest snapshot, of this version, has not been judged yet.
+    SnapshotFirst(u64),
 }
 
 async fn ask<N: Network>(node: &Node, network: &N, tally: &mut Tally) -> Result<Asked, Still> {
     let most = INQUIRY_JOBS_MAX as u64;
-    let mut jobs = node.store.view().jobs().fenced(most + 1)?;
+    let mut jobs = node.store.view().jobs().to_ask_about(most + 1)?;
     let all = jobs.len() <= INQUIRY_JOBS_MAX;
     jobs.truncate(INQUIRY_JOBS_MAX);
-    // Nothing is given back before all that is held was named: what was kept of an earlier question is not named again.
-    let all = all && tally.kept == 0;
     let signed = node.author.sign(&Inquiry { jobs: jobs.clone(), all }).await?;
     let Claims { now_ms, snapshot, jobs: said } = network.post::<Inquiry>(&signed).await?;
     node.heard_time(now_ms).await?;
     node.written(node.store.binding().pass_sequence(now_ms).await)?;
     node.author.renew().await;
-    if snapshot.is_some_and(|snapshot| !is_judged(node, snapshot)) {
+    if let Some(newest) = snapshot.filter(|newest| !is_judged(node, *newest)) {
         node.fetch.notify_one();
-        return Ok(Asked::SnapshotFirst);
+        return Ok(Asked::SnapshotFirst(newest.version));
     }
     let said: BTreeMap<_, _> = said.into_iter().map(|claimed| (claimed.job, claimed)).collect();
     if let Some(missed) = jobs.iter().find(|job| !said.contains_key(job)) {

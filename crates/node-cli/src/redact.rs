@@ -1,11 +1,14 @@
 //! Taking out of a text what says who and where: for what is given to strangers.
 //!
-//! Whatever else it may be, it is replaced: addresses of e-mail, what stands before the `@` of a URL, long hexadecimal
-//! numbers that are no digest (a key is one), this machine's name, and the folders of its users. Addresses of
+//! Whatever else it may be, it is replaced: addresses of e-mail, what stands before the `@` of a URL and behind its `?`, IP
+//! addresses other than loopback's, long hexadecimal numbers that are no digest (a key is one), this machine's name, and the
+//! folders and media of its users. Addresses of
 //! accounts keep their first and last digits, so that two of them can still be told apart.
 //!
 //! It works on texts, not on meanings: what a text says in other words stays. So only what is on the bundle's list goes
 //! through it at all.
+
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -50,12 +53,32 @@ impl Redactor {
 
     /// A text.
     pub(crate) fn text(&self, text: &str) -> String {
-        let mut text = logins(text);
+        let mut text = logins(&queries(text));
         for (known, stands) in &self.known {
             text = text.replace(known.as_str(), stands);
         }
         words(&users(&text))
     }
+}
+
+/// `scheme://host/path?query` without its query: tokens and keys are given in it. What follows a `#` is taken for a part of it.
+fn queries(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(found) = rest.find("://") {
+        let (before, after) = rest.split_at(found + 3);
+        out.push_str(before);
+        let end = after.find(ends_url).unwrap_or(after.len());
+        let (url, behind) = after.split_at(end);
+        let path = url.find(['?', '#']).unwrap_or(url.len());
+        out.push_str(&url[..path]);
+        out.push_str(if path < url.len() { "?<query>" } else { "" });
+        rest = behind;
+    }
+    out + rest
+}
+
+fn ends_url(letter: char) -> bool {
+    letter.is_whitespace() || "\"'<>".contains(letter)
 }
 
 /// `scheme://user:password@host` without its user.
@@ -64,8 +87,7 @@ fn logins(text: &str) -> String {
     while let Some(found) = rest.find("://") {
         let (before, after) = rest.split_at(found + 3);
         out.push_str(before);
-        let end =
-            after.find(|letter: char| letter == '/' || letter.is_whitespace() || "\"'<>".contains(letter));
+        let end = after.find(|letter: char| letter == '/' || ends_url(letter));
         let authority = &after[..end.unwrap_or(after.len())];
         rest = match authority.rfind('@') {
             Some(at) => {
@@ -78,9 +100,9 @@ fn logins(text: &str) -> String {
     out + rest
 }
 
-/// The name behind the folder of users: of others than this one too.
+/// The name behind the folder of users, or of what they plug in (`/media`, `/run/media`): of others than this one too.
 fn users(text: &str) -> String {
-    let folders = ["home", "Users"].map(|folder| format!("/{folder}/"));
+    let folders = ["home", "Users", "media"].map(|folder| format!("/{folder}/"));
     let mut text = text.to_owned();
     for folder in folders {
         let (mut out, mut rest) = (String::new(), text.as_str());
@@ -100,7 +122,7 @@ const fn is_of_word(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-' | '+' | '%') || !letter.is_ascii()
 }
 
-/// E-mail addresses and long numbers.
+/// E-mail addresses, IP addresses and long numbers.
 fn words(text: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     let is_part = |letter: char| is_of_word(letter) || letter == '@' || letter == ':';
@@ -109,6 +131,11 @@ fn words(text: &str) -> String {
         out.push_str(&rest[..start]);
         rest = &rest[start..];
         let end = rest.find(|letter: char| !is_part(letter)).unwrap_or(rest.len());
+        if is_elsewhere(&rest[..end]) {
+            out.push_str("<ip>");
+            rest = &rest[end..];
+            continue;
+        }
         for part in rest[..end].split_inclusive(':') {
             let (word, colon) = part.strip_suffix(':').map_or((part, ""), |word| (word, ":"));
             let digest = out.ends_with("sha256:") || out.ends_with("blake3:");
@@ -120,7 +147,16 @@ fn words(text: &str) -> String {
     out
 }
 
+/// Whether it is an IP address that others could tell this machine or its network by.
+fn is_elsewhere(word: &str) -> bool {
+    let word = word.split('%').next().unwrap_or(word).trim_end_matches('.');
+    word.parse::<IpAddr>().is_ok_and(|address| !address.is_loopback() && !address.is_unspecified())
+}
+
 fn word_of(word: &str, digest: bool) -> String {
+    if is_elsewhere(word) {
+        return "<ip>".to_owned();
+    }
     if let Some((name, domain)) = word.rsplit_once('@')
         && !name.is_empty()
         && domain.contains(|letter: char| letter.is_alphabetic())
@@ -176,6 +212,17 @@ mod tests {
             ("on rack-7: full".to_owned(), "on <host>: full".to_owned()),
             ("https://ada:secret@example.org/x".to_owned(), "https://<login>@example.org/x".to_owned()),
             ("see \"https://ada@h:1/\"".to_owned(), "see \"https://<login>@h:1/\"".to_owned()),
+            (
+                "https://h.example/x?sig=s3cr3t&a=b now".to_owned(),
+                "https://h.example/x?<query> now".to_owned(),
+            ),
+            ("https://h.example?next=https://ada:pw@h/".to_owned(), "https://h.example?<query>".to_owned()),
+            ("a://h,b://ada:pw@h/#token".to_owned(), "a://h,b://<login>@h/?<query>".to_owned()),
+            (["", "run", "media", "ada", "stick"].join("/"), "/run/media/<user>/stick".to_owned()),
+            (["", "media", "bob", "stick"].join("/"), "/media/<user>/stick".to_owned()),
+            ("listens on 192.168.7.5:8080.".to_owned(), "listens on <ip>:8080.".to_owned()),
+            ("from 203.0.113.9.".to_owned(), "from <ip>".to_owned()),
+            ("http://[2001:db8::7]:9/ fe80::1%eth0".to_owned(), "http://[<ip>]:9/ <ip>".to_owned()),
             (address.clone(), "0x1212...1212".to_owned()),
             (format!("key {key}"), "key <64 hex digits>".to_owned()),
             (format!("0x{key}!"), "0x<64 hex digits>!".to_owned()),
@@ -193,6 +240,7 @@ mod tests {
             "gemma-3-270m@1.0.0",
             "0193a1b2-89ab-7fff-bfff-ffffffffffff",
             "http://127.0.0.1:8080/v1",
+            "[::1]:8080 and 0.0.0.0:80 and [::]:80, release 6.8.0.31-generic",
             "12:00:01 it runs; 5 % of 10",
             "rstn1qqq: a@b",
             "",

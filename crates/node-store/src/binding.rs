@@ -226,9 +226,12 @@ impl Binding {
     }
 }
 
+/// The latest moment whose numbers are passed over, 2200-01-01: numbers go up to 2^53, and one wrong time must not use them up.
+const KNOWN_MS_MAX: u64 = 7_258_118_400_000;
+
 /// [`Binding::pass_sequence`] in a file that is not in use yet.
 pub(crate) fn pass_sequence(tx: &Connection, known: Timestamp) -> rusqlite::Result<()> {
-    raise(tx, MESSAGE_SEQ, known.ms().saturating_mul(1000))
+    raise(tx, MESSAGE_SEQ, known.ms().min(KNOWN_MS_MAX) * 1000)
 }
 
 fn raise(tx: &Connection, counter: &str, least: u64) -> rusqlite::Result<()> {

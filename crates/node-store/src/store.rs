@@ -24,7 +24,7 @@ use crate::{
     disk::{Disk, RealDisk},
     format::{Database, Stamp},
     inventory::Inventory,
-    jobs::{JobRules, Jobs},
+    jobs::{JobRules, Jobs, Retired},
     keys::{self, Kek, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::{self, Logs, LogsView},
     models::Models,
@@ -290,8 +290,12 @@ impl Store {
     /// had given are passed over.
     fn keep_what_must_not_fall_back(&self, now: Timestamp) -> Result<(), StoreError> {
         let jobs = self.view().jobs();
-        // Where these cannot be read, the volume is checked in full now: no job may run because of it.
-        jobs.retired()?;
+        // Where these cannot be read, the volume is checked in full now: no job may run because of it. The mark may have been
+        // unreadable when the volume was judged, and be there now.
+        if let Some(Retired { at, archive, transfer }) = jobs.retired()? {
+            let path = self.volume.folder().to_owned();
+            return Err(VolumeError::Retired { path, at, archive, transfer }.into());
+        }
         jobs.fence()?;
         self.snapshots.raise_floor(jobs.floor()?)?;
         self.jobs.keep_floor(self.snapshots.floor()).wait()?;
@@ -651,7 +655,7 @@ pub(crate) fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), StoreErr
 /// Makes the names durable that lead to the keys, before the first database is made beside them: a power
 /// cut must not take the keys and leave a database. An earlier process may have made them and been killed
 /// before its syncs.
-fn sync_names(disk: &dyn Disk, keys_folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_names(disk: &dyn Disk, keys_folder: &Path) -> Result<(), StoreError> {
     for folder in keys_folder.ancestors() {
         match disk.sync_dir(folder) {
             // A folder that we may not read, or that cannot be synced, is none that we made a name in.

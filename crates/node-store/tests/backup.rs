@@ -12,12 +12,13 @@ mod contents;
 mod trust;
 
 use std::{
+    ffi::OsString,
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -26,7 +27,7 @@ use common::{at, id};
 use contents::{ACKNOWLEDGED, FAILED, FINISHED, QUEUED, RUNNING, offered};
 use node_store::{
     backup::{self, BackupError, Held, Manifest, Purpose, Source},
-    disk::RealDisk,
+    disk::{Disk, Entry, Locked, RealDisk},
     jobs::{Accepted, AfterRestore, Lease},
     keys::{Kek, KekSources, NodeKey, Source as KeySource},
     logs::{Query, Target},
@@ -185,8 +186,7 @@ fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
     let jobs = store.jobs();
     assert!(matches!(jobs.lease(None, None, &[].into(), LATER).wait().unwrap(), Lease::Empty), "none is run");
     assert_eq!(jobs.outbox(0, LATER).wait().unwrap(), [], "none is sent");
-    let held = jobs.view().fenced(10).unwrap();
-    assert_eq!(held.len(), 4);
+    assert_eq!(jobs.view().to_ask_about(10).unwrap().len(), 4);
     assert!(!jobs.take_down_fence().wait().unwrap());
 
     // The network's word decides, each time for the job that it is about.
@@ -238,6 +238,38 @@ fn a_job_that_the_network_does_not_know_fails_and_is_reported() {
     assert_eq!(sent, [(id(QUEUED), FailureKind::Unclaimed)]);
 }
 
+/// The network gives to others what the node does not name. A crash amid the answers once left jobs that were kept and not
+/// named by the next start, and they ran twice.
+#[test]
+fn a_job_that_was_kept_is_named_again_while_the_fence_stands() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    world.restore("a.backup", "new").unwrap();
+    let store = world.open("new");
+    store.jobs().judge_fenced(said(&[(QUEUED, Claim::Yours)]), LATER).wait().unwrap();
+    drop(store);
+    let store = world.open("new");
+    let named = store.jobs().view().to_ask_about(10).unwrap();
+    assert_eq!(named.len(), 4);
+    assert_eq!(named.last(), Some(&id(QUEUED)), "those that wait come first");
+    assert!(!store.jobs().view().to_ask_about(3).unwrap().contains(&id(QUEUED)));
+}
+
+#[test]
+fn a_fence_is_taken_down_by_hand_where_somebody_says_so() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    world.restore("a.backup", "new").unwrap();
+    let fence = backup::unfence(&world.options("new"), &at(LATER)).unwrap();
+    assert_eq!((fence.backed_up_at, fence.jobs), (NOW, 4));
+    let again = backup::unfence(&world.options("new"), &at(LATER));
+    assert!(matches!(again, Err(BackupError::NotFenced { .. })), "{again:?}");
+    let store = world.open("new");
+    let leased = store.jobs().lease(None, None, &[].into(), LATER).wait().unwrap();
+    assert!(matches!(leased, Lease::Job(_)), "{leased:?}");
+    assert!(!store.jobs().outbox(0, LATER).wait().unwrap().is_empty());
+}
+
 /// The fence must survive what its volume must survive: a restart, and damage to its database.
 #[test]
 fn the_fence_stands_after_a_restart() {
@@ -273,6 +305,9 @@ fn a_restored_volume_repeats_no_number_and_begins_another_chain_of_logs() {
         new.binding().reserve_sequence(1).wait().unwrap().start >= LATER.plus_ms(5_000).ms() * 1000,
         "never back"
     );
+    // One time that is wrong does not use up all numbers that a message can have.
+    new.binding().pass_sequence(Timestamp::from_ms((1 << 53) - 1)).wait().unwrap();
+    assert!(new.binding().reserve_sequence(1).wait().unwrap().end < 1 << 53);
 
     assert!(new.logs().view().batches(10).unwrap().is_empty());
     let batch = new.logs().seal().wait().unwrap().unwrap();
@@ -395,6 +430,16 @@ fn nothing_is_restored_over_anything_or_on_another_network() {
     fs::create_dir_all(world.path("empty/testnet")).unwrap();
     assert!(matches!(world.restore("a.backup", "empty"), Err(BackupError::VolumeExists { .. })));
     assert_eq!(fs::read_dir(world.path("empty")).unwrap().count(), 1);
+
+    let before = Timestamp::from_ms(NOW.ms() - 24 * 60 * 60 * 1000);
+    let restore = |now| {
+        let source = Source::Archive(world.sources(PASSPHRASE));
+        backup::restore(&world.options("early"), &world.path("a.backup"), &source, now)
+    };
+    let early = restore(Timestamp::from_ms(before.ms() - 1)).unwrap_err();
+    assert!(matches!(early, BackupError::FromTheFuture { .. }), "{early:?}");
+    assert!(!world.path("early").exists());
+    restore(before).unwrap();
 
     let mut mainnet = Options::new(&world.path("main"), Network::Mainnet);
     mainnet.kek.secret_file = None;
@@ -562,6 +607,52 @@ fn a_hostile_archive_is_refused_and_nothing_of_it_is_left() {
     world.restore("bad.backup", "new").unwrap();
 }
 
+/// The manifest of an archive.
+fn manifest_in(tar: &[u8]) -> Manifest {
+    let text = String::from_utf8(tar[512..headers(tar)[1]].to_vec()).unwrap();
+    serde_json::from_str(text.trim_end_matches('\0')).unwrap()
+}
+
+/// An archive with another manifest.
+fn with_manifest(tar: &[u8], manifest: &Manifest) -> Vec<u8> {
+    let text = serde_json::to_string_pretty(manifest).unwrap() + "\n";
+    let mut changed = tar[..512].to_vec();
+    changed[124..135].copy_from_slice(format!("{:011o}", text.len()).as_bytes());
+    sum(&mut changed, 0);
+    changed.extend(text.as_bytes());
+    changed.resize(changed.len().next_multiple_of(512), 0);
+    changed.extend(&tar[headers(tar)[1]..]);
+    changed
+}
+
+/// The name of the folder that an archive is unpacked into holds the transfer that its manifest names, and what stands in that
+/// folder is removed first: one that led elsewhere emptied a folder of its maker's choice.
+#[test]
+fn a_transfer_that_leads_elsewhere_empties_no_folder() {
+    let world = World::new();
+    world.create("a.backup", None);
+    let precious = world.path("precious");
+    for folder in [&precious, &world.path(".resultity-verify-x")] {
+        fs::create_dir(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::write(precious.join("file"), "mine").unwrap();
+    let good = world.tar("a.backup");
+    let mut manifest = manifest_in(&good);
+    let sound = manifest.transfer.clone();
+    for transfer in ["x/../precious", "", &sound[1..], &sound.replace(char::is_alphanumeric, "A"), "\0"] {
+        transfer.clone_into(&mut manifest.transfer);
+        world.pack("bad.backup", &with_manifest(&good, &manifest));
+        let refused = backup::verify(&world.path("bad.backup"), None, world.folder.path());
+        assert!(matches!(refused, Err(BackupError::NotAnArchive { .. })), "{transfer}: {refused:?}");
+        assert_eq!(fs::read(precious.join("file")).unwrap(), b"mine", "{transfer}");
+        fs::remove_file(world.path("bad.backup")).unwrap();
+    }
+    manifest.transfer = sound;
+    world.pack("good.backup", &with_manifest(&good, &manifest));
+    backup::verify(&world.path("good.backup"), None, world.folder.path()).unwrap();
+}
+
 /// A hundred megabytes of zeros are a few kilobytes; what is unpacked of them is what the manifest says and no more.
 #[test]
 fn a_bomb_is_not_unpacked() {
@@ -573,32 +664,17 @@ fn a_bomb_is_not_unpacked() {
     assert!(matches!(refused, Err(BackupError::Unexpected { .. })), "{refused:?}");
 
     // And one that says that it is that large is not begun where there is no room.
-    let text = String::from_utf8(good[512..headers(&good)[1]].to_vec()).unwrap();
-    let mut manifest: serde_json::Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
+    let mut manifest = manifest_in(&good);
     let huge = (8_u64 << 30) - 1;
-    for member in manifest["members"].as_array_mut().unwrap() {
-        member["bytes"] = huge.into();
+    for member in &mut manifest.members {
+        member.bytes = huge;
     }
     let free = rustix::fs::statvfs(world.folder.path()).unwrap();
     if free.f_bavail * free.f_frsize < 3 * huge {
-        let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
-        // Fields in the order in which they are written.
-        let text = reordered(&text, &manifest);
-        let mut tar = good[..512].to_vec();
-        tar[124..135].copy_from_slice(format!("{:011o}", text.len()).as_bytes());
-        sum(&mut tar, 0);
-        tar.extend(text.as_bytes());
-        tar.resize(tar.len().next_multiple_of(512), 0);
-        world.pack("huge.backup", &tar);
+        world.pack("huge.backup", &with_manifest(&good, &manifest));
         let refused = backup::verify(&world.path("huge.backup"), None, world.folder.path());
         assert!(matches!(refused, Err(BackupError::NoRoom { .. })), "{refused:?}");
     }
-}
-
-/// The manifest's one form: [`Manifest`] writes it.
-fn reordered(_text: &str, manifest: &serde_json::Value) -> String {
-    let manifest: Manifest = serde_json::from_value(manifest.clone()).unwrap();
-    serde_json::to_string_pretty(&manifest).unwrap() + "\n"
 }
 
 /// Hashes do not help against whoever makes the archive: a trigger in a database would act at the first write.
@@ -608,6 +684,12 @@ fn a_database_with_other_tables_than_its_formats_is_refused() {
     world.create("a.backup", None);
     for statement in [
         "CREATE TRIGGER evil AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END",
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql)
+            VALUES ('trigger', 'sqlite_sequence', 'jobs', 0,
+                'CREATE TRIGGER sqlite_sequence AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END')",
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql)
+            VALUES ('table', 'sqlite_sequence', 'jobs', 0,
+                'CREATE TRIGGER evil AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END')",
         "CREATE TABLE more (x)",
         "CREATE VIEW seen AS SELECT 1",
         "PRAGMA user_version = 99",
@@ -643,24 +725,16 @@ fn a_database_with_other_tables_than_its_formats_is_refused() {
 
 /// The archive with another `jobs.db`, and a manifest that says so.
 fn forged(tar: &[u8], jobs: &[u8]) -> Vec<u8> {
-    let at = headers(tar);
-    let text = String::from_utf8(tar[512..at[1]].to_vec()).unwrap();
-    let mut manifest: Manifest = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
+    let mut manifest = manifest_in(tar);
     manifest.members[1].bytes = jobs.len() as u64;
     manifest.members[1].sha256 = Digest::of(jobs);
-    let text = serde_json::to_string_pretty(&manifest).unwrap() + "\n";
-    let mut forged = Vec::new();
-    let mut put = |header: &[u8], bytes: &[u8]| {
-        let start = forged.len();
-        forged.extend(header);
-        forged[start + 124..start + 135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        sum(&mut forged, start);
-        forged.extend(bytes);
-        forged.resize(forged.len().next_multiple_of(512), 0);
-    };
-    put(&tar[..512], text.as_bytes());
-    put(&tar[at[1]..at[1] + 512], &tar[at[1] + 512..at[2]]);
-    put(&tar[at[2]..at[2] + 512], jobs);
+    let tar = with_manifest(tar, &manifest);
+    let at = headers(&tar);
+    let mut forged = tar[..at[2] + 512].to_vec();
+    forged[at[2] + 124..at[2] + 135].copy_from_slice(format!("{:011o}", jobs.len()).as_bytes());
+    sum(&mut forged, at[2]);
+    forged.extend(jobs);
+    forged.resize(forged.len().next_multiple_of(512), 0);
     forged.extend(&tar[at[3]..]);
     forged
 }
@@ -770,7 +844,180 @@ fn a_move_that_was_broken_off_leaves_one_of_both_and_goes_on() {
     assert_eq!(out(&world, "a.move").unwrap(), manifest, "the same command goes on");
     assert_eq!(backup::manifest_of(&world.path("a.move")).unwrap(), manifest);
     refused(&world);
-    assert!(out(&world, "a.move").is_err(), "it is done once");
+    // After it had its name: the command that was killed then has done all of it.
+    assert_eq!(out(&world, "a.move").unwrap(), manifest);
+    fs::hard_link(world.path("a.move"), world.path(".a.move.tmp")).unwrap();
+    assert_eq!(backup::finish_move(&world.options("home"), &world.path("a.move")).unwrap(), manifest);
+    assert!(!world.path(".a.move.tmp").exists(), "nor has it two names");
+    fs::write(world.path("b.move"), "another file").unwrap();
+    assert!(out(&world, "b.move").is_err());
+    assert_eq!(fs::read(world.path("b.move")).unwrap(), b"another file");
+}
+
+/// Real files, but for the calls that are to fail; and which folders were synced.
+#[derive(Debug, Default)]
+struct Faulty {
+    synced: Mutex<Vec<PathBuf>>,
+    /// Syncs of this folder fail once it was synced so often.
+    fails: Option<(PathBuf, usize)>,
+}
+
+impl Faulty {
+    fn syncs(&self, folder: &Path) -> usize {
+        self.synced.lock().unwrap().iter().filter(|synced| *synced == folder).count()
+    }
+}
+
+impl Disk for Faulty {
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if let Some((folder, after)) = &self.fails
+            && folder == path
+            && self.syncs(folder) >= *after
+        {
+            return Err(io::Error::other("the sync fails"));
+        }
+        self.synced.lock().unwrap().push(path.to_owned());
+        RealDisk.sync_dir(path)
+    }
+
+    fn vfs(&self) -> Option<&str> {
+        None
+    }
+    fn uid(&self) -> u32 {
+        RealDisk.uid()
+    }
+    fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        RealDisk.entry(path)
+    }
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        RealDisk.list(folder)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+    fn create_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        RealDisk.create_file(path, bytes)
+    }
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_file(path)
+    }
+    fn rewrite(&self, path: &Path) -> io::Result<()> {
+        RealDisk.rewrite(path)
+    }
+    fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+        RealDisk.read(path, bytes_max)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename_new(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        RealDisk.reserve(path, bytes)
+    }
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        RealDisk.free_bytes(folder)
+    }
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Locked> {
+        RealDisk.lock(path, holder)
+    }
+    fn holder(&self, path: &Path) -> io::Result<Option<String>> {
+        RealDisk.holder(path)
+    }
+}
+
+/// The archive had its name, then the sync of that name failed, and the volume was opened again: two of one node.
+#[test]
+fn a_move_whose_last_sync_fails_leaves_the_volume_shut_and_goes_on() {
+    let world = World::new();
+    let folder = world.path("stick");
+    fs::create_dir(&folder).unwrap();
+    let move_out = |disk: Arc<Faulty>| {
+        let mut options = world.options("home");
+        options.disk = disk;
+        backup::move_out(&options, &folder.join("a.move"), &world.kek(), RELEASE, &at(NOW))
+    };
+    // The sync of the hidden name fails: the volume was not shut.
+    let failed = move_out(Arc::new(Faulty { fails: Some((folder.clone(), 0)), ..Faulty::default() }));
+    assert!(matches!(failed, Err(BackupError::Io { .. })), "{failed:?}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    drop(world.open("home"));
+
+    // That of its own name fails: the archive is there.
+    let failed = move_out(Arc::new(Faulty { fails: Some((folder.clone(), 1)), ..Faulty::default() }));
+    assert!(matches!(failed, Err(BackupError::Io { .. })), "{failed:?}");
+    let manifest = backup::manifest_of(&folder.join("a.move")).unwrap();
+    refused(&world);
+    let healed = Arc::new(Faulty::default());
+    assert_eq!(move_out(Arc::clone(&healed)).unwrap(), manifest, "the same command goes on");
+    assert_eq!(healed.syncs(&folder), 1);
+}
+
+/// The name of a home that was made for the volume must be on disk too, or a power cut takes both.
+#[test]
+fn the_names_above_a_restored_volume_are_synced() {
+    let world = World::new();
+    world.create("a.backup", Some(&world.kek()));
+    let mut options = world.options("far/new");
+    let disk = Arc::new(Faulty::default());
+    options.disk = Arc::clone(&disk) as Arc<dyn Disk>;
+    let source = Source::Archive(world.sources(PASSPHRASE));
+    backup::restore(&options, &world.path("a.backup"), &source, LATER).unwrap();
+    for folder in ["far/new", "far", ""] {
+        let folder = world.folder.path().join(folder);
+        assert!(
+            disk.syncs(Path::new(folder.to_str().unwrap().trim_end_matches('/'))) > 0,
+            "{}",
+            folder.display()
+        );
+    }
+}
+
+/// What a crash leaves stands in the home, whatever the archive is called, and the next backup removes it. The folder that an
+/// archive is written to may be anybody's: a stick keeps no modes.
+#[test]
+fn what_is_left_of_a_backup_is_removed_by_the_next_one() {
+    let world = World::new();
+    let left = world.path("home/.testnet.backup");
+    fs::create_dir(&left).unwrap();
+    fs::set_permissions(&left, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(left.join("jobs.db"), "half").unwrap();
+    let stick = world.path("stick");
+    fs::create_dir(&stick).unwrap();
+    fs::set_permissions(&stick, fs::Permissions::from_mode(0o777)).unwrap();
+    world.create("stick/a.backup", Some(&world.kek()));
+    assert!(!left.exists());
+    assert_eq!(fs::read_dir(&stick).unwrap().count(), 1);
+    world.restore("stick/a.backup", "new").unwrap();
+}
+
+/// A volume goes on without its logs, so it can be backed up without them.
+#[test]
+fn a_backup_is_made_without_logs_that_cannot_be_read() {
+    let world = World::new();
+    let logs = world.path("home/testnet/logs.db");
+    let good = fs::read(&logs).unwrap();
+    let mut half = good.clone();
+    half[100..].fill(0xAA);
+    for (name, bytes) in [("missing", None), ("damaged", Some(half)), ("no database", Some(vec![7; 5000]))] {
+        fs::remove_file(&logs).unwrap();
+        if let Some(bytes) = bytes {
+            fs::write(&logs, bytes).unwrap();
+            fs::set_permissions(&logs, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let file = format!("{name}.backup");
+        world.create(&file, Some(&world.kek()));
+        let held = backup::verify(&world.path(&file), None, world.folder.path()).unwrap().held;
+        assert_eq!((held.jobs, held.records), (4, 0), "{name}");
+        world.restore(&file, name).unwrap();
+        assert_eq!(world.open(name).view().jobs().fence().unwrap().unwrap().jobs, 4, "{name}");
+        fs::write(&logs, &good).unwrap();
+        fs::set_permissions(&logs, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 }
 
 #[test]
@@ -796,9 +1043,31 @@ fn a_move_is_undone_when_somebody_says_so() {
     assert!(matches!(nothing, Err(BackupError::NotRetired { .. })), "{nothing:?}");
     let manifest = out(&world, "a.move").unwrap();
     let undone = backup::undo_move(&world.options("home")).unwrap();
-    assert_eq!(undone.transfer, manifest.transfer);
+    assert_eq!((undone.retired.transfer, undone.left), (manifest.transfer, None));
+    assert!(world.path("a.move").exists(), "it may be anywhere: that is for the operator");
     let store = Store::open(&world.options("home"), &at(NOW)).unwrap();
     let jobs = store.jobs();
     assert_eq!(jobs.view().tally().unwrap().jobs, 4);
     assert!(matches!(jobs.lease(None, None, &[].into(), NOW).wait().unwrap(), Lease::Job(_)));
+}
+
+/// Undoing depends on nothing but the volume, and of what its mark names nothing is removed that is not the archive.
+#[test]
+fn undoing_a_move_removes_its_unnamed_archive_and_nothing_else() {
+    for named in ["a.move", "b.move", "", "/nowhere/a.move"] {
+        let world = World::new();
+        let manifest = out(&world, "a.move").unwrap();
+        fs::rename(world.path("a.move"), world.path(".a.move.tmp")).unwrap();
+        fs::write(world.path(".b.move.tmp"), "mine").unwrap();
+        let raw = rusqlite::Connection::open(world.path("home/testnet/jobs.db")).unwrap();
+        let path =
+            if named.contains(".move") { world.path(named).display().to_string() } else { named.to_owned() };
+        raw.execute("UPDATE retired SET archive = ?1", [path]).unwrap();
+        drop(raw);
+        let undone = backup::undo_move(&world.options("home")).unwrap();
+        assert_eq!((undone.retired.transfer, undone.left), (manifest.transfer, None), "{named}");
+        assert_eq!(world.path(".a.move.tmp").exists(), named != "a.move", "{named}");
+        assert_eq!(fs::read(world.path(".b.move.tmp")).unwrap(), b"mine");
+        world.open("home");
+    }
 }

@@ -34,7 +34,7 @@ use check::{Promise, check, shown};
 use model::{Job, Model};
 use node_store::{
     format::Database,
-    jobs::Accepted,
+    jobs::{Accepted, Retired},
     store::{Store, StoreError},
     volume::VolumeError,
     writer::WriteError,
@@ -270,5 +270,30 @@ fn every_failing_call_of_a_working_store_leaves_true_answers() {
 fn every_failing_call_of_a_creation_leaves_one_identity() {
     for imported in [false, true] {
         every_call_fails(&Workload::Creation { imported });
+    }
+}
+
+/// Given a volume whose node was moved away, and any one call to the disk failing while it is opened; then it is not opened:
+/// the mark could not be read in one place, was read in another, and that was not heeded.
+#[test]
+fn a_retired_volume_is_opened_by_no_error() {
+    let workload = Workload::Short(Vec::new());
+    let disk = disk_for(&workload);
+    let now = harness::begin(&workload).now;
+    let mut node = Node::on(&disk, TIGHT);
+    node.open(now).unwrap();
+    let retired = Retired { at: now, archive: "a.move".to_owned(), transfer: "1".to_owned() };
+    node.store.as_ref().unwrap().jobs().retire(Some(retired)).wait().unwrap();
+    drop(node);
+    let image = disk.image(disk.ops(), &Loss::Nothing);
+    let opening = SimDisk::from_image(image.clone());
+    let refused = Node::on(&opening, TIGHT).open(now);
+    assert!(matches!(refused, Err(StoreError::Volume(VolumeError::Retired { .. }))), "{refused:?}");
+    for nth in 1..=opening.calls(DiskCall::Any) {
+        for lasts in [Lasts::Once, Lasts::Persistent] {
+            let disk = SimDisk::from_image(image.clone());
+            disk.fail(nth, DiskCall::Any, Fault::IoErr, lasts);
+            assert!(Node::on(&disk, TIGHT).open(now).is_err(), "call {nth} fails: {lasts:?}");
+        }
     }
 }

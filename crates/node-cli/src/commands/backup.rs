@@ -32,6 +32,8 @@ pub(crate) enum Backup {
     Verify(Verify),
     /// Make a volume of a backup where there is none
     Restore(Restore),
+    /// Let the jobs of a restored volume go on without the network's word
+    Unfence(Unfence),
 }
 
 /// Write a backup of the node's volume, beside a running Agent too.
@@ -100,6 +102,19 @@ pub(crate) struct Restore {
     passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     new_keys: cli::Keys,
+}
+
+/// Let the jobs of a restored volume go on without the network's word. No Agent may be running.
+///
+/// This is dangerous: jobs that the old node has answered since the backup was made are answered a second time. It is for a
+/// network that cannot be asked any more. This machine's clock must be right: message numbers go on above those of its time.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  resultity-node backup unfence --old-node-answered-nothing")]
+pub(crate) struct Unfence {
+    /// Say that the node that the backup was made of has answered no job since, and does not run
+    #[arg(long)]
+    old_node_answered_nothing: bool,
 }
 
 /// A member of an archive, for showing.
@@ -242,6 +257,24 @@ impl Report for RestoredShown {
     }
 }
 
+#[derive(Serialize)]
+struct Unfenced {
+    folder: PathBuf,
+    backed_up_at: String,
+    jobs: u64,
+    next: String,
+}
+
+impl Report for Unfenced {
+    fn page(&self, page: &mut Page) {
+        page.toned(Tone::Warning, "The restored jobs go on.");
+        page.row("folder", self.folder.display());
+        page.row("backup of", &self.backed_up_at);
+        page.row("jobs", self.jobs);
+        page.row("next", &self.next);
+    }
+}
+
 impl Backup {
     /// What its flags set.
     pub(crate) fn layer(&self, layer: &mut Layer) {
@@ -249,7 +282,7 @@ impl Backup {
             Self::Create(Create { keys, .. }) | Self::Restore(Restore { new_keys: keys, .. }) => {
                 keys.layer(layer);
             }
-            Self::Verify(_) => {}
+            Self::Verify(_) | Self::Unfence(_) => {}
         }
     }
 
@@ -260,6 +293,7 @@ impl Backup {
             Self::Create(create) => create.run(context),
             Self::Verify(verify) => verify.run(context),
             Self::Restore(restore) => restore.run(context),
+            Self::Unfence(unfence) => unfence.run(context),
         }
     }
 }
@@ -340,6 +374,23 @@ impl Restore {
         sources.secret_file.clone_from(&context.settings.keys.secret_file);
         sources.prompt = Some(Arc::new(node_store::keys::TerminalPrompt::new()));
         Ok(Source::Folder(folder, sources))
+    }
+}
+
+impl Unfence {
+    fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        if !self.old_node_answered_nothing {
+            let why = "jobs that the old node has answered since would be answered twice: say --old-node-answered-nothing if it \
+                       has answered none, and does not run";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        context.view()?;
+        context.refuse_held()?;
+        let fence = backup::unfence(&context.options_to_open(), &reading()?)?;
+        let next = "start it: `resultity-node run`".to_owned();
+        let (folder, backed_up_at) = (context.folder(), fence.backed_up_at.to_string());
+        context.out.show(&Unfenced { folder, backed_up_at, jobs: fence.jobs, next })?;
+        Ok(Verdict::Done)
     }
 }
 

@@ -4,7 +4,7 @@
 //! Prompts, answers, keys and passphrases are in none of them: no part reads a payload, a key, or a file that a setting
 //! names. A part that cannot be had says why: a bundle is wanted most where something is broken.
 
-use std::{collections::VecDeque, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use node_agent::{
@@ -36,8 +36,8 @@ const SYSTEM_FILE_BYTES_MAX: usize = 1 << 20;
 /// Write a support archive: what the node is and how it stands, redacted.
 ///
 /// What is in it is listed first. Never in it: prompts, answers, keys, passphrases, and the files that settings name.
-/// E-mail addresses, this machine's name, users' folders and logins in URLs are taken out; addresses of accounts are
-/// shortened. Look at it before you give it away: `tar --zstd -xOf FILE` shows it.
+/// E-mail addresses, this machine's name, IP addresses, users' folders, and logins and queries in URLs are taken out; addresses
+/// of accounts are shortened. Look at it before you give it away: `tar --zstd -xOf FILE` shows it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   resultity-node bundle --dry-run
@@ -137,10 +137,10 @@ impl Bundle {
         let moment = reading()?.wall.to_string().replace(':', "-");
         let usual = || PathBuf::from(format!("resultity-bundle-{moment}.tar.zst"));
         let file = (!self.dry_run).then(|| self.file.clone().unwrap_or_else(usual));
-        context.out.show(&Listing { file: file.clone(), parts })?;
-        if let Some(file) = file {
-            backup::write_files(&file, &files)?;
+        if let Some(file) = &file {
+            backup::write_files(file, &files)?;
         }
+        context.out.show(&Listing { file, parts })?;
         Ok(Verdict::Done)
     }
 }
@@ -247,6 +247,10 @@ fn of_status(around: &Around<'_>) -> Result<Value, Failure> {
     // What the account's owner signed or was sent is theirs.
     if let Some(account) = shown.get_mut("account").and_then(Value::as_object_mut) {
         account.remove("proof");
+        // Whatever form it has: not each one looks like an address.
+        if account.get("kind").is_some_and(|kind| kind == "email") {
+            account.insert("account".to_owned(), json!("<e-mail>"));
+        }
     }
     Ok(shown)
 }
@@ -316,17 +320,8 @@ fn of_jobs(around: &Around<'_>) -> Result<Value, Failure> {
 }
 
 fn of_traces(around: &Around<'_>) -> Result<Value, Failure> {
-    let jobs = around.view()?.jobs();
-    let (mut newest, mut after) = (VecDeque::new(), 0);
-    loop {
-        let page = jobs.traces(after)?;
-        let Some((last, _)) = page.last() else { break };
-        after = *last;
-        newest.extend(page.into_iter().map(|(_, trace)| json!(trace)));
-        let over = newest.len().saturating_sub(ROWS_MAX);
-        newest.drain(..over);
-    }
-    Ok(json!(newest))
+    let newest = around.view()?.jobs().traces_before(None, u32::try_from(ROWS_MAX).unwrap_or(u32::MAX))?;
+    Ok(Value::Array(newest.into_iter().rev().map(|(_, trace)| json!(trace)).collect()))
 }
 
 fn of_log(around: &Around<'_>) -> Result<Value, Failure> {

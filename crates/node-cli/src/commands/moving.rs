@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use node_store::backup::{self};
+use node_store::backup;
 use serde::Serialize;
 
 use super::{
@@ -84,6 +84,8 @@ pub(crate) struct Undo {
 struct Moved {
     #[serde(flatten)]
     backup: BackupShown,
+    /// The volume was shut by an earlier call.
+    begun_before: bool,
     next: String,
 }
 
@@ -91,6 +93,9 @@ impl Report for Moved {
     fn page(&self, page: &mut Page) {
         page.toned(Tone::Strong, "The node is moved out: it does not start here any more.");
         self.backup.rows(page);
+        if self.begun_before {
+            page.row("passphrase", "the one that was given when this move was begun");
+        }
         page.row("next", &self.next);
     }
 }
@@ -134,17 +139,23 @@ impl Move {
 
 impl Out {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
-        context.view()?;
+        let view = context.view()?;
         context.refuse_held()?;
-        let phrase = passphrase::new(self.passphrase_file.as_deref(), "passphrase for the keys in the file")?;
-        let kek = sealing(context, phrase)?;
-        let (options, reading) = (context.options_to_open(), reading()?);
-        let manifest = backup::move_out(&options, &self.file, &kek, node_agent::VERSION, &reading)?;
+        let options = context.options_to_open();
+        // Broken off once: the keys in the file are sealed already, so nothing is asked.
+        let begun = view.jobs().retired()?.is_some();
+        let manifest = if begun {
+            backup::finish_move(&options, &self.file)?
+        } else {
+            let phrase =
+                passphrase::new(self.passphrase_file.as_deref(), "passphrase for the keys in the file")?;
+            let kek = sealing(context, phrase)?;
+            backup::move_out(&options, &self.file, &kek, node_agent::VERSION, &reading()?)?
+        };
         let next = "carry the file to the other machine and there: `resultity-node move in`; then delete it, and this \
                     folder when the node runs there";
-        context
-            .out
-            .show(&Moved { backup: BackupShown::of(self.file.clone(), &manifest), next: next.to_owned() })?;
+        let backup = BackupShown::of(self.file.clone(), &manifest);
+        context.out.show(&Moved { backup, begun_before: begun, next: next.to_owned() })?;
         Ok(Verdict::Done)
     }
 }
@@ -163,12 +174,10 @@ impl Undo {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         context.view()?;
         context.refuse_held()?;
-        if !self.file_was_not_used {
-            return Err(Failure::Usage("--file-was-not-used is needed".to_owned()));
-        }
-        let retired = backup::undo_move(&context.options_to_open())?;
+        let backup::Undone { retired, left } = backup::undo_move(&context.options_to_open())?;
+        let also = left.map_or_else(String::new, |left| format!(", {},", left.display()));
         let next = format!(
-            "delete {} and every copy of it, then start the node: `resultity-node run`",
+            "delete {}{also} and every copy of it, then start the node: `resultity-node run`",
             retired.archive
         );
         let (folder, moved_at) = (context.folder(), retired.at.to_string());

@@ -36,6 +36,12 @@ fn a_backup_is_made_read_and_restored_into_another_home() {
     second
         .run(["backup", "restore", file, "--passphrase-file", pass])
         .failed(1, &["nothing is restored over a volume", status(&home)["node"].as_str().unwrap()]);
+
+    second.run(["backup", "unfence"]).failed(2, &["answered twice", "--old-node-answered-nothing"]);
+    let unfence = ["backup", "unfence", "--old-node-answered-nothing"];
+    home.run(unfence).failed(1, &["no fence"]);
+    second.run(unfence).well().says(&["The restored jobs go on", "4"]);
+    second.run(unfence).failed(1, &["no fence"]);
 }
 
 #[test]
@@ -96,6 +102,8 @@ fn a_node_that_was_moved_out_is_shut_until_the_move_is_undone() {
     }
     home.run(["status"]).well();
     home.run(["move", "out", "again.move", "--passphrase-file", pass]).failed(6, &["moved away", file]);
+    // The same command again has nothing left to do, and asks for no passphrase.
+    home.run(["move", "out", file]).well().says(&["moved out", "when this move was begun"]);
 
     let backup = home.path().join("node.backup");
     let backup = backup.to_str().unwrap();

@@ -57,9 +57,23 @@ fn a_bundle_lists_what_is_in_it_and_is_redacted() {
         assert!(!all.contains(secret), "{secret}");
     }
     assert!(all.contains(&format!("{}...{}", &whole[..6], &whole[38..])), "the address is shortened");
-    home.run(["bundle", file.to_str().unwrap()]);
+    // Nothing is said to be written that was not.
+    home.run(["bundle", file.to_str().unwrap()]).failed(1, &["exists already"]);
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// An account that looks like no address of e-mail is one nevertheless.
+#[test]
+fn an_account_by_e_mail_is_in_no_bundle_whatever_it_looks_like() {
+    let home = Home::filled();
+    let proof = home.file("proof", CANARY);
+    home.run(["account", "link", "--email", "ada@localhost", "--proof-file", proof.to_str().unwrap()]).well();
+    let file = home.path().join("a.tar.zst");
+    home.run(["bundle", file.to_str().unwrap()]).well();
+    let files = files(&file);
+    assert_eq!(files["status.json"]["account"]["account"], "<e-mail>");
+    assert!(!files["status.json"].to_string().contains("ada@"));
 }
 
 #[test]

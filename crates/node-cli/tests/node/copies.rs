@@ -7,8 +7,14 @@ use std::{
     process::Child,
 };
 
-use node_store::store::{Options, Store};
-use node_types::Network;
+use node_store::{
+    clock,
+    store::{Options, Store},
+};
+use node_types::{
+    Network,
+    protocol::{Claim, Claimed},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -150,6 +156,42 @@ async fn a_restored_node_asks_first_and_no_job_is_answered_twice_or_lost() {
     let view = Store::view_only(&Options::new(&home, Network::Testnet)).unwrap();
     assert_eq!(view.snapshots().unwrap().floor().version, 2);
     eventually("nothing is left", || async { (view.jobs().tally().unwrap().jobs == 0).then_some(()) }).await;
+}
+
+/// Given a restored node that was stopped amid the network's answers: one job was kept, one still waits. When it starts again
+/// it names both, so neither is given away: whoever got the kept one would run it a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_was_broken_off_gives_no_job_away() {
+    let (mut stage, runtime) = running(external()).await;
+    let pass = passphrase(&stage);
+    runtime.hold(true);
+    let mut jobs = Vec::new();
+    for prompt in ["held first", "held second"] {
+        let job = stage.submit(prompt).await;
+        is_held(&stage, &job).await;
+        jobs.push(job);
+    }
+    let file = archive(&stage, "node.backup");
+    well(stage.command(&["backup", "create", &file, "--with-keys", "--passphrase-file", &pass]));
+    stage.kill_node();
+    let home = second_home(&stage);
+    well(stage.command_in(&home, &["backup", "restore", &file, "--passphrase-file", &pass]));
+    let store = Store::open(&Options::new(&home, Network::Testnet), &clock::read().unwrap()).unwrap();
+    let kept = Claimed { job: jobs[0].parse().unwrap(), claim: Claim::Yours };
+    let now = clock::read().unwrap().wall;
+    assert_eq!(store.jobs().judge_fenced(vec![kept], now).wait().unwrap().len(), 1);
+    assert!(!store.jobs().take_down_fence().wait().unwrap());
+    drop(store);
+
+    runtime.hold(false);
+    let restored = stage.start_in(&home, &[]);
+    stage.adopt(restored);
+    for job in &jobs {
+        let ended = stage.ended(job).await;
+        assert_eq!(ended["end"], "result", "{ended}");
+        assert_eq!(boots(&ended, "accept").len(), 1, "offered once: {ended}");
+    }
+    assert!(fence(&home).is_none());
 }
 
 /// A volume that was copied, and both run: the one that came later stops, and says why. The first goes on, also when it was

@@ -15,6 +15,8 @@ use crate::{
 pub const MANIFEST_BYTES_MAX: u64 = 16 << 10;
 /// Its name in the archive.
 pub(super) const MANIFEST: &str = "manifest.json";
+/// Bytes of the number of a transfer.
+pub(super) const TRANSFER_BYTES: usize = 16;
 const FORMAT: &str = "resultity-backup";
 const VERSION: u64 = 1;
 
@@ -135,6 +137,11 @@ impl Manifest {
                 let (path, what) = (path.to_owned(), member.path.clone());
                 return Err(BackupError::TooLarge { path, what, bytes: member.bytes, max });
             }
+        }
+        // It becomes a part of file names.
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if manifest.transfer.len() != 2 * TRANSFER_BYTES || !manifest.transfer.bytes().all(is_hex) {
+            return Err(refused("its transfer is not 32 hexadecimal digits".to_owned()));
         }
         if manifest.to_bytes() != bytes {
             return Err(refused("its manifest is not in the form that it was written in".to_owned()));

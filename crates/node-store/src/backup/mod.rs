@@ -21,16 +21,18 @@
 //! archive gets its name.
 //!
 //! An archive may come from anybody: whatever is in it, nothing is written outside of the new folder, no more is
-//! unpacked than the manifest says, and memory stays within some 10 MiB. Its hashes find damage; they prove no origin.
+//! unpacked than the manifest says, unpacking takes some 10 MiB of memory, and no value of a database in it more than 64 MiB. Its hashes find damage; they prove no origin.
 //!
 //! Limits: a member has [`MEMBER_BYTES_MAX`] bytes at the most, a manifest [`MANIFEST_BYTES_MAX`].
 
 use std::{
+    fs::{File, OpenOptions},
     io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
-use node_types::{Digest, Network, NodeId, VolumeId};
+use node_types::{Digest, Network, NodeId, Timestamp, VolumeId};
 
 mod manifest;
 mod moving;
@@ -40,9 +42,9 @@ mod tar;
 mod unpack;
 
 pub use manifest::{MANIFEST_BYTES_MAX, Manifest, Member, Purpose};
-pub use moving::{move_in, move_out, undo_move};
+pub use moving::{Undone, finish_move, move_in, move_out, undo_move};
 pub use pack::{create, write_files};
-pub use restore::{Restored, Source, restore};
+pub use restore::{Restored, Source, restore, unfence};
 pub use tar::MEMBER_BYTES_MAX;
 pub use unpack::{Held, Verified, manifest_of, verify};
 
@@ -157,6 +159,19 @@ pub enum BackupError {
         /// The network asked for.
         wanted: Network,
     },
+    /// It says that it was made later than now.
+    #[error(
+        "{path} says that it was made on {created_at}, and this machine's clock says {now}: set the clock; if it is right, take \
+         another copy"
+    )]
+    FromTheFuture {
+        /// The archive.
+        path: PathBuf,
+        /// When it says that it was made.
+        created_at: Timestamp,
+        /// When it is.
+        now: Timestamp,
+    },
     /// Something is there already.
     #[error(
         "{folder} holds {held}, {path} is a backup of {offered}: nothing is restored over a volume; choose another --home, \
@@ -215,6 +230,12 @@ pub enum BackupError {
     /// The volume was not moved away.
     #[error("the node of {folder} was not moved away: there is nothing to undo")]
     NotRetired {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// No job waits for the network's word.
+    #[error("the jobs of {folder} wait for nothing: there is no fence to take down")]
+    NotFenced {
         /// The folder.
         folder: PathBuf,
     },
@@ -335,6 +356,17 @@ fn placed(path: &Path) -> Result<(PathBuf, PathBuf, String), BackupError> {
         }
         _ => Err(failed(path)(io::Error::new(ErrorKind::InvalidInput, "it is no name of a file"))),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "an archive is streamed, and stands outside of the volume")]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Makes a file that its owner alone can read. It is an error if something stands there.
+#[expect(clippy::disallowed_methods, reason = "archives and their members are streamed")]
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Says so where a folder has not so many bytes free.

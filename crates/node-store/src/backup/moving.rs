@@ -8,17 +8,19 @@
 //!
 //! So there is no moment at which both can be used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
 
 use super::{
     BackupError, Manifest, Purpose, Restored, Source, failed,
-    pack::{Ready, publish, temporary_of},
-    placed,
+    pack::{Hidden, Ready},
     restore::{Kept, unpacked},
     unpack::Archive,
 };
 use crate::{
     clock::Reading,
+    disk::{Disk, EntryKind},
     format::{self, Access, Database, FormatError},
     jobs::{self, Retired},
     keys::Kek,
@@ -28,10 +30,10 @@ use crate::{
 
 /// Moves a node out: its volume goes into an archive with both keys, sealed under a passphrase, and is shut. No Agent may run.
 ///
-/// After a crash the same call goes on.
+/// Where that was broken off after the volume was shut, this does what [`finish_move`] does.
 ///
 /// # Errors
-/// [`BackupError`]; then the volume can be used as before, unless the error is [`VolumeError::Retired`].
+/// [`BackupError`]; then the volume can be used as before, or the next call says [`VolumeError::Retired`] or goes on.
 pub fn move_out(
     options: &Options,
     archive: &Path,
@@ -39,52 +41,101 @@ pub fn move_out(
     release: &str,
     reading: &Reading,
 ) -> Result<Manifest, BackupError> {
+    let disk = &*options.disk;
     let store = match Store::open(options, reading) {
-        Err(StoreError::Volume(VolumeError::Retired { path, at, archive: written, transfer })) => {
-            let retired =
-                || VolumeError::Retired { path, at, archive: written.clone(), transfer: transfer.clone() };
-            return finish(options, archive, &transfer, retired);
-        }
+        Err(StoreError::Volume(VolumeError::Retired { .. })) => return finish_move(options, archive),
         opened => opened?,
     };
-    let ready = Ready::make(options, archive, Purpose::Move, Some(kek), release, reading.wall)?;
+    let Ready { manifest, file } =
+        Ready::make(options, archive, Purpose::Move, Some(kek), release, reading.wall)?;
     let retired = Retired {
         at: reading.wall,
-        archive: ready.archive().display().to_string(),
-        transfer: ready.manifest.transfer.clone(),
+        archive: file.archive.display().to_string(),
+        transfer: manifest.transfer.clone(),
     };
     if let Err(error) = store.jobs().retire(Some(retired)).wait() {
-        ready.discard(&*options.disk);
+        // It may be on disk nevertheless. Then the archive is wanted, and the same call goes on with it.
         return Err(StoreError::from(error).into());
     }
-    match ready.publish(&*options.disk) {
-        Ok(manifest) => Ok(manifest),
+    match file.publish(disk) {
+        Ok(()) => Ok(manifest),
         Err(error) => {
-            // There is no archive: this is the node again.
-            store.jobs().retire(None).wait().map_err(StoreError::from)?;
+            // Where an archive stands, or nobody can say, the volume stays shut: two of one node must not run.
+            let unnamed = matches!(error, BackupError::ArchiveExists { .. })
+                || matches!(disk.entry(&file.archive), Ok(None));
+            if unnamed {
+                store.jobs().retire(None).wait().map_err(StoreError::from)?;
+                file.discard(disk);
+            }
             Err(error)
         }
     }
 }
 
-/// Gives the archive of a volume that was shut its name, if it has none yet.
-fn finish(
-    options: &Options,
-    archive: &Path,
-    transfer: &str,
-    retired: impl FnOnce() -> VolumeError,
-) -> Result<Manifest, BackupError> {
-    let disk = &*options.disk;
-    let (full, folder, _) = placed(archive)?;
-    let temporary = temporary_of(&full)?;
-    let there = disk.entry(&temporary).map_err(failed(&temporary))?.is_some();
-    let manifest = if there { Some(Archive::open(&temporary)?.manifest) } else { None };
-    match manifest.filter(|manifest| manifest.transfer == transfer) {
+/// Gives the archive of a volume that was shut its name, if it has none yet, and makes sure that it is on disk. Needs no key.
+///
+/// # Errors
+/// [`BackupError`]; [`VolumeError::Retired`] where the archive stands elsewhere.
+pub fn finish_move(options: &Options, archive: &Path) -> Result<Manifest, BackupError> {
+    let (disk, mark) = (&*options.disk, Mark::find(options)?);
+    let file = Hidden::of(archive)?;
+    if let Some(manifest) = transferred(disk, &file.archive, &mark.retired.transfer)? {
+        // Where a file has to be linked to rename it, it may have both names.
+        file.discard(disk);
+        disk.sync_dir(&file.folder).map_err(failed(&file.folder))?;
+        return Ok(manifest);
+    }
+    match transferred(disk, &file.temporary, &mark.retired.transfer)? {
         Some(manifest) => {
-            publish(disk, &temporary, &full, &folder)?;
+            file.publish(disk)?;
             Ok(manifest)
         }
-        None => Err(retired().into()),
+        None => {
+            let Retired { at, archive, transfer } = mark.retired;
+            Err(VolumeError::Retired { path: options.folder(), at, archive, transfer }.into())
+        }
+    }
+}
+
+/// The manifest of the archive at `path`, if one of this transfer stands there.
+fn transferred(disk: &dyn Disk, path: &Path, transfer: &str) -> Result<Option<Manifest>, BackupError> {
+    let found = disk.entry(path).map_err(failed(path))?;
+    if found.is_none_or(|entry| entry.kind != EntryKind::File) {
+        return Ok(None);
+    }
+    match Archive::open(path) {
+        Ok(opened) => Ok(Some(opened.manifest).filter(|manifest| manifest.transfer == transfer)),
+        Err(error @ BackupError::Io { .. }) => Err(error),
+        // Something else that has the name.
+        Err(_) => Ok(None),
+    }
+}
+
+/// The mark of a volume that was moved away, and the lock that keeps others from it.
+struct Mark {
+    retired: Retired,
+    path: PathBuf,
+    connection: Connection,
+    _claim: Claim,
+}
+
+impl Mark {
+    fn find(options: &Options) -> Result<Self, BackupError> {
+        let (disk, folder) = (&*options.disk, options.folder());
+        if disk.entry(&folder.join(KEYS)).map_err(failed(&folder))?.is_none() {
+            return Err(VolumeError::Missing { path: folder }.into());
+        }
+        let claim = Claim::take(&options.disk, &folder)?;
+        let path = folder.join(Database::Jobs.file());
+        if disk.entry(&path).map_err(failed(&path))?.is_none() {
+            return Err(VolumeError::Missing { path }.into());
+        }
+        let connection = format::connect(disk, &path, Database::Jobs, Access::Write)?;
+        format::identify(&connection, &path, Database::Jobs)?;
+        match jobs::retired(&connection).map_err(|error| FormatError::of(&path, error))? {
+            Some(retired) => Ok(Self { retired, path, connection, _claim: claim }),
+            None => Err(BackupError::NotRetired { folder }),
+        }
     }
 }
 
@@ -96,31 +147,31 @@ pub fn move_in(options: &Options, archive: &Path, source: &Source) -> Result<Res
     unpacked(options, archive, source, Kept::AsItWas)
 }
 
+/// A move that was undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undone {
+    /// What the volume had noted.
+    pub retired: Retired,
+    /// The archive without a name that could not be removed: whoever has it and its passphrase has the node.
+    pub left: Option<PathBuf>,
+}
+
 /// Makes a volume that was moved out the node again. Right only where the archive was not used and never will be: two of
-/// one node must not run. Returns what the volume had noted.
+/// one node must not run.
 ///
 /// # Errors
 /// [`BackupError::NotRetired`], [`BackupError::Store`].
-pub fn undo_move(options: &Options) -> Result<Retired, BackupError> {
-    let (disk, folder) = (&*options.disk, options.folder());
-    if disk.entry(&folder.join(KEYS)).map_err(failed(&folder))?.is_none() {
-        return Err(VolumeError::Missing { path: folder }.into());
-    }
-    let claim = Claim::take(&options.disk, &folder)?;
-    let path = folder.join(Database::Jobs.file());
-    if disk.entry(&path).map_err(failed(&path))?.is_none() {
-        return Err(VolumeError::Missing { path }.into());
-    }
+pub fn undo_move(options: &Options) -> Result<Undone, BackupError> {
+    let (disk, Mark { retired, path, connection, _claim }) = (&*options.disk, Mark::find(options)?);
     let of = |error| FormatError::of(&path, error);
-    let connection = format::connect(disk, &path, Database::Jobs, Access::Write)?;
-    format::identify(&connection, &path, Database::Jobs)?;
-    let retired = jobs::retired(&connection).map_err(of)?;
-    let Some(retired) = retired else { return Err(BackupError::NotRetired { folder }) };
-    // An archive that never got its name.
-    let temporary = temporary_of(Path::new(&retired.archive))?;
-    disk.remove(&temporary).map_err(failed(&temporary))?;
     jobs::set_retired(&connection, None).map_err(of)?;
     connection.close().map_err(|(_, error)| of(error))?;
-    drop(claim);
-    Ok(retired)
+    // One that never got its name. What stands in the mark is no reason to remove anything else, or to fail: the file
+    // may be on a stick that is not there.
+    let temporary = Hidden::of(Path::new(&retired.archive)).map(|file| file.temporary);
+    let left = temporary
+        .ok()
+        .filter(|path| matches!(transferred(disk, path, &retired.transfer), Ok(Some(_))))
+        .filter(|path| disk.remove(path).is_err());
+    Ok(Undone { retired, left })
 }

@@ -1,9 +1,8 @@
 //! Making an archive: the databases are copied and hashed beside it, then packed behind their manifest.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, ErrorKind, Read as _, Write},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,14 +10,14 @@ use node_types::{Address, Digest, NodeId, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    BackupError, MEMBER_BYTES_MAX, Manifest, Member, Purpose, Workshop, failed,
-    manifest::{MANIFEST, key_member},
-    need_room, placed,
+    BackupError, MEMBER_BYTES_MAX, Manifest, Member, Purpose, Workshop, create_new, failed,
+    manifest::{MANIFEST, TRANSFER_BYTES, key_member},
+    need_room, open, placed,
     tar::{BLOCK, header, padding},
 };
 use crate::{
     disk::{Disk, RealDisk},
-    format::{self, Access, Database, FormatError, Stamp},
+    format::{self, Access, Database, DiskFault, FormatError, Stamp},
     keys::{self, Kek, KekSources, sealed::Kind},
     store::Options,
     volume::{KEYS, Volume},
@@ -45,16 +44,12 @@ pub fn create(
     release: &str,
     now: Timestamp,
 ) -> Result<Manifest, BackupError> {
-    let ready = Ready::make(options, archive, Purpose::Backup, keys, release, now)?;
-    ready.publish(&*options.disk)
-}
-
-/// An archive that is whole and on disk, under a name that nobody looks for.
-pub(super) struct Ready {
-    pub(super) manifest: Manifest,
-    temporary: PathBuf,
-    archive: PathBuf,
-    folder: PathBuf,
+    let Ready { manifest, file } = Ready::make(options, archive, Purpose::Backup, keys, release, now)?;
+    let published = file.publish(&*options.disk);
+    if published.is_err() {
+        file.discard(&*options.disk);
+    }
+    published.map(|()| manifest)
 }
 
 /// Writes small files into one archive of the same kind, without a manifest: for whoever is to read it. Names have at most
@@ -63,37 +58,89 @@ pub(super) struct Ready {
 /// # Errors
 /// [`BackupError::ArchiveExists`] if something stands there, [`BackupError::Io`].
 pub fn write_files(archive: &Path, files: &[(String, Vec<u8>)]) -> Result<(), BackupError> {
-    let disk = RealDisk;
-    let (archive, folder, _) = placed(archive)?;
-    if disk.entry(&archive).map_err(failed(&archive))?.is_some() {
-        return Err(BackupError::ArchiveExists { path: archive });
-    }
-    let temporary = temporary_of(&archive)?;
-    disk.remove(&temporary).map_err(failed(&temporary))?;
-    let file = create_new(&temporary).map_err(failed(&archive))?;
-    let packed = (|| {
-        let mut out = zstd::Encoder::new(file, LEVEL)?;
+    let file = Hidden::begin(&RealDisk, archive)?;
+    file.pack(&RealDisk, |out| {
         for (name, bytes) in files {
             out.write_all(&header(name, bytes.len() as u64))?;
-            write_padded(&mut out, &mut bytes.as_slice(), bytes.len() as u64)?;
+            write_padded(out, &mut bytes.as_slice(), bytes.len() as u64)?;
         }
-        out.write_all(&[0; 2 * BLOCK])?;
-        out.finish()?.sync_all()
-    })();
-    let written = packed
-        .map_err(|error: io::Error| failed(&archive)(error))
-        .and_then(|()| publish(&disk, &temporary, &archive, &folder));
-    if written.is_err() {
-        // The first error is the one to tell; what is left is removed by the next one.
-        let _ = disk.remove(&temporary);
+        Ok(())
+    })?;
+    let published = file.publish(&RealDisk);
+    if published.is_err() {
+        file.discard(&RealDisk);
     }
-    written
+    published
 }
 
-/// The name of an archive before it is published.
-pub(super) fn temporary_of(archive: &Path) -> Result<PathBuf, BackupError> {
-    let (_, folder, name) = placed(archive)?;
-    Ok(folder.join(format!(".{name}.tmp")))
+/// A file under a name that nobody looks for; it gets its own when it is whole.
+pub(super) struct Hidden {
+    pub(super) temporary: PathBuf,
+    pub(super) archive: PathBuf,
+    pub(super) folder: PathBuf,
+}
+
+impl Hidden {
+    /// The names of an archive.
+    pub(super) fn of(archive: &Path) -> Result<Self, BackupError> {
+        let (archive, folder, name) = placed(archive)?;
+        Ok(Self { temporary: folder.join(format!(".{name}.tmp")), archive, folder })
+    }
+
+    /// Those of one that is written now. Nothing may stand there; what a crash left under the hidden name is removed.
+    fn begin(disk: &dyn Disk, archive: &Path) -> Result<Self, BackupError> {
+        let file = Self::of(archive)?;
+        if disk.entry(&file.archive).map_err(failed(&file.archive))?.is_some() {
+            return Err(BackupError::ArchiveExists { path: file.archive });
+        }
+        disk.remove(&file.temporary).map_err(failed(&file.temporary))?;
+        Ok(file)
+    }
+
+    /// Writes it: when this returns, it is on disk under its hidden name, or not there.
+    fn pack(
+        &self,
+        disk: &dyn Disk,
+        members: impl FnOnce(&mut zstd::Encoder<'static, File>) -> io::Result<()>,
+    ) -> Result<(), BackupError> {
+        let file = create_new(&self.temporary).map_err(failed(&self.temporary))?;
+        let packed = (|| {
+            let mut out = zstd::Encoder::new(file, LEVEL)?;
+            out.include_checksum(true)?;
+            members(&mut out)?;
+            out.write_all(&[0; 2 * BLOCK])?;
+            out.finish()?.sync_all()?;
+            // Its name too: a volume that is shut because of it must find it after a power cut.
+            disk.sync_dir(&self.folder)
+        })();
+        if packed.is_err() {
+            self.discard(disk);
+        }
+        packed.map_err(failed(&self.temporary))
+    }
+
+    /// Gives it its name, which nothing has yet.
+    pub(super) fn publish(&self, disk: &dyn Disk) -> Result<(), BackupError> {
+        match disk.rename_new(&self.temporary, &self.archive) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(BackupError::ArchiveExists { path: self.archive.clone() })
+            }
+            renamed => renamed.map_err(failed(&self.archive)),
+        }?;
+        disk.sync_dir(&self.folder).map_err(failed(&self.folder))
+    }
+
+    /// Removes what has no name yet.
+    pub(super) fn discard(&self, disk: &dyn Disk) {
+        // The first error is the one to tell; what is left is removed by the next one.
+        let _ = disk.remove(&self.temporary);
+    }
+}
+
+/// An archive that is whole and on disk, under its hidden name.
+pub(super) struct Ready {
+    pub(super) manifest: Manifest,
+    pub(super) file: Hidden,
 }
 
 impl Ready {
@@ -106,15 +153,12 @@ impl Ready {
         now: Timestamp,
     ) -> Result<Self, BackupError> {
         let disk = &*options.disk;
-        let (archive, folder, name) = placed(archive)?;
-        let exists = || BackupError::ArchiveExists { path: archive.clone() };
-        if disk.entry(&archive).map_err(failed(&archive))?.is_some() {
-            return Err(exists());
-        }
+        let file = Hidden::begin(disk, archive)?;
         let volume = options.folder();
         // Whose files they are and that they belong together.
         drop(Volume::view_only(&options.disk, &volume, options.network)?);
-        let workshop = Workshop::open(disk, folder.join(format!(".{name}.parts")))?;
+        // In the home, whatever the archive is written to: a stick keeps no modes, and what a crash leaves is found.
+        let workshop = Workshop::open(disk, options.home.join(format!(".{}.backup", options.network)))?;
         let bytes = Database::ALL.iter().try_fold(0_u64, |sum, database| {
             let path = volume.join(database.file());
             let found = disk.entry(&path).map_err(failed(&path))?;
@@ -123,64 +167,29 @@ impl Ready {
             let of = |entry: Option<crate::disk::Entry>| entry.map_or(0, |entry| entry.bytes);
             Ok::<_, BackupError>(sum.saturating_add(of(found)).saturating_add(of(logged)))
         })?;
-        // Once as copies, once packed.
-        need_room(disk, &folder, bytes.saturating_mul(2).saturating_add(FRAME_BYTES))?;
+        need_room(disk, &options.home, bytes.saturating_add(FRAME_BYTES))?;
         let (stamp, mut members) = copy_databases(disk, &volume, &workshop.folder)?;
         if let Some(kek) = keys {
             members.extend(copy_keys(options, &stamp, &workshop.folder, kek)?);
         }
-        let mut number = [0; 16];
+        let mut number = [0; TRANSFER_BYTES];
         getrandom::fill(&mut number)
             .map_err(|error| crate::store::StoreError::Randomness(error.to_string()))?;
         let transfer = node_types::id::hex_encode(&number);
         let manifest = Manifest::new(purpose, &stamp, release, now, transfer, members);
-        let temporary = temporary_of(&archive)?;
-        // One left by a crash was never published.
-        disk.remove(&temporary).map_err(failed(&temporary))?;
-        let ready = Self { manifest, temporary, archive, folder };
-        let packed = pack(&ready.manifest, &workshop.folder, &ready.temporary);
-        if let Err(error) = packed {
-            ready.discard(disk);
-            return Err(error);
-        }
-        Ok(ready)
-    }
-
-    /// Gives it its name, which nothing has yet.
-    pub(super) fn publish(self, disk: &dyn Disk) -> Result<Manifest, BackupError> {
-        match publish(disk, &self.temporary, &self.archive, &self.folder) {
-            Ok(()) => Ok(self.manifest),
-            Err(error) => {
-                self.discard(disk);
-                Err(error)
+        need_room(disk, &file.folder, manifest.bytes().saturating_add(FRAME_BYTES))?;
+        file.pack(disk, |out| {
+            let text = manifest.to_bytes();
+            out.write_all(&header(MANIFEST, text.len() as u64))?;
+            write_padded(out, &mut text.as_slice(), text.len() as u64)?;
+            for member in &manifest.members {
+                out.write_all(&header(&member.path, member.bytes))?;
+                write_padded(out, &mut open(&workshop.folder.join(&member.path))?, member.bytes)?;
             }
-        }
+            Ok(())
+        })?;
+        Ok(Self { manifest, file })
     }
-
-    pub(super) fn discard(&self, disk: &dyn Disk) {
-        // The first error is the one to tell; what is left is removed by the next one.
-        let _ = disk.remove(&self.temporary);
-    }
-
-    /// Where it will be.
-    pub(super) fn archive(&self) -> &Path {
-        &self.archive
-    }
-}
-
-pub(super) fn publish(
-    disk: &dyn Disk,
-    temporary: &Path,
-    archive: &Path,
-    folder: &Path,
-) -> Result<(), BackupError> {
-    match disk.rename_new(temporary, archive) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Err(BackupError::ArchiveExists { path: archive.to_owned() })
-        }
-        renamed => renamed.map_err(failed(archive)),
-    }?;
-    disk.sync_dir(folder).map_err(failed(folder))
 }
 
 /// Copies the databases. `state.db` comes first: the copy of the floor in `jobs.db` is then the younger one, which raises
@@ -191,18 +200,42 @@ fn copy_databases(disk: &dyn Disk, volume: &Path, into: &Path) -> Result<(Stamp,
         let (from, to) = (volume.join(database.file()), into.join(database.file()));
         // Made here and not by SQLite, whose files take the mode of the process's umask.
         disk.create_file(&to, &[]).map_err(failed(&to))?;
-        let connection = format::connect(disk, &from, database, Access::Read)?;
-        let found = format::identify(&connection, &from, database)?;
-        stamp.get_or_insert(found);
-        connection
-            .execute("VACUUM INTO ?1", [to.to_string_lossy()])
-            .map_err(|error| FormatError::of(&from, error))?;
+        match (copy_database(disk, &from, &to, database), stamp) {
+            // As the volume itself goes on without its logs: the node that is there tells of their loss.
+            (Err(error), Some(stamp))
+                if database == Database::Logs && error.disk_fault() != Some(DiskFault::Full) =>
+            {
+                disk.remove(&to).map_err(failed(&to))?;
+                disk.create_file(&to, &[]).map_err(failed(&to))?;
+                make_empty(disk, &to, database, &stamp)?;
+            }
+            (copied, _) => {
+                stamp.get_or_insert(copied?);
+            }
+        }
         members.push(member(database.file(), &to)?);
     }
     match stamp {
         Some(stamp) => Ok((stamp, members)),
         None => Err(crate::volume::VolumeError::Missing { path: volume.to_owned() }.into()),
     }
+}
+
+fn copy_database(disk: &dyn Disk, from: &Path, to: &Path, database: Database) -> Result<Stamp, FormatError> {
+    let connection = format::connect(disk, from, database, Access::Read)?;
+    let found = format::identify(&connection, from, database)?;
+    connection
+        .execute("VACUUM INTO ?1", [to.to_string_lossy()])
+        .map_err(|error| FormatError::of(from, error))?;
+    Ok(found)
+}
+
+/// Makes a database with nothing in it of an empty file.
+fn make_empty(disk: &dyn Disk, to: &Path, database: Database, stamp: &Stamp) -> Result<(), FormatError> {
+    let mut connection = format::connect(disk, to, database, Access::Write)?;
+    format::prepare(&mut connection, to, database, stamp, |_| Ok(()))?;
+    // Then all of it is in the one file.
+    connection.close().map_err(|(_, error)| FormatError::of(to, error))
 }
 
 /// Seals both keys of a volume under a passphrase.
@@ -257,39 +290,9 @@ fn member(name: &str, path: &Path) -> Result<Member, BackupError> {
     Ok(Member { path: name.to_owned(), bytes, sha256: Digest::from_bytes(hash.finalize().into()) })
 }
 
-/// Packs what stands in `parts` as the manifest names it, and syncs it.
-fn pack(manifest: &Manifest, parts: &Path, to: &Path) -> Result<(), BackupError> {
-    let refused = |error| failed(to)(error);
-    let file = create_new(to).map_err(refused)?;
-    let packed = (|| {
-        let mut out = zstd::Encoder::new(file, LEVEL)?;
-        out.include_checksum(true)?;
-        let text = manifest.to_bytes();
-        out.write_all(&header(MANIFEST, text.len() as u64))?;
-        write_padded(&mut out, &mut text.as_slice(), text.len() as u64)?;
-        for member in &manifest.members {
-            out.write_all(&header(&member.path, member.bytes))?;
-            write_padded(&mut out, &mut open(&parts.join(&member.path))?, member.bytes)?;
-        }
-        out.write_all(&[0; 2 * BLOCK])?;
-        out.finish()?.sync_all()
-    })();
-    packed.map_err(|error| failed(to)(error))
-}
-
 fn write_padded(out: &mut impl Write, from: &mut impl io::Read, bytes: u64) -> io::Result<()> {
     if io::copy(&mut from.take(bytes), out)? != bytes {
         return Err(ErrorKind::UnexpectedEof.into());
     }
     out.write_all(&[0; BLOCK][..padding(bytes)])
-}
-
-#[expect(clippy::disallowed_methods, reason = "an archive is streamed, and stands outside of the volume")]
-fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
-}
-
-#[expect(clippy::disallowed_methods, reason = "an archive is streamed, and stands outside of the volume")]
-fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

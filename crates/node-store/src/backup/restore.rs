@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use node_types::{NodeId, Timestamp};
+use node_types::{
+    NodeId, Timestamp,
+    protocol::{Claim, Claimed},
+};
 use rusqlite::Connection;
 
 use super::{
@@ -12,12 +15,13 @@ use super::{
 };
 use crate::{
     binding,
+    clock::Reading,
     disk::Disk,
     format::{self, Access, Database, FormatError},
-    jobs,
+    jobs::{self, BATCH_MAX, Fence},
     keys::{self, KekSources, NodeKey, VolumeKey},
     logs, salvage,
-    store::{Options, make_folder},
+    store::{Options, Store, StoreError, make_folder, sync_names},
     volume::KEYS,
 };
 
@@ -47,6 +51,10 @@ pub struct Restored {
 /// Where keys of an archive are unpacked before they are sealed anew.
 const ARCHIVED_KEYS: &str = "keys.archived";
 
+/// How far ahead of this machine's clock an archive may have been made: one day. The message numbers of what is restored go on
+/// above those of that moment.
+const AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// Makes a volume of an archive where there is none. Its jobs are fenced: see the head of this room. Its keys are sealed
 /// as those of a new node are.
 ///
@@ -61,6 +69,29 @@ pub fn restore(
     now: Timestamp,
 ) -> Result<Restored, BackupError> {
     unpacked(options, archive, source, Kept::Fenced(now))
+}
+
+/// Takes down the fence of a restored volume without the network's word: all jobs behind it are taken to be this node's still.
+/// Right only where the node that the backup was made of has answered none of them since. Returns what the fence was. No Agent
+/// may run.
+///
+/// # Errors
+/// [`BackupError::NotFenced`], [`BackupError::Store`].
+pub fn unfence(options: &Options, reading: &Reading) -> Result<Fence, BackupError> {
+    let store = Store::open(options, reading)?;
+    let (jobs, now) = (store.jobs(), store.time(reading).now);
+    let Some(fence) = jobs.view().fence().map_err(StoreError::from)? else {
+        return Err(BackupError::NotFenced { folder: options.folder() });
+    };
+    loop {
+        // Those that wait come first, so each turn leaves fewer of them.
+        let waiting = jobs.view().to_ask_about(BATCH_MAX.into()).map_err(StoreError::from)?;
+        let kept = waiting.into_iter().map(|job| Claimed { job, claim: Claim::Yours }).collect();
+        jobs.judge_fenced(kept, now).wait().map_err(StoreError::from)?;
+        if jobs.take_down_fence().wait().map_err(StoreError::from)? {
+            return Ok(fence);
+        }
+    }
 }
 
 /// How a volume goes on.
@@ -88,13 +119,19 @@ pub(super) fn unpacked(
     if kept == Kept::AsItWas && manifest.purpose != Purpose::Move {
         return Err(BackupError::NotAMove { path: path.to_owned() });
     }
+    if let Kept::Fenced(now) = kept
+        && manifest.created_at > now.plus_ms(AHEAD_MS_MAX)
+    {
+        let (path, created_at) = (path.to_owned(), manifest.created_at);
+        return Err(BackupError::FromTheFuture { path, created_at, now });
+    }
     refuse_standing(disk, options, &folder, path, &manifest)?;
     if matches!(source, Source::Archive(_)) && !manifest.has_keys() {
         return Err(BackupError::NoKeys { path: path.to_owned() });
     }
     make_folder(disk, &options.home)?;
-    need_room(disk, &options.home, unpack::room_for(manifest.bytes()))?;
     let workshop = Workshop::open(disk, options.home.join(format!(".{}.restore", options.network)))?;
+    need_room(disk, &options.home, unpack::room_for(manifest.bytes()))?;
     let work = &workshop.folder;
     let archived = work.join(ARCHIVED_KEYS);
     archive.unpack(work, &archived)?;
@@ -123,7 +160,8 @@ pub(super) fn unpacked(
         renamed => renamed.map_err(failed(&folder))?,
     }
     workshop.keep();
-    disk.sync_dir(&options.home).map_err(failed(&options.home))?;
+    // The home may have been made just now, and so may folders above it.
+    sync_names(disk, &options.home)?;
     Ok(Restored { manifest, folder, jobs })
 }
 
@@ -225,10 +263,12 @@ fn settle(
     kept: Kept,
 ) -> Result<u64, FormatError> {
     let path = folder.join(database.file());
-    let mut connection = format::connect(disk, &path, database, Access::Write)?;
-    format::prepare(&mut connection, &path, database, &manifest.stamp(), |_| Ok(()))?;
+    let mut connection = unpack::connect_strange(disk, &path, database, Access::Write)?;
     let of = |error| FormatError::of(&path, error);
-    if let Some(cause) = salvage::examine(&connection, database).map_err(of)? {
+    let old = format::version(&connection, &path, database)? != Some(database.newest());
+    format::prepare(&mut connection, &path, database, &manifest.stamp(), |_| Ok(()))?;
+    // What the rows of an old format mean is known only now; those of the newest were looked at when they were unpacked.
+    if old && let Some(cause) = salvage::examine(&connection, database).map_err(of)? {
         return Err(FormatError::Damaged { path, cause });
     }
     let tx = connection.transaction().map_err(of)?;

@@ -1,20 +1,19 @@
 //! Reading an archive, whoever made it: strictly, in bounded memory, and never beyond what its manifest says.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, BufReader, ErrorKind, Read, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use node_types::Digest;
-use rusqlite::Connection;
+use rusqlite::{Connection, limits::Limit};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    BackupError, MANIFEST_BYTES_MAX, Manifest, Workshop, failed,
+    BackupError, MANIFEST_BYTES_MAX, Manifest, Workshop, create_new, failed,
     manifest::MANIFEST,
-    need_room,
+    need_room, open,
     pack::open_keys,
     tar::{self, BLOCK, padding},
 };
@@ -31,6 +30,8 @@ use crate::{
 const WINDOW_LOG_MAX: u32 = 23;
 /// Bytes that are written at once.
 const STEP: usize = 256 << 10;
+/// The longest value or row of an unpacked database: 64 MiB. Ours are below 16 MiB.
+const VALUE_BYTES_MAX: i32 = 64 << 20;
 /// Room for the logs and indexes that checking the databases makes: 8 MiB.
 const WORK_BYTES: u64 = 8 << 20;
 
@@ -73,8 +74,8 @@ pub fn verify(archive: &Path, keys: Option<&KekSources>, work: &Path) -> Result<
     let opened = Archive::open(archive)?;
     let disk = RealDisk;
     let name = format!(".resultity-verify-{}", opened.manifest.transfer);
-    need_room(&disk, work, opened.manifest.bytes().saturating_add(WORK_BYTES))?;
     let workshop = Workshop::open(&disk, work.join(name))?;
+    need_room(&disk, work, room_for(opened.manifest.bytes()))?;
     let manifest = opened.unpack(&workshop.folder, &workshop.folder.join(KEYS))?;
     let mut held = Held::default();
     for database in Database::ALL {
@@ -102,6 +103,20 @@ pub(super) fn database_error(archive: &Path, database: Database, source: FormatE
     BackupError::Database { path, member, source: Box::new(source) }
 }
 
+/// Opens a database that a stranger may have made. SQLite would take a gigabyte for one value of it.
+pub(super) fn connect_strange(
+    disk: &dyn Disk,
+    path: &Path,
+    database: Database,
+    access: Access,
+) -> Result<Connection, FormatError> {
+    let connection = format::connect(disk, path, database, access)?;
+    connection
+        .set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
+        .map_err(|error| FormatError::of(path, error))?;
+    Ok(connection)
+}
+
 /// Checks one unpacked database: ours, of a format that is read, with that format's tables and no others, whole, and of
 /// the node that the manifest names. Changes nothing of it.
 pub(super) fn check(
@@ -113,7 +128,7 @@ pub(super) fn check(
 ) -> Result<(), BackupError> {
     let path = folder.join(database.file());
     let checked = || {
-        let connection = format::connect(disk, &path, database, Access::Read)?;
+        let connection = connect_strange(disk, &path, database, Access::Read)?;
         let found = format::version(&connection, &path, database)?;
         format::check_schema(&connection, &path, database)?;
         format::check_stamp(&connection, &path, &manifest.stamp())?;
@@ -133,7 +148,7 @@ pub(super) fn check(
 
 fn count(disk: &dyn Disk, folder: &Path, database: Database, held: &mut Held) -> Result<(), FormatError> {
     let path = folder.join(database.file());
-    let connection: Connection = format::connect(disk, &path, database, Access::Read)?;
+    let connection = connect_strange(disk, &path, database, Access::Read)?;
     let counted = match database {
         Database::State => connection
             .query_row("SELECT ifnull(max(version), 0) FROM snapshots WHERE slot = 0", (), |row| row.get(0))
@@ -286,14 +301,4 @@ fn unreadable(path: &Path, member: &str, error: &io::Error) -> BackupError {
     }
     let why = format!("{member} cannot be unpacked ({error})");
     BackupError::NotAnArchive { path: path.to_owned(), why }
-}
-
-#[expect(clippy::disallowed_methods, reason = "an archive is streamed, and stands outside of the volume")]
-fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a member is streamed into a folder that is ours alone")]
-fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use node_types::{Network, NodeId, VolumeId};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
 
 use crate::disk::Disk;
 
@@ -350,6 +350,8 @@ fn settle(
 ) -> Result<(), FormatError> {
     let failed = |error| FormatError::of(path, error);
     connection.busy_timeout(BUSY_WAIT_MAX).map_err(failed)?;
+    // No format has one: a trigger would be a stranger's.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     let (synchronous, synchronous_read) = database.synchronous();
     let mut wanted = vec![("trusted_schema", "OFF", "0".to_owned())];
@@ -458,7 +460,10 @@ pub(crate) fn check_schema(
         made.execute_batch(migration).map_err(failed)?;
     }
     let schema = |of: &Connection| -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
-        let sql = "SELECT type, name, sql FROM sqlite_schema WHERE name <> 'sqlite_sequence' ORDER BY name";
+        // SQLite makes this table itself, and a copy has none if no table needs it any more. Whatever else has its name counts.
+        let sql = "SELECT type, name, sql FROM sqlite_schema
+            WHERE (type, name, sql) IS NOT ('table', 'sqlite_sequence', 'CREATE TABLE sqlite_sequence(name,seq)')
+            ORDER BY type, name";
         of.prepare(sql)?.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
     };
     if schema(connection).map_err(failed)? == schema(&made).map_err(failed)? {

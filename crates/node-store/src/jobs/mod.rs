@@ -185,9 +185,10 @@ impl JobsView {
         self.reader.read(table::fence)
     }
 
-    /// The jobs that wait for the network's word, in the order of acceptance, at most `limit`.
-    pub fn fenced(&self, limit: u64) -> Result<Vec<JobId>, ReadError> {
-        self.reader.read(|tx| table::fenced(tx, limit))
+    /// The jobs that the network is asked about while the fence stands, at most `limit`: those that wait for its word, then
+    /// those that had it before. It gives whatever is not named to others, and an earlier question may have been cut off.
+    pub fn to_ask_about(&self, limit: u64) -> Result<Vec<JobId>, ReadError> {
+        self.reader.read(|tx| table::to_ask_about(tx, limit))
     }
 
     /// Whether the node was moved away from this volume.

@@ -1126,9 +1126,9 @@ pub(super) fn fence(tx: &Connection) -> rusqlite::Result<Option<Fence>> {
     .optional()
 }
 
-/// The jobs that wait for the network's word, at most `limit`.
-pub(super) fn fenced(tx: &Connection, limit: u64) -> rusqlite::Result<Vec<JobId>> {
-    let mut select = tx.prepare("SELECT id FROM jobs WHERE fenced = 1 ORDER BY seq LIMIT ?1")?;
+/// All jobs, those that wait for the network's word first, at most `limit`.
+pub(super) fn to_ask_about(tx: &Connection, limit: u64) -> rusqlite::Result<Vec<JobId>> {
+    let mut select = tx.prepare("SELECT id FROM jobs ORDER BY fenced DESC, seq LIMIT ?1")?;
     select.query_map([limit], |row| row.get(0).map(JobId::from_bytes))?.collect()
 }
 
