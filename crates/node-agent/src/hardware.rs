@@ -6,11 +6,12 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Condvar, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use node_types::hardware::{Amount, GRAPHICS_MAX, Graphics, Hardware, Processor};
 use nvml_wrapper::{Nvml, enum_wrappers::device::TemperatureSensor};
+use tokio::time::Instant;
 
 /// Where a control group says how much memory its processes may take (kernel documentation, cgroup v2 and v1).
 const CGROUP_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];

@@ -482,7 +482,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    #[expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
     async fn who_does_not_read_has_its_place_for_so_long_and_no_longer() {
         let endless = async || {
             let block = stream::repeat(Ok::<_, Infallible>(vec![0_u8; 1 << 16]));
