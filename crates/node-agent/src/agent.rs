@@ -194,7 +194,7 @@ async fn run_store<N: Network>(
     let mut talk = JoinSet::new();
     targets::start(&node, &mut talk, &talking).await?;
     // Before anything is asked of the network: whoever wonders why it does not answer can look.
-    let page = Page::start(&node).await?;
+    let mut page = Page::start(&node).await?;
     let (work_stop, working) = watch::channel(false);
     let engine = Engine::new(Arc::clone(&node));
     let serving = engine.serving();
@@ -212,7 +212,8 @@ async fn run_store<N: Network>(
     }
     talk.spawn(rotate::run(Arc::clone(&node), talking));
 
-    let mut displaced = None;
+    let (mut displaced, mut pageless) = (None, JoinSet::new());
+    let shown = page.as_mut().map_or(&mut pageless, Page::serving);
     let failed = tokio::select! {
         _ = stop.wait_for(|stop| *stop) => None,
         cause = node.storage_failed() => Some(cause),
@@ -223,7 +224,7 @@ async fn run_store<N: Network>(
             displaced = Some(why);
             None
         }
-        panicked = first_panic(&mut work, &mut talk, &mut runtime) => std::panic::resume_unwind(panicked),
+        panicked = first_panic([&mut work, &mut talk, &mut runtime, shown]) => std::panic::resume_unwind(panicked),
     };
     // First no new work, then the runtime, and last what talks: the results of the last runs are still sent.
     node.set_readiness(Readiness::Stopping);
@@ -249,16 +250,13 @@ async fn run_store<N: Network>(
 }
 
 /// A part that panicked takes the Agent with it: running on with a part missing would look well.
-async fn first_panic(
-    work: &mut JoinSet<()>,
-    talk: &mut JoinSet<()>,
-    runtime: &mut JoinSet<()>,
-) -> Box<dyn std::any::Any + Send> {
+async fn first_panic([work, talk, runtime, page]: [&mut JoinSet<()>; 4]) -> Box<dyn std::any::Any + Send> {
     loop {
         let ended = tokio::select! {
             Some(ended) = work.join_next() => ended,
             Some(ended) = talk.join_next() => ended,
             Some(ended) = runtime.join_next() => ended,
+            Some(ended) = page.join_next() => ended,
             else => std::future::pending().await,
         };
         if let Err(error) = ended

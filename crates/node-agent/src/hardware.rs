@@ -1,15 +1,26 @@
 //! What this machine has, and how much of it is in use. What cannot be read is not known, and that is no error.
+//!
+//! A graphics card that hangs takes whoever asks it along, so one thread of its own asks. Who looks waits for [`LOOK_TIME`]
+//! at the most, or [`MEMORY_TIME`], and then takes what was seen last.
 
 use std::{
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Condvar, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use node_types::hardware::{Amount, GRAPHICS_MAX, Graphics, Hardware, Processor};
 use nvml_wrapper::{Nvml, enum_wrappers::device::TemperatureSensor};
+use tokio::time::Instant;
 
 /// Where a control group says how much memory its processes may take (kernel documentation, cgroup v2 and v1).
 const CGROUP_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+
+/// How long graphics cards may take to say how they are: 2 seconds.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How long they may take where their memory decides what fits, the first time the driver's library is loaded for it: 10
+/// seconds.
+const MEMORY_TIME: Duration = Duration::from_secs(10);
 
 /// How much memory a machine has, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,11 +44,12 @@ impl Memory {
 pub fn memory() -> Memory {
     let total = read("/proc/meminfo").and_then(|text| kibibytes(&text, "MemTotal:"));
     let limits = CGROUP_LIMITS.iter().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
-    let graphics = graphics().iter().filter_map(|card| card.memory.total_bytes).sum();
+    let graphics = graphics(MEMORY_TIME).iter().filter_map(|card| card.memory.total_bytes).sum();
     Memory { main: total.into_iter().chain(limits).min(), graphics }
 }
 
-/// Looks at this machine, and at the disk that holds `folder`. Blocks for some milliseconds where there are graphics cards.
+/// Looks at this machine, and at the disk that holds `folder`. Blocks for some milliseconds where there are graphics cards,
+/// and for [`LOOK_TIME`] where they hang.
 #[must_use]
 pub fn look(folder: &Path) -> Hardware {
     let meminfo = read("/proc/meminfo").unwrap_or_default();
@@ -58,7 +70,7 @@ pub fn look(folder: &Path) -> Hardware {
             total_bytes: disk.as_ref().map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize)),
             free_bytes: disk.as_ref().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
         },
-        graphics: graphics(),
+        graphics: graphics(LOOK_TIME),
     }
 }
 
@@ -83,17 +95,64 @@ fn kibibytes(text: &str, label: &str) -> Option<u64> {
 }
 
 /// The graphics cards that can be asked, NVIDIA's first.
-fn graphics() -> Vec<Graphics> {
-    let mut cards = nvidia();
-    cards.extend(amd());
-    cards.truncate(GRAPHICS_MAX);
-    cards
+fn graphics(patience: Duration) -> Vec<Graphics> {
+    static CARDS: Cards = Cards::new();
+    CARDS.look(patience, || {
+        let mut cards = nvidia();
+        cards.extend(amd());
+        cards.truncate(GRAPHICS_MAX);
+        cards
+    })
 }
 
-/// By NVIDIA's library, which is there where its driver is. Loading it takes long, so it is kept.
+/// What was seen of the graphics cards last, and since when they are being asked, if they are.
+struct Cards {
+    seen: Mutex<(Vec<Graphics>, Option<Instant>)>,
+    answered: Condvar,
+}
+
+impl Cards {
+    const fn new() -> Self {
+        Self { seen: Mutex::new((Vec::new(), None)), answered: Condvar::new() }
+    }
+
+    /// What `read` says, or what was seen last where it takes longer than `patience`. One thread reads at a time: where it
+    /// hangs, no other is started, and nobody waits for it anew.
+    fn look(
+        &'static self,
+        patience: Duration,
+        read: impl FnOnce() -> Vec<Graphics> + Send + 'static,
+    ) -> Vec<Graphics> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.1.is_none() {
+            let reading = move || {
+                let cards = read();
+                *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = (cards, None);
+                self.answered.notify_all();
+            };
+            let begun = std::thread::Builder::new().name("graphics".to_owned()).spawn(reading);
+            seen.1 = begun.ok().map(|_| Instant::now());
+        }
+        let Some(begun) = seen.1 else { return seen.0.clone() };
+        let left = patience.saturating_sub(begun.elapsed());
+        seen = self
+            .answered
+            .wait_timeout_while(seen, left, |seen| seen.1 == Some(begun))
+            .map_or_else(|error| error.into_inner().0, |(seen, _)| seen);
+        seen.0.clone()
+    }
+}
+
+/// By NVIDIA's library, which is there where its driver is. Loading it takes long, so it is kept once it works.
 fn nvidia() -> Vec<Graphics> {
-    static LIBRARY: OnceLock<Option<Nvml>> = OnceLock::new();
-    let Some(library) = LIBRARY.get_or_init(|| Nvml::init().ok()) else { return Vec::new() };
+    static LIBRARY: OnceLock<Nvml> = OnceLock::new();
+    let library = match LIBRARY.get() {
+        Some(library) => library,
+        None => match Nvml::init() {
+            Ok(library) => LIBRARY.get_or_init(|| library),
+            Err(_) => return Vec::new(),
+        },
+    };
     let card = |index| {
         let device = library.device_by_index(index).ok()?;
         let memory = device.memory_info().ok();
@@ -176,6 +235,38 @@ mod tests {
         assert!(found.memory.free_bytes <= found.memory.total_bytes, "{found:?}");
         assert!(found.disk.total_bytes.is_some_and(|bytes| bytes > 0), "{found:?}");
         assert_eq!(look(Path::new("/no such folder")).disk, Amount::default());
+    }
+
+    #[test]
+    fn a_card_that_hangs_keeps_nobody_and_is_seen_as_it_was_last() {
+        static CARDS: Cards = Cards::new();
+        let card = |name: &str| Graphics {
+            name: name.to_owned(),
+            memory: Amount::default(),
+            busy_percent: None,
+            celsius: None,
+            milliwatts: None,
+        };
+        let (long, short) = (Duration::from_secs(60), Duration::from_millis(50));
+        let first = card("first");
+        assert_eq!(CARDS.look(long, || vec![first]), [card("first")]);
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let second = card("second");
+        let hanging = move || {
+            let _ = hangs.recv();
+            vec![second]
+        };
+        assert_eq!(CARDS.look(short, hanging), [card("first")]);
+        // It is not asked again while it hangs.
+        assert_eq!(CARDS.look(short, || unreachable!()), [card("first")]);
+        drop(answer);
+        let third = card("third");
+        // The one that hung may have to end first.
+        let answers = || {
+            let third = third.clone();
+            CARDS.look(long, move || vec![third])
+        };
+        assert!((0..2).any(|_| answers() == [card("third")]), "it is asked again once it answers");
     }
 
     #[test]

@@ -5,7 +5,10 @@
     reason = "a test that cannot go on must fail, and has files of its own"
 )]
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    time::Duration,
+};
 
 use node_agent::{
     author::Author,
@@ -57,6 +60,10 @@ fn anywhere() -> PageSettings {
     PageSettings { listen: "127.0.0.1:0".parse().ok(), token_file: None }
 }
 
+fn only_ours(file: &Path) {
+    std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+}
+
 impl Scene {
     fn node(page: PageSettings) -> (tempfile::TempDir, Arc<Node>) {
         let home = tempfile::tempdir().unwrap();
@@ -77,6 +84,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+        only_ours(&file);
         let (home, node) = Self::node(PageSettings { token_file: Some(file), ..anywhere() });
         let page = Page::start(&node).await.unwrap();
         Self { home, node, page }
@@ -133,9 +141,25 @@ async fn another_name_is_refused_and_no_origin_is_let_in() {
         ("x-content-type-options", "nosniff"),
         ("referrer-policy", "no-referrer"),
         ("cache-control", "no-store"),
+        ("cross-origin-resource-policy", "same-origin"),
     ] {
         assert!(answer.contains(&format!("{name}: {value}\r\n")), "{answer}");
     }
+}
+
+/// A page of another site, open in a browser here, could not read the answers and took the places of those who listen.
+#[tokio::test]
+async fn another_sites_page_takes_no_place_among_those_who_listen() {
+    let scene = Scene::set().await;
+    let foreign = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n";
+    for _ in 0..=LISTENERS_MAX {
+        let answer = scene.ask(&get("/v1/events", foreign)).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+    let own = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n\r\n";
+    let mut stream = TcpStream::connect(scene.address()).await.unwrap();
+    stream.write_all(own.as_bytes()).await.unwrap();
+    read_until(&mut stream, "event: report").await;
 }
 
 #[tokio::test]
@@ -179,7 +203,12 @@ async fn other_machines_are_not_let_in_without_a_token() {
     let folder = tempfile::tempdir().unwrap();
     let short = folder.path().join("short");
     std::fs::write(&short, "short").unwrap();
-    for (file, said) in [(folder.path().join("none"), "cannot read"), (short, "16 characters")] {
+    only_ours(&short);
+    let open = folder.path().join("open");
+    std::fs::write(&open, TOKEN).unwrap();
+    std::fs::set_permissions(&open, Permissions::from_mode(0o640)).unwrap();
+    let refused = [(folder.path().join("none"), "cannot read"), (short, "16 characters"), (open, "0640")];
+    for (file, said) in refused {
         let settings = PageSettings { token_file: Some(file.clone()), ..anywhere() };
         let (_home, node) = Scene::node(settings);
         let error = Page::start(&node).await.unwrap_err().to_string();

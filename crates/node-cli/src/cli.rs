@@ -35,7 +35,7 @@ Exit codes:
 
 Settings come from flags, then from variables (RESULTITY_HOME, RESULTITY_NETWORK, RESULTITY_NETWORK_URL, \
 RESULTITY_KEYS_PASSPHRASE_FILE, ...), then from a TOML file: --config, else $RESULTITY_CONFIG, else node.toml in the \
-home. The names are the same everywhere: network_url in the file is RESULTITY_NETWORK_URL and --network-url. \
+home; for the home /var/lib/resultity it is /etc/resultity/node.toml where that is there. The names are the same everywhere: network_url in the file is RESULTITY_NETWORK_URL and --network-url. \
 docs/cli.md lists them.
 
 The home is --home, else $RESULTITY_HOME, else /var/lib/resultity for root, else resultity in the user's data folder. \

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
     ops::ControlFlow,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use node_store::{
     hash,
 };
 use node_types::Digest;
+use rustix::fs::{CWD, RenameFlags};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
@@ -78,7 +79,8 @@ pub(crate) fn resolved(path: &Path) -> Result<PathBuf, Failure> {
     fs::canonicalize(path).map_err(|source| Failure::File { what: "find", path: path.to_owned(), source })
 }
 
-/// Puts a copy of `from` in the place of a program, 0755, and keeps the program under `<name>.previous`; gives that name.
+/// Puts a copy of `from` in the place of a program, 0755, and keeps the program under `<name>.previous`; gives that name. Where
+/// it is the program already nothing changes: the one that is kept is still the one before.
 ///
 /// The copy itself is what is compared with `expected`, so that whoever writes to `from` meanwhile gains nothing. At every
 /// moment a whole program stands in the place.
@@ -86,6 +88,9 @@ pub(crate) fn resolved(path: &Path) -> Result<PathBuf, Failure> {
 /// # Errors
 /// [`Failure::File`]; then the program is as it was.
 pub(crate) fn put_in_place(from: &Path, program: &Path, expected: &Digest) -> Result<PathBuf, Failure> {
+    if digest(program)? == *expected {
+        return Ok(beside(program, "previous"));
+    }
     let new = beside(program, "new");
     let refused = |path: &Path, source| Failure::File { what: "write", path: path.to_owned(), source };
     let mut source =
@@ -99,18 +104,20 @@ pub(crate) fn put_in_place(from: &Path, program: &Path, expected: &Digest) -> Re
     })
 }
 
-/// Puts the program back that [`put_in_place`] kept; the two change places. Gives the name of the one that is kept now.
+/// Puts the program back that [`put_in_place`] kept: the two change places in one step. Gives the name of the one that is kept
+/// now.
 ///
 /// # Errors
 /// [`Failure::NothingKept`], [`Failure::File`].
 pub(crate) fn put_back(program: &Path) -> Result<PathBuf, Failure> {
-    let (kept, new) = (beside(program, "previous"), beside(program, "new"));
-    let refused = |source| Failure::File { what: "write", path: program.to_owned(), source };
-    match link(&kept, &new) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Failure::NothingKept { kept }),
-        linked => linked.map_err(refused)?,
+    let kept = beside(program, "previous");
+    match rustix::fs::renameat_with(CWD, program, CWD, &kept, RenameFlags::EXCHANGE) {
+        Err(rustix::io::Errno::NOENT) => Err(Failure::NothingKept { kept }),
+        exchanged => match exchanged.map_err(io::Error::from).and_then(|()| sync_folder(program)) {
+            Ok(()) => Ok(kept),
+            Err(source) => Err(Failure::File { what: "write", path: program.to_owned(), source }),
+        },
     }
-    keep(program).and_then(|kept| swap(&new, program).map(|()| kept)).map_err(refused)
 }
 
 /// A name in the same folder.
@@ -124,9 +131,10 @@ fn beside(program: &Path, what: &str) -> PathBuf {
 fn copy_new(from: &mut File, new: &Path, expected: &Digest) -> io::Result<()> {
     // What an attempt before this one left.
     remove(new)?;
-    let mut options = OpenOptions::new();
-    let mut copy = options.read(true).write(true).create_new(true).mode(0o755).open(new)?;
+    let mut copy = OpenOptions::new().read(true).write(true).create_new(true).open(new)?;
     io::copy(from, &mut copy)?;
+    // Whatever the umask is: a program of root's that others cannot run is none for them.
+    copy.set_permissions(fs::Permissions::from_mode(0o755))?;
     copy.sync_all()?;
     if digest_of(&copy)? == *expected {
         Ok(())
@@ -138,19 +146,22 @@ fn copy_new(from: &mut File, new: &Path, expected: &Digest) -> io::Result<()> {
 /// Keeps a program under another name too.
 fn keep(program: &Path) -> io::Result<PathBuf> {
     let (kept, half) = (beside(program, "previous"), beside(program, "keeping"));
-    link(program, &half)?;
+    // What an attempt before this one left.
+    remove(&half)?;
+    fs::hard_link(program, &half)?;
     rename(&half, &kept)?;
+    // Where that attempt had kept this program already, both names were one file, and renaming did nothing (rename(2)).
+    remove(&half)?;
     Ok(kept)
 }
 
 fn swap(new: &Path, program: &Path) -> io::Result<()> {
     rename(new, program)?;
-    open(program.parent().unwrap_or(Path::new("/")))?.sync_all()
+    sync_folder(program)
 }
 
-fn link(from: &Path, to: &Path) -> io::Result<()> {
-    remove(to)?;
-    fs::hard_link(from, to)
+fn sync_folder(program: &Path) -> io::Result<()> {
+    open(program.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a program is no file of the volume's disk")]

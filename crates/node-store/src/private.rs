@@ -48,7 +48,7 @@ pub enum NotPrivate {
         wanted: u32,
     },
     /// It belongs to another user.
-    #[error("{path} belongs to user {found}, this node runs as user {ours}: run chown {ours} {path}")]
+    #[error("{path} belongs to user {found}, this runs as user {ours}: {}", cure(path, *found, *ours))]
     ForeignOwner {
         /// What was looked at.
         path: PathBuf,
@@ -90,6 +90,15 @@ pub enum NotPrivate {
         #[source]
         source: io::Error,
     },
+}
+
+/// What to do with a file of another user. It is never given to root: the node of its user would lose it.
+fn cure(path: &Path, found: u32, ours: u32) -> String {
+    if ours == 0 {
+        format!("run this as that user (sudo -u '#{found}' ...)")
+    } else {
+        format!("run this as that user, or chown {ours} {} as root", path.display())
+    }
 }
 
 /// Checks that `path` is a private file or folder.

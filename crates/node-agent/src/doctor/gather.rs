@@ -180,10 +180,11 @@ fn database_at(disk: &Arc<dyn Disk>, folder: &Path, database: Database, asked: A
 fn home(path: &Path) -> Result<HomeSeen, String> {
     let entry = RealDisk.entry(path).map_err(said)?.ok_or("it is not there")?;
     match entry.kind {
-        // A home that is a link is the operator's choice; what it leads to counts.
+        // A home that is a link is the operator's choice; what it leads to counts, and is named.
         EntryKind::Link => {
-            let found = std::fs::metadata(path).map_err(said)?;
-            Ok(HomeSeen { path: path.to_owned(), mode: found.mode() & 0o7777, uid: found.uid() })
+            let (path, found) =
+                (std::fs::canonicalize(path).map_err(said)?, std::fs::metadata(path).map_err(said)?);
+            Ok(HomeSeen { path, mode: found.mode() & 0o7777, uid: found.uid() })
         }
         EntryKind::Folder | EntryKind::File | EntryKind::Other => {
             Ok(HomeSeen { path: path.to_owned(), mode: entry.mode, uid: entry.uid })
@@ -284,6 +285,8 @@ fn keys(settings: &Settings, kek: &KekSources, folder: &Path) -> Keys {
                 Opening::NotTried(
                     "they are sealed under a passphrase that stands in no file (keys.passphrase_file)",
                 )
+            } else if *source == Source::SystemdCredential && kek.credentials_dir.is_none() {
+                Opening::NotTried("they are sealed under systemd's credential, which only the service sees")
             } else {
                 let opened = keys::open_node_key(&RealDisk, folder, network, kek).and_then(|opened| {
                     keys::open_volume_key(&RealDisk, folder, network, *address, *id, kek)?;
@@ -320,7 +323,7 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
     };
     let config =
         snapshot.as_ref().ok().and_then(Option::as_ref).map(|snapshot: &SnapshotSeen| &snapshot.config);
-    let models = view.models();
+    let (models, partial_folder) = (view.models(), folder.join("models").join("partial"));
     let unwell = models.models().map_err(caused).map(|rows| {
         let rows = rows.into_iter().filter(|row| row.state != ModelState::Active);
         rows.map(|row| (row.reference.to_string(), row.state, row.reason)).collect()
@@ -329,9 +332,13 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
         files: files(view, config),
         models: unwell,
         known_files: known_files(view),
-        partials: models.partials().map_err(caused),
+        // A row whose file is gone, for example moved aside, is nothing to look at.
+        partials: models.partials().map_err(caused).map(|rows| {
+            let there = |sha256: &Digest| partial_folder.join(sha256.hex()).exists();
+            rows.into_iter().filter(|row| there(&row.sha256)).collect()
+        }),
         quarantined: models.quarantined().map_err(said),
-        partial_folder: folder.join("models").join("partial"),
+        partial_folder,
         deep: asked
             .deep
             .then(|| drift::check(view, &settings.runtime, true, &mut |_, _, _| {}).map_err(caused)),

@@ -147,8 +147,10 @@ pub fn plan(folder: &Path, findings: &[Finding], now: Timestamp) -> Vec<Step> {
 /// the Agent to be stopped is left while one runs.
 ///
 /// # Errors
-/// [`MendError`] where no record can be written: then nothing was done.
+/// [`MendError::NotPrivate`] where the volume is another user's, also for root: what it left there would keep the node from
+/// its own folder. [`MendError`] where no record can be written. Then nothing was done.
 pub fn apply(folder: &Path, steps: Vec<Step>, now: Timestamp) -> Result<Vec<Outcome>, MendError> {
+    refuse_foreign(folder)?;
     let own = folder.join(FOLDER);
     make_folder(&own)?;
     let path = own.join(format!("{}.{RECORD}", stamp(now)));
@@ -169,11 +171,13 @@ pub fn apply(folder: &Path, steps: Vec<Step>, now: Timestamp) -> Result<Vec<Outc
     Ok(done.collect())
 }
 
-/// Takes the last mending back that was not yet, its last step first.
+/// Takes the last mending back that was not yet, its last step first. Its record stays for another call as long as something
+/// is left that can still be taken back.
 ///
 /// # Errors
-/// [`MendError::Nothing`]; [`MendError`] where its record cannot be read.
+/// [`MendError::Nothing`], [`MendError::NotPrivate`] as [`apply`]; [`MendError`] where its record cannot be read.
 pub fn undo(folder: &Path) -> Result<Vec<Outcome>, MendError> {
+    refuse_foreign(folder)?;
     let own = folder.join(FOLDER);
     let Some(path) = records(&own)?.pop() else { return Err(MendError::Nothing { folder: own }) };
     let steps = read(&path)?.steps;
@@ -188,8 +192,13 @@ pub fn undo(folder: &Path) -> Result<Vec<Outcome>, MendError> {
         };
         done.push(Outcome { step, left });
     }
-    // While an Agent runs, files stay aside: the same call later brings them back.
-    if alone.is_ok() {
+    // Where an Agent runs or something stands in the place, files stay aside: the same call later brings them back.
+    let stays = |step: &Step| match step {
+        // One that was changed since is the operator's.
+        Step::Mode { .. } => false,
+        Step::Aside { aside, .. } => !matches!(RealDisk.entry(aside), Ok(None)),
+    };
+    if !done.iter().any(|outcome| outcome.left.is_some() && stays(&outcome.step)) {
         let undone = path.with_extension(UNDONE);
         RealDisk.rename_new(&path, &undone).map_err(failed(&path))?;
         RealDisk.sync_dir(&own).map_err(failed(&own))?;
@@ -229,6 +238,14 @@ pub fn forget(folder: &Path) -> Result<(u64, u64), MendError> {
 /// A moment as a name: sorted by it, and without colons, which some file systems do not take.
 fn stamp(now: Timestamp) -> String {
     now.to_string().replace(':', "-")
+}
+
+/// Refuses a volume of another user. That it is too open is no reason: that is mended.
+fn refuse_foreign(folder: &Path) -> Result<(), MendError> {
+    match private_if_there(&RealDisk, folder, Private::Folder) {
+        Err(why @ NotPrivate::ForeignOwner { .. }) => Err(why.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), MendError> {

@@ -9,7 +9,6 @@ use node_store::{
     keys::{KeyError, Protection},
     models::Standing,
     private::NotPrivate,
-    volume::RESERVE_BYTES,
 };
 use node_types::{
     NodeId,
@@ -26,13 +25,13 @@ use super::{
 use crate::{
     VERSION,
     artifacts::TARGET,
+    standing::{
+        Incident,
+        advice::{FREE_BYTES_MIN, FREE_BYTES_SOON},
+    },
     update::{self, Advice},
 };
 
-/// Under this much free room no new job is taken: half of the store's reserve, 32 MiB.
-const FREE_BYTES_MIN: u64 = RESERVE_BYTES / 2;
-/// Under this much free room there is soon none: 256 MiB.
-const FREE_BYTES_SOON: u64 = 256 << 20;
 /// The fewest files that should still fit: 1000.
 const FREE_FILES_MIN: u64 = 1000;
 /// How many files a node may have open at the least without trouble: 1024, what most systems give.
@@ -109,6 +108,7 @@ fn or_ok(said: Vec<Said>, well: impl Into<String>) -> Vec<Said> {
 
 fn unknown(what: &str, why: &str) -> Said {
     said(Verdict::Warning, format!("{what} cannot be looked at: {why}"))
+        .cure("run this as the user that the node runs as; where it is that one already, see to the disk")
 }
 
 /// Runs every check.
@@ -185,7 +185,11 @@ fn not_private(facts: &Facts, why: &NotPrivate) -> Option<Said> {
         }
         NotPrivate::ForeignOwner { path, found, ours } => {
             let text = format!("{} belongs to user {found}, this is user {ours}", shown(path));
-            let cure = format!("run this as user {found}, or as root: chown {ours} {}", shown(path));
+            // Given to root, the file would be lost to the node's own user.
+            let cure = match ours {
+                0 => format!("run this as user {found}, or set --home to the home of root's own node"),
+                _ => format!("run this as user {found}, or as root: chown {ours} {}", shown(path)),
+            };
             said(Verdict::Error, text).cure(cure)
         }
         NotPrivate::Link { path } => {
@@ -455,12 +459,7 @@ fn incidents(facts: &Facts) -> Vec<Said> {
         Err(why) => return vec![unknown("what was lost", why)],
     };
     let told = incidents.iter().map(|incident| {
-        let lost = match incident.lost {
-            Some(lost) => format!("{lost} lost at the most"),
-            None => "nobody can tell how many are lost".to_owned(),
-        };
-        let (at, name, cause) = (incident.at, incident.database.file(), &incident.cause);
-        said(Verdict::Warning, format!("{at} {name}: {cause}; {} saved, {lost}", incident.saved))
+        said(Verdict::Warning, Incident::from(incident.clone()).to_string())
             .cure("check the disk; the node reports this to the network when it runs, and then it is done")
     });
     or_ok(told.collect(), "no loss waits to be reported")
@@ -514,7 +513,7 @@ fn clock(facts: &Facts) -> Vec<Said> {
                 ahead_ms / 3_600_000
             );
             all.push(
-                said(Verdict::Error, text).cure(format!("{right}, then run the node: it asks the network")),
+                said(Verdict::Warning, text).cure(format!("{right}, then run the node: it asks the network")),
             );
         }
         if known.now.since_ms(wall) > CLOCK_BEHIND_MS {
@@ -552,7 +551,7 @@ fn snapshot(facts: &Facts) -> Vec<Said> {
         .unverifiable
         .iter()
         .map(|(digest, why)| {
-            said(Verdict::Error, format!("the stored document {digest} cannot be verified any more: {why}"))
+            said(Verdict::Warning, format!("the stored document {digest} cannot be verified any more: {why}"))
                 .cure("run the node: it does not use it, and fetches it again")
         })
         .collect();
@@ -647,23 +646,26 @@ fn models(facts: &Facts) -> Vec<Said> {
         }
         Err(why) => all.push(unknown("the models", why)),
     }
-    let read =
-        match &volume.deep {
-            None => "by their seals",
-            Some(Err(why)) => {
-                all.push(said(Verdict::Warning, format!("not all could be read: {why}")));
-                ""
-            }
-            Some(Ok(findings)) => {
-                for finding in findings.iter().filter(|finding| finding.is_drift()) {
-                    let text = format!("{} is {}: it was read", finding.id, finding.state);
-                    all.push(said(Verdict::Error, text).cure(
+    let read = match &volume.deep {
+        None => "by their seals",
+        Some(Err(why)) => {
+            let cure =
+                "run this as the user that the node runs as; `resultity-node logs --kind model` says more";
+            all.push(said(Verdict::Warning, format!("not all could be read: {why}")).cure(cure));
+            ""
+        }
+        Some(Ok(findings)) => {
+            for finding in findings.iter().filter(|finding| finding.is_drift()) {
+                let text = format!("{} is {}: it was read", finding.id, finding.state);
+                all.push(
+                    said(Verdict::Error, text).cure(
                         "`resultity-node drift check --deep` says which pieces; the Agent repairs models",
-                    ));
-                }
-                "all of them were read"
+                    ),
+                );
             }
-        };
+            "all of them were read"
+        }
+    };
     let count = files.len();
     or_ok(
         all,
@@ -826,7 +828,7 @@ fn network(facts: &Facts) -> Vec<Said> {
     match &facts.answers {
         NetworkSeen::NotSet => vec![
             said(Verdict::Note, "network_url is not set, so the network was not asked").cure(
-                "set it once in node.toml in the home (network_url = \"https://...\"), or give doctor --network-url",
+                "set it once in node.toml (network_url = \"https://...\"), or give doctor --network-url",
             ),
         ],
         NetworkSeen::Silent { why, .. } => vec![

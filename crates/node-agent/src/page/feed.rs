@@ -7,7 +7,7 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 
 use axum::response::sse::Event;
 use futures_util::{Stream, stream};
-use node_store::logs::Query;
+use node_store::{logs::Query, reader::ReadError};
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::{MissedTickBehavior, interval},
@@ -25,19 +25,12 @@ use crate::{
 /// Between two looks.
 pub const EVERY: Duration = Duration::from_secs(1);
 
-/// Makes the report again while somebody listens, until `stop`.
-pub async fn refresh(
-    node: Arc<Node>,
-    reports: watch::Sender<Option<Arc<Standing>>>,
-    mut stop: watch::Receiver<bool>,
-) {
+/// Makes the report again while somebody listens, for as long as it is polled.
+pub async fn refresh(node: Arc<Node>, reports: watch::Sender<Option<Arc<Standing>>>) -> Infallible {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        tick.tick().await;
         if reports.receiver_count() == 0 {
             continue;
         }
@@ -132,11 +125,22 @@ impl Listener {
     async fn look_at_log(&mut self) {
         let Filter::Some(query) = &self.filter else { return };
         let query = Query { after: Some(self.after), ..query.clone() };
+        let newest = Query { after: Some(self.after), limit: Some(1), ..Query::default() };
+        let found = looked(&self.node, move |node| {
+            let logs = node.store.logs().view();
+            // Asked first: what comes between the two is found by the second.
+            let newest = logs.query(&newest)?.pop().map(|entry| entry.seq);
+            newest.map(|newest| Ok((newest, logs.query(&query)?))).transpose()
+        });
         // Where the log cannot be read, the report says so.
-        let found = looked(&self.node, move |node| node.store.logs().view().query(&query)).await;
-        let records: Vec<Shown> = found.unwrap_or_default().into_iter().map(Shown::from).collect();
-        let Some(last) = records.last() else { return };
-        self.after = last.seq;
+        let found: Result<_, ReadError> = found.await;
+        let Ok(Some((newest, found))) = found else { return };
+        let records: Vec<Shown> = found.into_iter().map(Shown::from).collect();
+        // Those that are not asked for are not looked at again either.
+        self.after = records.last().map_or(newest, |last| last.seq.max(newest));
+        if records.is_empty() {
+            return;
+        }
         if let Ok(json) = serde_json::to_string(&records) {
             self.ready.push_back(Event::default().event("log").id(self.after.to_string()).data(json));
         }

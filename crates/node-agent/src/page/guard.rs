@@ -1,8 +1,9 @@
 //! Who may look at the page: judged by the head of a request alone.
 //!
 //! A page in a browser must not reach this one through a name of its own that leads here (DNS rebinding), so the name in
-//! `Host` is one of this machine's loopback names, or the address that the connection came in at. Where there is a token,
-//! it is asked for on every way in.
+//! `Host` is one of this machine's loopback names, or the address that the connection came in at. Nor may one ask for anything
+//! here though it cannot read the answer: it would take the places away. Browsers say who asks (Fetch Metadata, W3C); others
+//! may be led here by a link, and no further. Where there is a token, it is asked for on every way in.
 
 use std::{
     fmt,
@@ -71,6 +72,8 @@ pub enum Judgement {
     Method,
     /// Another host's name.
     Host,
+    /// Another site's page asks.
+    Site,
     /// No token, or another one.
     Token,
 }
@@ -93,15 +96,26 @@ pub fn judge(
     if method != Method::GET && method != Method::HEAD {
         return Judgement::Method;
     }
+    if is_foreign(uri, headers) {
+        return Judgement::Site;
+    }
     let Some(token) = token else { return Judgement::Pass };
+    // First, so that a token does not stay in the address bar of a browser that has the cookie already.
+    if given_token(uri).is_some_and(|given| token.is(given)) {
+        return Judgement::Remember(token.set_cookie());
+    }
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
     if bearer.is_some_and(|given| token.is(given)) || cookies(headers).any(|given| token.is_cookie(given)) {
         return Judgement::Pass;
     }
-    if given_token(uri).is_some_and(|given| token.is(given)) {
-        return Judgement::Remember(token.set_cookie());
-    }
     Judgement::Token
+}
+
+/// Whether a page of another origin asks, for more than to be left for `/`. Who is no browser does not say.
+fn is_foreign(uri: &Uri, headers: &HeaderMap) -> bool {
+    let Some(site) = headers.get("sec-fetch-site") else { return false };
+    let led_here = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate") && uri.path() == "/";
+    site != "same-origin" && site != "none" && !led_here
 }
 
 /// Whether a `Host` is a loopback name or the address the connection came in at.
@@ -185,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_another_site_can_lead_here_and_ask_for_nothing() {
+        let from = |uri: &str, site: &str, mode: &str| {
+            let headers = [("host", "localhost"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)];
+            judged("GET", uri, &headers, None)
+        };
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(from("/v1/events", site, "no-cors"), Judgement::Site, "{site}");
+            assert_eq!(from("/", site, "no-cors"), Judgement::Site, "{site}");
+            assert_eq!(from("/metrics", site, "navigate"), Judgement::Site, "{site}");
+            assert_eq!(from("/", site, "navigate"), Judgement::Pass, "{site}");
+        }
+        assert_eq!(from("/v1/events", "same-origin", "cors"), Judgement::Pass);
+        assert_eq!(from("/v1/status", "none", "navigate"), Judgement::Pass, "typed by a person");
+    }
+
+    #[test]
     fn a_token_is_asked_for_on_every_way_in() {
         let token = Token::new(SECRET).unwrap();
         let with = |uri: &str, headers: &[(&str, &str)]| {
@@ -204,6 +234,8 @@ mod tests {
         assert!(!cookie.contains(SECRET), "{cookie}");
         let pair = cookie.split(';').next().unwrap();
         assert_eq!(with("/", &[("cookie", &format!("other=1; {pair}"))]), Judgement::Pass);
+        let again = with("/?token=correct-horse-battery", &[("cookie", pair)]);
+        assert!(matches!(again, Judgement::Remember(_)), "the token would stay in the address bar");
         assert_eq!(with("/", &[("cookie", &format!("{COOKIE}={SECRET}"))]), Judgement::Token);
         assert_eq!(with("/?token=wrong", &[]), Judgement::Token);
     }

@@ -4,19 +4,27 @@
 //! as they change ([`feed`]); `/metrics` is for Prometheus. Nothing can be changed through it, and no other origin is let in: there
 //! is no CORS header, `Host` is checked ([`guard`]), and an address that other machines reach wants a token.
 //!
-//! Limits: [`CONNECTIONS_MAX`] connections, [`LISTENERS_MAX`] of them for events, [`HEAD_BYTES_MAX`] and [`HEAD_TIME`] for the head of a request.
+//! Limits: [`CONNECTIONS_MAX`] connections, [`LISTENERS_MAX`] of them for events, [`CONNECTION_TIME`] for each, [`HEAD_BYTES_MAX`]
+//! and [`HEAD_TIME`] for the head of a request.
 
 pub mod document;
 pub mod feed;
 pub mod guard;
 pub mod records;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read as _},
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
     extract::{Query, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{
         IntoResponse as _, Response,
@@ -33,7 +41,7 @@ use node_types::log::{Kind, Level};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use zeroize::Zeroizing;
@@ -56,7 +64,9 @@ pub const LISTENERS_MAX: usize = 8;
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Within which time the head of a request must be here: 10 seconds. So long may a connection be silent, too.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long answers that are on their way may take once the page ends: 1 second.
+/// How long a connection may last: 10 minutes. Who reads nothing has a place no longer, and browsers connect again.
+pub const CONNECTION_TIME: Duration = Duration::from_mins(10);
+/// How long answers that are on their way may take once the page or their connection ends: 1 second.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long to wait where no connection can be taken, for example because there are no file descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -72,6 +82,16 @@ pub enum PageError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Others can read the token.
+    #[error(
+        "the token of the status page in {path} has mode {mode:04o}, others have access to it: run chmod 600 {path}"
+    )]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
     },
     /// The token.
     #[error(
@@ -93,7 +113,7 @@ pub struct Page {
     node: Arc<Node>,
     url: String,
     stop: watch::Sender<bool>,
-    serving: JoinHandle<()>,
+    serving: JoinSet<()>,
 }
 
 /// What the routes share.
@@ -147,7 +167,7 @@ impl Page {
         node.journal.note(Level::Info, Kind::Agent, format!("the status page is at {url}"));
         let (stop, stopped) = watch::channel(false);
         let reports = watch::Sender::new(None);
-        let refreshing = feed::refresh(Arc::clone(node), reports.clone(), stopped.clone());
+        let refreshing = feed::refresh(Arc::clone(node), reports.clone());
         let shared = Shared {
             node: Arc::clone(node),
             token: token.map(Arc::new),
@@ -155,8 +175,13 @@ impl Page {
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             stop: stopped.clone(),
         };
-        let serving = tokio::spawn(async {
-            tokio::join!(serve(listener, routes(shared), stopped), refreshing);
+        let mut serving = JoinSet::new();
+        // A look that takes long is left behind: the page's end does not wait for it.
+        serving.spawn(async {
+            tokio::select! {
+                () = serve(listener, routes(shared), stopped) => {}
+                never = refreshing => match never {},
+            }
         });
         Ok(Some(Self { node: Arc::clone(node), url, stop, serving }))
     }
@@ -167,11 +192,16 @@ impl Page {
         &self.url
     }
 
+    /// What serves it: it ends with [`Self::stop`], and before only by a panic.
+    pub const fn serving(&mut self) -> &mut JoinSet<()> {
+        &mut self.serving
+    }
+
     /// Ends it: what is being answered is answered, for a second at the most.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stop.send_replace(true);
         // Its own end cannot be prevented, only the farewell of those who look.
-        let _ = self.serving.await;
+        let _ = self.serving.join_next().await;
         // Whoever finds it there all the same gets no answer.
         let _ = self.node.store.announce(None);
     }
@@ -192,10 +222,21 @@ fn url(address: SocketAddr) -> String {
 
 #[expect(clippy::disallowed_methods, reason = "a file of the operator's, not of the volume's")]
 fn read_token(path: PathBuf) -> Result<Token, PageError> {
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => Zeroizing::new(bytes),
+    let read = || {
+        let mut file = std::fs::File::open(&path)?;
+        // Asked of the open file, so that nobody can put another one there in between.
+        let mode = file.metadata()?.mode() & 0o7777;
+        let mut bytes = Zeroizing::new(Vec::new());
+        file.read_to_end(&mut bytes)?;
+        io::Result::Ok((mode, bytes))
+    };
+    let (mode, bytes) = match read() {
+        Ok(read) => read,
         Err(source) => return Err(PageError::Read { path, source }),
     };
+    if mode & 0o077 != 0 {
+        return Err(PageError::Readable { path, mode });
+    }
     let token = std::str::from_utf8(&bytes).ok().and_then(|text| Token::new(text.trim()));
     token.ok_or(PageError::Token { path })
 }
@@ -236,6 +277,10 @@ async fn guarded(State(shared): State<Shared>, request: Request, next: Next) -> 
                 "the page is reached as localhost, 127.0.0.1, [::1] or the address that it listens at\n";
             (StatusCode::FORBIDDEN, text).into_response()
         }
+        Judgement::Site => {
+            let text = "the page answers no other site's page: open it by its address\n";
+            (StatusCode::FORBIDDEN, text).into_response()
+        }
         Judgement::Token => {
             let text = "a token is needed: open /?token=... once, or send Authorization: Bearer ...; it stands in the \
                         file that page.token_file names\n";
@@ -243,7 +288,9 @@ async fn guarded(State(shared): State<Shared>, request: Request, next: Next) -> 
         }
     };
     let headers = response.headers_mut();
+    let resources = HeaderName::from_static("cross-origin-resource-policy");
     for (name, value) in [
+        (resources, "same-origin"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
@@ -387,7 +434,7 @@ async fn serve(listener: TcpListener, routes: Router, mut stop: watch::Receiver<
                 let (routes, stop) = (routes.clone(), stop.clone());
                 connections.spawn(async move {
                     let _place = place;
-                    converse(stream, routes, stop).await;
+                    converse(stream, routes, stop, CONNECTION_TIME).await;
                 });
             }
             // The other side is gone already, or there are no descriptors: neither is the end of the page.
@@ -404,8 +451,8 @@ async fn serve(listener: TcpListener, routes: Router, mut stop: watch::Receiver<
     connections.shutdown().await;
 }
 
-/// Answers the requests of one connection.
-async fn converse(stream: TcpStream, routes: Router, mut stop: watch::Receiver<bool>) {
+/// Answers the requests of one connection, for so long at the most.
+async fn converse(stream: TcpStream, routes: Router, mut stop: watch::Receiver<bool>, longest: Duration) {
     let Ok(local) = stream.local_addr() else { return };
     let service = TowerToHyperService::new(routes.layer(Extension(Local(local))));
     let connection = http1::Builder::new()
@@ -418,7 +465,36 @@ async fn converse(stream: TcpStream, routes: Router, mut stop: watch::Receiver<b
     tokio::select! {
         _ = &mut connection => return,
         _ = stop.wait_for(|stop| *stop) => {}
+        () = sleep(longest) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    let _ = timeout(FAREWELL, connection).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use futures_util::stream;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_read_has_its_place_for_so_long_and_no_longer() {
+        let endless = async || {
+            let block = stream::repeat(Ok::<_, Infallible>(vec![0_u8; 1 << 16]));
+            Body::from_stream(block)
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let (begun, longest) = (tokio::time::Instant::now(), Duration::from_millis(100));
+        let served = converse(stream, Router::new().route("/", get(endless)), stopped, longest);
+        timeout(HEAD_TIME + Duration::from_secs(60), served).await.unwrap();
+        assert!(begun.elapsed() >= longest, "{:?}: it was not served", begun.elapsed());
+    }
 }

@@ -73,7 +73,7 @@ function health(it) {
   const [mark, word] = HEALTH[it.health] || ["?", it.health];
   const box = $("health");
   box.className = "health wide " + it.health;
-  say("health-mark", mark); say("health-word", word); say("health-why", READY[it.agent.readiness] || "");
+  say("health-mark", mark); say("health-word", word); say("health-why", it.fence && it.agent.readiness === "active" ? "It takes no new jobs until the network was asked about those of its backup." : READY[it.agent.readiness] || "");
   part("todo", it.next[0] || "", text => text ? advice(text[0].toUpperCase() + text.slice(1)) : []);
   show("more-box", it.next.length > 1);
   say("more-line", it.next.length === 2 ? "One more thing to do" : it.next.length - 1 + " more things to do");

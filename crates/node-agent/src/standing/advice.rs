@@ -1,16 +1,24 @@
 //! Whether a node is well, and what its operator should do: decided from the report alone.
 
-use node_store::keys::Protection;
-use node_types::{models::ModelState, protocol::Readiness};
+use node_store::{keys::Protection, volume::RESERVE_BYTES};
+use node_types::{job::FailureKind, models::ModelState, protocol::Readiness, trace::Outcome};
 
-use super::{Health, Release, Standing, Term};
+use super::{Ended, Health, Release, Source, Standing, Term};
 
 /// How long ago the newest warning may be to ask for attention: an hour in milliseconds.
 pub const TROUBLE_MS: u64 = 3_600_000;
 /// How long the network may be out of reach until it is asked to be looked at: a minute in milliseconds.
 pub const OFFLINE_MS: u64 = 60_000;
-/// Of each hundred bytes of the disk, so many should be free.
-pub const DISK_FREE_PERCENT: u64 = 5;
+/// How long a snapshot may be in force without having passed its health check until that is said: a minute in milliseconds.
+pub const UNPROVEN_MS: u64 = 60_000;
+/// Of the last jobs so many are judged,
+pub const JUDGED_MAX: usize = 10;
+/// and so few say nothing yet.
+pub const JUDGED_MIN: usize = 3;
+/// Under this much free room no new job is taken: half of the store's reserve, 32 MiB.
+pub const FREE_BYTES_MIN: u64 = RESERVE_BYTES / 2;
+/// Under this much free room there is soon none: 256 MiB.
+pub const FREE_BYTES_SOON: u64 = 256 << 20;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +80,25 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     if let Some((health, text)) = readiness(standing.agent.readiness, command) {
         say(health, text);
     }
+    if running && standing.source == Source::Volume {
+        let text = match &standing.agent.page {
+            Some(url) => format!(
+                "the Agent runs and {url} does not answer: `{command} logs --level warn`, or give page.token_file"
+            ),
+            None => {
+                "the Agent runs without a page, so nobody can tell whether it takes jobs: set page.listen"
+                    .to_owned()
+            }
+        };
+        say(Health::Attention, text);
+    }
+    if let Some((last, number)) = failing(standing).filter(|_| running) {
+        let text = format!(
+            "the last {number} jobs failed, and none was answered: `{command} jobs explain {}`",
+            last.job
+        );
+        say(Health::Failing, text);
+    }
     if let Some(fence) = standing.fence.as_ref().filter(|_| running) {
         let text = format!(
             "wait until the network says which jobs of the backup of {} are still this node's: {} to be asked about; \
@@ -119,15 +146,27 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
             }
         }
     }
-    if let Some(hardware) = &standing.hardware
-        && let (Some(total), Some(free)) = (hardware.disk.total_bytes, hardware.disk.free_bytes)
-        && free < total / 100 * DISK_FREE_PERCENT
+    if let Some(snapshot) = standing.snapshot.as_ref().filter(|snapshot| running && !snapshot.good)
+        && standing.time.0.since_ms(snapshot.applied_at.0) >= UNPROVEN_MS
     {
         let text = format!(
-            "the disk is nearly full: make room where {} is; `{command} models prune --dry-run` shows what could go",
-            standing.folder.display()
+            "snapshot {} has not passed its health check: `{command} logs --kind configuration` says why",
+            snapshot.version
         );
         say(Health::Attention, text);
+    }
+    let free_bytes = standing.hardware.as_ref().and_then(|hardware| hardware.disk.free_bytes);
+    if free_bytes.is_some_and(|free| free < FREE_BYTES_SOON) {
+        let (health, how) = if free_bytes.is_some_and(|free| free < FREE_BYTES_MIN) {
+            (Health::Failing, "full, and no new job is taken")
+        } else {
+            (Health::Attention, "nearly full")
+        };
+        let text = format!(
+            "the disk is {how}: make room where {} is; `{command} models prune --dry-run` shows what could go",
+            standing.folder.display()
+        );
+        say(health, text);
     }
     if models.missing > 0 && !running {
         let text = format!("fetch the models: `{command} models install`; the Agent does it too");
@@ -157,10 +196,39 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     advice
 }
 
-/// Whether the network has been out of reach for long.
+/// Whether the network has been out of reach for long. Behind a fence no session is opened, so nothing is said of that.
 fn is_offline(standing: &Standing) -> bool {
     let offline = standing.connection.as_ref().filter(|connection| !connection.connected);
-    offline.is_some_and(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS)
+    standing.fence.is_none() && offline.is_some_and(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS)
+}
+
+/// The newest of the last jobs, and how many they are, where all of them lately failed by the node's own doing.
+fn failing(standing: &Standing) -> Option<(&Ended, usize)> {
+    let lately =
+        standing.jobs.lately.iter().filter(|job| standing.time.0.since_ms(job.ended_at.0) < TROUBLE_MS);
+    let judged = lately.filter_map(|job| Some((job, was_answered(job)?))).take(JUDGED_MAX);
+    let judged: Vec<_> = judged.collect();
+    let failed = judged.len() >= JUDGED_MIN && judged.iter().all(|(_, answered)| !answered);
+    failed.then(|| (judged[0].0, judged.len()))
+}
+
+/// Whether the node has answered a job; nothing where its end says nothing of the node.
+const fn was_answered(job: &Ended) -> Option<bool> {
+    match (job.outcome, job.failure) {
+        (Outcome::Answered, _) => Some(true),
+        (
+            Outcome::Failed,
+            None
+            | Some(
+                FailureKind::Runtime
+                | FailureKind::TimedOut
+                | FailureKind::AttemptsExhausted
+                | FailureKind::Unreadable,
+            ),
+        ) => Some(false),
+        (Outcome::Failed, Some(FailureKind::Cancelled | FailureKind::Forbidden | FailureKind::Unclaimed))
+        | (Outcome::Expired, _) => None,
+    }
 }
 
 /// What the Agent says of itself.
@@ -199,7 +267,7 @@ fn count(number: u64, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use node_types::{Digest, Timestamp, hardware::Hardware, log::Level};
+    use node_types::{Digest, JobId, Timestamp, hardware::Hardware, job::Mode, log::Level};
 
     use super::super::{Fence, Moment, Moved, Trouble, Worst, tests::well};
     use super::*;
@@ -219,7 +287,7 @@ mod tests {
     #[test]
     fn what_is_wrong_gives_its_health_and_the_command_to_type() {
         type Change = fn(&mut Standing);
-        let cases: [(Change, Health, &str); 15] = [
+        let cases: [(Change, Health, &str); 19] = [
             (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
             (|it| it.identity = None, Health::Failing, "keys/node.key"),
             (|it| it.snapshot = None, Health::Attention, "--home /x logs --kind configuration`"),
@@ -250,12 +318,22 @@ mod tests {
             ),
             (
                 |it| {
-                    let mut hardware = Hardware::default();
-                    (hardware.disk.total_bytes, hardware.disk.free_bytes) = (Some(10_000), Some(499));
-                    it.hardware = Some(hardware);
+                    it.source = Source::Volume;
+                    it.agent.page = Some("http://127.0.0.1:9".to_owned());
                 },
                 Health::Attention,
-                "nearly full",
+                "http://127.0.0.1:9 does not answer",
+            ),
+            (|it| it.source = Source::Volume, Health::Attention, "page.listen"),
+            (|it| it.hardware = Some(with_free(FREE_BYTES_SOON - 1)), Health::Attention, "nearly full"),
+            (|it| it.hardware = Some(with_free(FREE_BYTES_MIN - 1)), Health::Failing, "no new job"),
+            (
+                |it| {
+                    it.snapshot.as_mut().unwrap().good = false;
+                    it.snapshot.as_mut().unwrap().applied_at = Moment(Timestamp::from_ms(40_000));
+                },
+                Health::Attention,
+                "snapshot 3 has not passed",
             ),
         ];
         for (change, wanted, said) in cases {
@@ -263,6 +341,74 @@ mod tests {
             assert_eq!(health, wanted, "{said}");
             assert!(next.first().is_some_and(|text| text.contains(said)), "{said}: {next:?}");
         }
+    }
+
+    fn with_free(bytes: u64) -> Hardware {
+        let mut hardware = Hardware::default();
+        (hardware.disk.total_bytes, hardware.disk.free_bytes) = (Some(u64::MAX), Some(bytes));
+        hardware
+    }
+
+    #[test]
+    fn the_last_free_bytes_of_a_disk_are_judged_as_the_doctor_judges_them() {
+        let free = |bytes| judged(|it| it.hardware = Some(with_free(bytes))).0;
+        assert_eq!([free(FREE_BYTES_SOON), free(FREE_BYTES_MIN)], [Health::Well, Health::Attention]);
+    }
+
+    /// Jobs that ended so at 0, the newest first; the report is of the time `now`.
+    fn ended(now: u64, jobs: &[(Outcome, Option<FailureKind>)]) -> (Health, Vec<String>) {
+        judged(|it| {
+            it.time = Moment(Timestamp::from_ms(now));
+            let of = |(number, (outcome, failure)): (usize, &(Outcome, Option<FailureKind>))| Ended {
+                job: JobId::from_bytes([u8::try_from(number).unwrap(); 16]),
+                model: "m@1".to_owned(),
+                mode: Mode::Chat,
+                outcome: *outcome,
+                failure: *failure,
+                ended_at: Moment(Timestamp::from_ms(0)),
+                waited_ms: None,
+                duration_ms: None,
+                prompt_tokens: None,
+                completion_tokens: None,
+                attempts: 1,
+            };
+            it.jobs.lately = jobs.iter().enumerate().map(of).collect();
+        })
+    }
+
+    #[test]
+    fn a_node_whose_every_job_fails_is_failing() {
+        let failed = |kind| (Outcome::Failed, Some(kind));
+        let runtime = failed(FailureKind::Runtime);
+        assert_eq!(ended(1, &[runtime; JUDGED_MIN - 1]).0, Health::Well, "too few to tell");
+        let (health, next) = ended(1, &[runtime; JUDGED_MIN]);
+        assert_eq!(health, Health::Failing);
+        let named = JobId::from_bytes([0; 16]);
+        assert!(next[0].contains(&format!("jobs explain {named}`")), "{next:?}");
+        assert_eq!(ended(TROUBLE_MS, &[runtime; JUDGED_MIN]).0, Health::Well, "long ago");
+        let mut one_answered = vec![runtime; JUDGED_MAX - 1];
+        one_answered.push((Outcome::Answered, None));
+        assert_eq!(ended(1, &one_answered).0, Health::Well);
+        one_answered.insert(0, runtime);
+        assert_eq!(ended(1, &one_answered).0, Health::Failing, "it is no more among the last");
+        for kind in [FailureKind::Cancelled, FailureKind::Forbidden, FailureKind::Unclaimed] {
+            assert_eq!(
+                ended(1, &[failed(kind); JUDGED_MAX]).0,
+                Health::Well,
+                "{kind:?}: not the node's doing"
+            );
+        }
+        assert_eq!(ended(1, &[(Outcome::Expired, None); JUDGED_MAX]).0, Health::Well);
+    }
+
+    #[test]
+    fn behind_a_fence_the_missing_session_is_no_outage() {
+        let (_, next) = judged(|it| {
+            let at = Moment(Timestamp::from_ms(1));
+            it.fence = Some(Fence { backed_up_at: at, restored_at: at, jobs: 2 });
+            it.connection.as_mut().unwrap().connected = false;
+        });
+        assert!(next.len() == 1 && !next[0].contains("out of reach"), "{next:?}");
     }
 
     fn release(approved: bool) -> Release {

@@ -11,6 +11,7 @@ use node_store::{
     logs::{BYTES_MAX, Query},
     models::ModelRow,
     reader::ReadError,
+    salvage::Incident as Found,
     snapshot::{InForce, SnapshotError, SnapshotView},
     view::View,
 };
@@ -156,7 +157,8 @@ pub fn gather(
         floor_version: snapshots.floor().version,
         keyset_version: snapshots.keyset().map(|keyset| keyset.document().version),
         unverifiable: snapshots.unverifiable().len() as u64,
-        release: config.and_then(|config| release(config, &known)),
+        // What was measured last may be the program of an Agent before this one.
+        release: config.and_then(|config| release(config, live.map_or(&[], |_| &known))),
         fence: view.jobs().fence()?.map(|fence| Fence {
             backed_up_at: Moment(fence.backed_up_at),
             restored_at: Moment(fence.restored_at),
@@ -189,17 +191,7 @@ pub fn gather(
         drifted: drifted(&known).into_iter().take(DRIFTED_MAX).collect(),
         storage: storage(view, config, &tally, unreadable.is_none())?,
         logs: Logs { lost, unreadable },
-        incidents: incidents
-            .into_iter()
-            .map(|it| Incident {
-                database: it.database.file().to_owned(),
-                at: Moment(it.at),
-                cause: it.cause,
-                moved_to: it.moved_to,
-                saved: it.saved,
-                lost: it.lost,
-            })
-            .collect(),
+        incidents: incidents.into_iter().map(Incident::from).collect(),
         trouble: trouble(view),
         hardware: Some(hardware::look(&around.folder)),
         folder: around.folder,
@@ -208,6 +200,19 @@ pub fn gather(
     standing.health = advice::health(&advice);
     standing.next = advice.into_iter().map(|advice| advice.text).collect();
     Ok(standing)
+}
+
+impl From<Found> for Incident {
+    fn from(it: Found) -> Self {
+        Self {
+            database: it.database.file().to_owned(),
+            at: Moment(it.at),
+            cause: it.cause,
+            moved_to: it.moved_to,
+            saved: it.saved,
+            lost: it.lost,
+        }
+    }
 }
 
 fn connection(live: &Live) -> Connection {
@@ -309,7 +314,7 @@ fn runtime(config: &NodeConfig, live: Option<&Live>) -> Runtime {
     }
 }
 
-/// The release that the network wants in place of this one, by what was found of its program last.
+/// The release that the network wants in place of this one: by its version, and by what was measured of its program.
 fn release(config: &NodeConfig, artifacts: &[Artifact]) -> Option<Release> {
     let this = artifacts::agent(Some(config));
     let found = artifacts.iter().find(|artifact| artifact.id == this).and_then(|it| it.facts.measured);

@@ -608,6 +608,17 @@ pub struct Incident {
     pub lost: Option<u64>,
 }
 
+impl fmt::Display for Incident {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, database, cause, saved, .. } = self;
+        write!(out, "{at} {database}: {cause}; {saved} saved, ")?;
+        match self.lost {
+            Some(lost) => write!(out, "{lost} lost at the most"),
+            None => out.write_str("nobody can tell how many are lost"),
+        }
+    }
+}
+
 /// A warning or an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {

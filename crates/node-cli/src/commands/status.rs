@@ -8,8 +8,8 @@ use std::{io::IsTerminal as _, time::Duration};
 
 use clap::Args;
 use node_agent::standing::{
-    self, Agent, Around, Connection, Fence, Health, Identity, Incident, Jobs, Moved, Release, Source,
-    Standing, StandingError, Term, Worst,
+    self, Agent, Around, Connection, Fence, Health, Identity, Jobs, Moved, Release, Source, Standing,
+    StandingError, Term, Worst,
 };
 use node_store::{keys::Protection, volume::HeldBy};
 use node_types::{models::ModelState, protocol::Readiness};
@@ -190,15 +190,6 @@ const fn readiness_words(readiness: Readiness) -> &'static str {
     }
 }
 
-fn incident_line(incident: &Incident) -> String {
-    let lost = match incident.lost {
-        Some(lost) => format!("{lost} lost at the most"),
-        None => "nobody can tell how many are lost".to_owned(),
-    };
-    let Incident { at, database, cause, saved, .. } = incident;
-    format!("{at} {database}: {cause}; {saved} saved, {lost}")
-}
-
 fn agent_rows(standing: &Standing, page: &mut Page) {
     let agent = &standing.agent;
     match (agent.running, agent.pid) {
@@ -364,7 +355,7 @@ impl Report for Standing {
             page.toned_row("time", Tone::Bad, format!("{}, in doubt", self.time));
         }
         for incident in &self.incidents {
-            page.toned_row("incident", Tone::Bad, incident_line(incident));
+            page.toned_row("incident", Tone::Bad, incident.to_string());
         }
         if let Some(trouble) = &self.trouble {
             page.toned_row("lately", Tone::Warning, format!("{} {}", trouble.at, trouble.message));

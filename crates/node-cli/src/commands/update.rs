@@ -2,7 +2,10 @@
 //!
 //! Nothing is fetched here, and nothing is started: a file is compared with the digest that the network signed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 use node_agent::{
@@ -12,12 +15,14 @@ use node_agent::{
 use node_types::{
     Digest,
     config::{ApprovedAgent, Updates},
+    verify::Validity,
 };
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::Serialize;
 
 use super::Verdict;
 use crate::{
-    context::Context,
+    context::{self, Context},
     failure::Failure,
     files,
     out::Report,
@@ -213,7 +218,7 @@ fn show_placed(
     kept: PathBuf,
     version: Option<String>,
 ) -> Result<Verdict, Failure> {
-    let next = match context.holder()? {
+    let next = match as_owner(context, Context::holder)? {
         Some(pid) => format!(
             "start the Agent anew, it is process {pid}: `systemctl restart resultity-node`, or as you started it"
         ),
@@ -225,9 +230,43 @@ fn show_placed(
 
 /// What the snapshot in force approves.
 fn updates(context: &Context) -> Result<Updates, Failure> {
-    let snapshots = context.view()?.snapshots()?;
-    let current = snapshots.current().ok_or(Failure::NoSnapshot("applied"))?;
-    Ok(current.config.document().updates.clone())
+    let (updates, validity) = as_owner(context, |context| {
+        let view = context.view()?;
+        let snapshots = view.snapshots()?;
+        let current = snapshots.current().ok_or(Failure::NoSnapshot("applied"))?;
+        Ok((current.config.document().updates.clone(), snapshots.validity(context::now(&view)?)))
+    })?;
+    // The way out of it may be a newer program: it is said, and not refused.
+    if validity == Some(Validity::OutOfForce) {
+        context.out.hint(
+            "the snapshot is out of force: the network may have withdrawn by now what it approves; see that the node reaches it",
+        );
+    }
+    Ok(updates)
+}
+
+/// Looks at the volume as the user that it belongs to, where root asks: only root can place its own program, and a database that
+/// root opened would have files of root's beside it. One thread becomes that user, and ends.
+fn as_owner<T: Send>(
+    context: &Context,
+    look: impl FnOnce(&Context) -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    let owner = std::fs::symlink_metadata(context.folder()).ok().map(|about| (about.uid(), about.gid()));
+    let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0 && rustix::process::geteuid().is_root()) else {
+        return look(context);
+    };
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let looking = || {
+        set_thread_groups(&[])
+            .and_then(|()| set_thread_res_gid(gid, gid, gid))
+            .and_then(|()| set_thread_res_uid(uid, uid, uid))
+            .map_err(|error| Failure::Start(error.into()))?;
+        look(context)
+    };
+    match std::thread::scope(|scope| scope.spawn(looking).join()) {
+        Ok(looked) => looked,
+        Err(panicked) => std::panic::resume_unwind(panicked),
+    }
 }
 
 /// The file whose place is meant: the one behind a link, so that the link stays.

@@ -70,6 +70,8 @@ pub(crate) const PREFIX: &str = "RESULTITY_";
 pub(crate) const CONFIG: &str = "RESULTITY_CONFIG";
 /// The name of the file in a home.
 pub(crate) const FILE: &str = "node.toml";
+/// The home of the machine's own node, and where its settings stand if a package has put them there.
+pub(crate) const SYSTEM: (&str, &str) = ("/var/lib/resultity", "/etc/resultity/node.toml");
 /// The longest file in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 1 << 20;
 
@@ -147,7 +149,7 @@ pub(crate) enum SettingsError {
     },
     /// The home in the file of that home.
     #[error(
-        "{path} stands in the home and cannot move it: take `home` out of it, or name the file with --config"
+        "{path} holds the settings of one home and cannot move it: take `home` out of it, or name the file with --config"
     )]
     HomeInHome {
         /// The file.

@@ -17,7 +17,7 @@ use node_agent::{
 };
 use node_types::Network;
 
-use super::{CONFIG, FILE, Layer, SettingsError, layer::Given, variable};
+use super::{CONFIG, FILE, Layer, SYSTEM, SettingsError, layer::Given, variable};
 use crate::surroundings::Surroundings;
 
 /// The network where nothing says another: the one where a mistake costs nothing.
@@ -70,7 +70,7 @@ impl Values {
             values.called += &format!(" --config {}", quoted(&config));
         }
         if named.is_none() {
-            let path = values.home.join(FILE);
+            let path = values.file();
             if let Some(file) = Layer::of_file(&path)? {
                 if file.get("home").is_some() {
                     return Err(SettingsError::HomeInHome { path });
@@ -79,6 +79,12 @@ impl Values {
             }
         }
         Ok(values)
+    }
+
+    /// Where the settings of this home stand, where no other file is named.
+    pub(crate) fn file(&self) -> PathBuf {
+        let (home, file) = SYSTEM;
+        file_of(&self.home, Path::new(home), Path::new(file))
     }
 
     fn given(&self, name: &str) -> Option<&Given> {
@@ -241,7 +247,7 @@ impl Values {
             return Ok(());
         }
         let flag = name.replace(['.', '_'], "-");
-        Err(SettingsError::Missing { name, flag, variable: variable(name), file: self.home.join(FILE) })
+        Err(SettingsError::Missing { name, flag, variable: variable(name), file: self.file() })
     }
 }
 
@@ -260,11 +266,17 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// Where the settings of a home stand: in it. For the home of the machine's own node they stand in `/etc` where they are there:
+/// whoever looks after that node reads the same as its service.
+fn file_of(home: &Path, system_home: &Path, system_file: &Path) -> PathBuf {
+    if home == system_home && system_file.exists() { system_file.to_owned() } else { home.join(FILE) }
+}
+
 /// Where a node lives unless it is told: `/var/lib/resultity` for root, else in the user's data folder (XDG Base
 /// Directory Specification: a relative `XDG_DATA_HOME` is ignored).
 fn usual_home(surroundings: &Surroundings) -> Option<PathBuf> {
     if surroundings.root {
-        return Some(PathBuf::from("/var/lib/resultity"));
+        return Some(PathBuf::from(SYSTEM.0));
     }
     let data = surroundings.variable("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let data = data.or_else(|| Some(Path::new(surroundings.variable("HOME")?).join(".local/share")));
@@ -289,6 +301,17 @@ mod tests {
         let file = Layer::of_text(file, Path::new("/f/node.toml")).unwrap();
         let called = "resultity-node".to_owned();
         Values { layers: [layer, environment, file], home: PathBuf::from("/h"), called }
+    }
+
+    #[test]
+    fn the_machines_own_node_has_its_settings_where_the_package_puts_them() {
+        let etc = tempfile::tempdir().unwrap();
+        let (ours, file) = (Path::new("/var/lib/resultity"), etc.path().join("node.toml"));
+        assert_eq!(file_of(ours, ours, &file), ours.join("node.toml"), "no package has put any");
+        #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(file_of(ours, ours, &file), file);
+        assert_eq!(file_of(Path::new("/srv/second"), ours, &file), Path::new("/srv/second/node.toml"));
     }
 
     #[test]

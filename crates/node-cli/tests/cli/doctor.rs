@@ -5,8 +5,8 @@ use std::{
     fs::{File, FileTimes, Permissions},
     io::{Read as _, Write as _},
     net::TcpListener,
-    os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
-    path::Path,
+    os::unix::fs::{FileExt as _, PermissionsExt as _, chown, symlink},
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -266,6 +266,16 @@ fn a_home_that_others_can_write_to_is_found() {
     check(&home, "modes", &[]).has("warning", &["0777", "another volume", "chmod 755"]);
     chmod(home.path(), 0o1777);
     check(&home, "modes", &[]).has("ok", &[]);
+    // A home that is a link: what it leads to is named and mended.
+    chmod(home.path(), 0o777);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("home");
+    symlink(home.path(), &link).unwrap();
+    let linked = ["--home", link.to_str().unwrap(), "doctor", "--json", "--fix", "--yes"];
+    let fixed = home.run(linked).json();
+    let steps = fixed["fix"].as_array().unwrap();
+    assert!(steps.len() == 1 && steps[0]["done"] == true, "{fixed:#}");
+    assert_eq!(mode(home.path()), 0o755);
     chmod(home.path(), 0o700);
 }
 
@@ -358,7 +368,7 @@ fn a_clock_that_disagrees_with_what_the_volume_has_known_is_found() {
     check(&home, "clock", &[]).has("error", &["has known", "already", "timedatectl"]);
     // Ten days ahead of what it has known, after a start of the machine.
     let home = node(Timestamp::from_ms(reading().wall.ms() - 10 * DAY_MS), external);
-    check(&home, "clock", &[]).has("error", &["jumped 240 h ahead", "asks the network"]);
+    check(&home, "clock", &[]).has("warning", &["jumped 240 h ahead", "asks the network"]);
 }
 
 #[test]
@@ -409,7 +419,7 @@ fn a_snapshot_past_its_time_is_found_and_so_is_one_that_does_not_verify() {
     let other = envelope(2, reading().wall);
     assert_eq!(state.execute("UPDATE snapshots SET envelope = ?1", [other]).unwrap(), 1);
     check(&home, "snapshot", &[])
-        .has("error", &["cannot be verified any more"])
+        .has("warning", &["cannot be verified any more"])
         .has("note", &["no snapshot yet"]);
 }
 
@@ -428,6 +438,61 @@ fn a_loss_that_waits_to_be_reported_is_found_with_what_was_moved_aside() {
 fn age(path: &Path, ms: u64) {
     let then = SystemTime::now() - Duration::from_millis(ms);
     File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(then)).unwrap();
+}
+
+/// A node in whose keys something was never finished, two days ago; where that is.
+fn unfinished() -> (Home, PathBuf) {
+    let home = outpatient();
+    let path = home.volume().join("keys/.node.key.tmp");
+    std::fs::write(&path, "half").unwrap();
+    chmod(&path, 0o600);
+    age(&path, 2 * DAY_MS);
+    (home, path)
+}
+
+#[test]
+fn what_could_not_be_taken_back_yet_is_taken_back_later() {
+    let (home, path) = unfinished();
+    home_mends(&home, 1);
+    std::fs::write(&path, "another").unwrap();
+    let undone = home.run(["doctor", "--undo"]);
+    assert_eq!(undone.code, Some(1));
+    undone.says(&["Left as it is"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"another");
+    std::fs::remove_file(&path).unwrap();
+    home.run(["doctor", "--undo"]).well();
+    assert_eq!(std::fs::read(&path).unwrap(), b"half");
+    home.run(["doctor", "--undo"]).failed(5, &["nothing to take back"]);
+}
+
+#[test]
+fn root_mends_nothing_in_another_users_volume() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (home, path) = unfinished();
+    for path in [&home.volume(), &home.volume().join("keys"), &path] {
+        chown(path, Some(12_345), None).unwrap();
+    }
+    home.run(["doctor", "--fix", "--yes"]).failed(1, &["belongs to user 12345"]);
+    home.run(["doctor", "--undo"]).failed(1, &["belongs to user 12345"]);
+    assert!(!home.volume().join("doctor").exists(), "a folder of root's would keep the node from its own");
+    assert!(path.exists());
+}
+
+#[test]
+fn keys_under_a_credential_that_only_the_service_sees_are_not_tried() {
+    let (home, credentials) = (Home::new(), tempfile::tempdir().unwrap());
+    let kek = credentials.path().join("resultity-kek");
+    std::fs::write(&kek, "0123456789".repeat(5)).unwrap();
+    chmod(&kek, 0o600);
+    let mut options = home.options();
+    options.kek.credentials_dir = Some(credentials.path().to_owned());
+    drop(Store::create(&options, None, &reading()).unwrap());
+    check(&home, "keys", &[]).has("note", &["only the service sees"]);
+    let seen = home.command(["doctor", "--json"]).env("CREDENTIALS_DIRECTORY", credentials.path()).output();
+    let seen = findings(&seen.unwrap().into());
+    Said(seen.into_iter().filter(|it| it["name"] == "keys").collect()).has("ok", &["the keys open"]);
 }
 
 #[test]
@@ -493,6 +558,7 @@ fn a_download_that_nobody_goes_on_with_is_moved_aside_and_put_back() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
     // Moved aside, the rest of the node does not miss it: it begins anew.
     home_mends(&shop.home, 1);
+    check(&shop.home, "downloads", &[]).has("ok", &["no unfinished"]);
     shop.install(&["--json"]).well();
     assert!(shop.path(Shop::shared()).exists());
 }

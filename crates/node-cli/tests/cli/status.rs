@@ -119,5 +119,8 @@ fn a_page_that_does_not_answer_leaves_the_disk_to_be_looked_at() {
     let seen = home.json(["status"]);
     assert_eq!((&seen["source"], &seen["agent"]["running"]), (&"volume".into(), &true.into()));
     assert_eq!(seen["jobs"]["held"], 4);
+    let todo = seen["next"].as_array().unwrap();
+    assert!(todo.iter().any(|it| it.as_str().unwrap().contains("does not answer")), "{todo:?}");
+    assert_ne!(home.run(["status", "--check"]).code, Some(0), "nobody can tell whether it is well");
     home.run(["status"]).well().says(&["does not answer: this is from the disk"]);
 }

@@ -1,8 +1,9 @@
 //! Releases of the Agent: what the network approves is put in place, nothing else is, and the way back stands.
 
 use std::{
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use node_store::store::Store;
@@ -10,7 +11,7 @@ use node_types::Digest;
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, PROGRAM, document, network_key, reading},
+    home::{Home, PROGRAM, Ran, document, network_key, reading},
     trust::{keyset, signed_config, trusted, with},
 };
 
@@ -73,6 +74,8 @@ fn an_approved_file_takes_the_programs_place_and_the_old_one_comes_back() {
     assert!(link.is_symlink(), "a link stays one");
     let kept = home.path().join("resultity-node.previous");
     assert_eq!(std::fs::read(&kept).unwrap(), b"the old release");
+    home.run(["update", "apply", text(&next), "--to", text(&program)]).well();
+    assert_eq!(std::fs::read(&kept).unwrap(), b"the old release", "it was in place already");
 
     home.run(["update", "undo", "--to", text(&program)]).well();
     assert_eq!(std::fs::read(&program).unwrap(), b"the old release");
@@ -82,6 +85,86 @@ fn an_approved_file_takes_the_programs_place_and_the_old_one_comes_back() {
     for half in ["resultity-node.new", "resultity-node.keeping"] {
         assert!(!home.path().join(half).exists(), "{half}");
     }
+}
+
+/// An update that was cut off had kept the program and not yet replaced it: both names were one file, and renaming one to the
+/// other does nothing.
+#[test]
+fn what_an_interrupted_update_left_is_cleared_and_the_way_back_stands() {
+    let home = approving(json!([release("99.0.0", NEXT)]));
+    let (program, next) = installed(&home);
+    let beside = |what: &str| home.path().join(format!("resultity-node.{what}"));
+    std::fs::hard_link(&program, beside("previous")).unwrap();
+    home.file("resultity-node.new", b"half");
+    home.run(["update", "apply", text(&next), "--to", text(&program)]).well();
+    assert_eq!(std::fs::read(&program).unwrap(), NEXT);
+    assert_eq!(std::fs::read(beside("previous")).unwrap(), b"the old release");
+    for half in ["new", "keeping"] {
+        assert!(!beside(half).exists(), "{half}");
+    }
+}
+
+#[test]
+fn a_program_can_be_run_by_all_whatever_the_umask_of_whoever_placed_it() {
+    let home = approving(json!([release("99.0.0", NEXT)]));
+    let (program, next) = installed(&home);
+    let line = "umask 077 && exec \"$0\" update apply \"$1\" --to \"$2\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", line, PROGRAM, text(&next), text(&program)]).env("RESULTITY_HOME", home.path());
+    let ran: Ran = command.output().unwrap().into();
+    ran.well();
+    assert_eq!(program.metadata().unwrap().mode() & 0o777, 0o755);
+}
+
+/// Every file and folder of a volume.
+fn everything(folder: &Path) -> Vec<PathBuf> {
+    let inner = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<PathBuf> =
+        inner.flat_map(|path| if path.is_dir() { everything(&path) } else { vec![path] }).collect();
+    all.push(folder.to_owned());
+    all
+}
+
+/// The program is root's and the volume the node's own user's: only root can place the one, and must leave nothing of its own in
+/// the other.
+#[test]
+fn root_places_the_program_of_another_users_node() {
+    const OWNER: u32 = 12_345;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = approving(json!([release("99.0.0", NEXT)]));
+    let (program, next) = installed(&home);
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for path in everything(&home.volume()) {
+        chown(path, Some(OWNER), Some(OWNER)).unwrap();
+    }
+    home.run(["update", "verify", text(&next)]).well().says(&["99.0.0"]);
+    home.run(["update", "apply", text(&next), "--to", text(&program)]).well();
+    home.run(["update", "undo", "--to", text(&program)]).well();
+    for path in everything(&home.volume()) {
+        assert_eq!(path.metadata().unwrap().uid(), OWNER, "{}", path.display());
+    }
+    assert_eq!(program.metadata().unwrap().uid(), 0);
+    // What is not made for it still refuses, and does not tell root to take the files over.
+    let refused = home.run(["jobs", "list"]).failed(1, &["belongs to user 12345"]);
+    assert!(!refused.err.contains("chown"), "{}", refused.err);
+}
+
+#[test]
+fn what_a_snapshot_out_of_force_approves_is_said_to_be_old() {
+    let (home, reading) = (Home::new(), reading());
+    let store = Store::create(&home.options(), None, &reading).unwrap();
+    store.snapshots().pin(trusted(&keyset(1, 1, &[&network_key()]))).unwrap();
+    let then = reading.wall.ms() - 40 * 24 * crate::trust::HOUR_MS;
+    let then = node_types::Timestamp::from_ms(then);
+    let document = with(document(1, then), "/updates/agents", json!([release("99.0.0", NEXT)]));
+    store.apply_envelope(&signed_config(&document, &[&network_key()]), then).unwrap();
+    drop(store);
+    let next = home.file("downloaded", NEXT);
+    let judged = home.run(["update", "verify", text(&next)]);
+    assert_eq!(judged.code, Some(0), "{judged:?}");
+    assert!(judged.err.contains("out of force"), "{judged:?}");
 }
 
 #[test]

@@ -21,7 +21,6 @@ use crate::{
     failure::Failure,
     files,
     passphrase::{self, Known},
-    settings::FILE,
 };
 
 /// How the key is to be kept.
@@ -209,7 +208,7 @@ fn link_words(link: &AccountLink) -> String {
 
 /// The settings that the next start needs, where the home has no settings yet.
 fn settings_file(context: &Context, url: Option<&str>, protection: &Protection) -> Option<(PathBuf, String)> {
-    let path = context.settings.home.join(FILE);
+    let path = context.values.file();
     if !matches!(RealDisk.entry(&path), Ok(None)) {
         return None;
     }

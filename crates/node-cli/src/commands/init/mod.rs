@@ -26,7 +26,7 @@ use crate::{
     out::Report,
     page::{Page, Tone},
     passphrase::{self, Known},
-    settings::{FILE, FILE_BYTES_MAX},
+    settings::FILE_BYTES_MAX,
     typed::quoted,
 };
 
@@ -186,7 +186,7 @@ pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Res
 
 /// Whether the home's settings file has the network's URL by now: the questions may have written it.
 fn saved_url(context: &Context) -> bool {
-    let text = files::read(&context.settings.home.join(FILE), FILE_BYTES_MAX).unwrap_or_default();
+    let text = files::read(&context.values.file(), FILE_BYTES_MAX).unwrap_or_default();
     std::str::from_utf8(&text).is_ok_and(|text| text.lines().any(|line| line.starts_with("network_url")))
 }
 
