@@ -5,8 +5,11 @@
 //! last third the Agent is killed no more, so that a growth of its memory shows.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::disallowed_methods,
-    reason = "a measurement that cannot be made must stop; it measures time"
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement that cannot be made must stop; it measures time, and says what it sees"
 )]
 
 #[path = "../tests/node/stage.rs"]
