@@ -1,7 +1,7 @@
 //! What this machine has, and how much of it is in use. What cannot be read is not known, and that is no error.
 //!
-//! A graphics card that hangs takes whoever asks it along, so one thread of its own asks. Who looks waits for [`LOOK_TIME`]
-//! at the most, or [`MEMORY_TIME`], and then takes what was seen last.
+//! A graphics card that hangs takes whoever asks it along, so one thread of its own asks. Who looks waits for a few seconds
+//! at the most, and then takes what was seen last.
 
 use std::{
     path::{Path, PathBuf},
@@ -49,7 +49,7 @@ pub fn memory() -> Memory {
 }
 
 /// Looks at this machine, and at the disk that holds `folder`. Blocks for some milliseconds where there are graphics cards,
-/// and for [`LOOK_TIME`] where they hang.
+/// and for 2 seconds where they hang.
 #[must_use]
 pub fn look(folder: &Path) -> Hardware {
     let meminfo = read("/proc/meminfo").unwrap_or_default();
