@@ -105,10 +105,20 @@ fn unpacked(archive: &str) -> Vec<u8> {
     zstd::decode_all(File::open(archive).unwrap()).unwrap()
 }
 
+/// The Agent, ended with the test if the test did not end it.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The program with a home and its most talkative log, in a folder of its own, where a core dump would be left.
-fn start(stage: &Stage, folder: &Path, log: &Path) -> Child {
+fn start(stage: &Stage, folder: &Path, log: &Path) -> Agent {
     let said = File::options().append(true).create(true).open(log).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_resultity-node"))
+    let agent = Command::new(env!("CARGO_BIN_EXE_resultity-node"))
         .arg("--home")
         .arg(stage.home())
         .args(["run", "--log", "trace", "--page-listen", "127.0.0.1:0"])
@@ -116,13 +126,13 @@ fn start(stage: &Stage, folder: &Path, log: &Path) -> Child {
         .stdout(said.try_clone().unwrap())
         .stderr(said)
         .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
+        .spawn();
+    Agent(agent.unwrap())
 }
 
-fn end(mut node: Child, signal: Signal) {
-    kill_process(Pid::from_child(&node), signal).unwrap();
-    let status = node.wait().unwrap();
+fn end(mut node: Agent, signal: Signal) {
+    kill_process(Pid::from_child(&node.0), signal).unwrap();
+    let status = node.0.wait().unwrap();
     assert!(status.success() || status.signal() == Some(signal.as_raw()), "{status} after {signal:?}");
     assert!(!status.core_dumped(), "its memory was written to a file");
 }
@@ -244,7 +254,7 @@ async fn no_canary_is_found_anywhere() {
         assert!(holds(&bundle, b"logs.db"), "the databases are in the bundle");
         heard.hear(BACKUP, backup);
         heard.hear("the bundle, unpacked", bundle);
-        let process = format!("/proc/{}", node.id());
+        let process = format!("/proc/{}", node.0.id());
         for what in ["cmdline", "environ"] {
             heard.hear(
                 format!("{what} of the process"),

@@ -669,10 +669,10 @@ fn models(facts: &Facts) -> Vec<Said> {
     let count = files.len();
     or_ok(
         all,
-        if count == 0 {
-            "the node keeps no models".to_owned()
-        } else {
-            format!("{count} files are whole, {read}")
+        match count {
+            0 => "the node keeps no models".to_owned(),
+            1 => format!("1 file is whole, {read}"),
+            count => format!("{count} files are whole, {read}"),
         },
     )
 }

@@ -322,7 +322,8 @@ impl Create {
              backup verify` reads it"
         };
         let backup = BackupShown::of(file, &manifest);
-        context.out.show(&Made { backup, next: next.to_owned() })?;
+        let next = context.typed.complete(next).into_owned();
+        context.out.show(&Made { backup, next })?;
         Ok(Verdict::Done)
     }
 }
@@ -355,8 +356,8 @@ impl Restore {
         let source = self.source(context)?;
         let restored = backup::restore(&context.options(), &self.file, &source, reading()?.wall)?;
         let next =
-            "start it: `resultity-node run`; the node that the backup was made of must not run any more"
-                .to_owned();
+            "start it: `resultity-node run`; the node that the backup was made of must not run any more";
+        let next = context.typed.complete(next).into_owned();
         context.out.show(&RestoredShown::of(self.file.clone(), &restored, true, next))?;
         Ok(Verdict::Done)
     }
@@ -387,7 +388,7 @@ impl Unfence {
         context.view()?;
         context.refuse_held()?;
         let fence = backup::unfence(&context.options_to_open(), &reading()?)?;
-        let next = "start it: `resultity-node run`".to_owned();
+        let next = context.typed.complete("start it: `resultity-node run`").into_owned();
         let (folder, backed_up_at) = (context.folder(), fence.backed_up_at.to_string());
         context.out.show(&Unfenced { folder, backed_up_at, jobs: fence.jobs, next })?;
         Ok(Verdict::Done)

@@ -164,7 +164,8 @@ impl In {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let source = from_archive(context, &self.file, self.passphrase_file.as_deref())?;
         let restored = backup::move_in(&context.options(), &self.file, &source)?;
-        let next = "start it: `resultity-node run`; delete the file, it must not be used again".to_owned();
+        let next = "start it: `resultity-node run`; delete the file, it must not be used again";
+        let next = context.typed.complete(next).into_owned();
         context.out.show(&RestoredShown::of(self.file.clone(), &restored, false, next))?;
         Ok(Verdict::Done)
     }
@@ -177,8 +178,9 @@ impl Undo {
         let backup::Undone { retired, left } = backup::undo_move(&context.options_to_open())?;
         let also = left.map_or_else(String::new, |left| format!(", {},", left.display()));
         let next = format!(
-            "delete {}{also} and every copy of it, then start the node: `resultity-node run`",
-            retired.archive
+            "delete {}{also} and every copy of it, then start the node: `{}`",
+            retired.archive,
+            context.typed.command("run")
         );
         let (folder, moved_at) = (context.folder(), retired.at.to_string());
         context.out.show(&Undone { folder, moved_at, file: retired.archive, next })?;

@@ -1,5 +1,9 @@
 //! `backup` and `move`: what the operator sees of them.
 
+use std::{process::Stdio, time::Instant};
+
+use node_store::store::Store;
+
 use crate::home::{CANARY, Home};
 
 #[test]
@@ -118,4 +122,40 @@ fn a_node_that_was_moved_out_is_shut_until_the_move_is_undone() {
     let undone = home.json(["move", "undo", "--file-was-not-used"]);
     assert_eq!(undone["file"], file);
     home.run(["rotate"]).well();
+}
+
+/// SIGKILL all over a move, half of them in its last tenth, where the volume is shut and the archive gets its name.
+#[test]
+fn a_move_that_is_killed_at_any_moment_leaves_one_that_lives_and_never_two() {
+    let home = Home::filled();
+    let (pass, file) = (home.file("pass", CANARY), home.path().join("node.move"));
+    let (pass, name) = (pass.to_str().unwrap(), file.to_str().unwrap());
+    let out = ["move", "out", name, "--passphrase-file", pass];
+    let undo = || {
+        home.run(["move", "undo", "--file-was-not-used"]).well();
+        std::fs::remove_file(&file).unwrap();
+    };
+    let begun = Instant::now();
+    home.run(out).well();
+    let whole = begun.elapsed();
+    undo();
+    for kill in 0..24_u32 {
+        let part = if kill % 2 == 0 { whole * kill / 24 } else { whole * (216 + kill) / 240 };
+        let mut moving = home.command(out);
+        let mut moving = moving.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(part);
+        // It may have ended already.
+        let _ = moving.kill();
+        moving.wait().unwrap();
+        let retired = Store::view_only(&home.options()).unwrap().jobs().retired().unwrap();
+        if retired.is_none() {
+            assert!(!file.exists(), "killed after {part:?} of {whole:?}: the volume lives, and an archive of it");
+            home.run(["rotate"]).well();
+        } else {
+            home.run(["rotate"]).failed(6, &["moved away"]);
+            home.run(["move", "out", name]).well();
+            home.run(["backup", "verify", name, "--passphrase-file", pass]).well();
+            undo();
+        }
+    }
 }
