@@ -1,6 +1,10 @@
 //! Each log batch is sent once where the network takes it, however much goes with its acknowledgement.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+#[path = "common/network.rs"]
+mod network;
+#[path = "common/settings.rs"]
+mod settings;
 #[path = "../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
@@ -10,13 +14,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use network::{NoLink, unavailable};
 use node_agent::{
     author::Author,
-    network::{Link, Network, NetworkError, Offered, Posted},
+    network::{Network, NetworkError, Offered, Posted},
     node::Node,
-    report,
-    settings::{ExportSettings, KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
-    time,
+    report, time,
 };
 use node_store::{
     logs::Target,
@@ -26,31 +29,16 @@ use node_types::{
     Digest, Network as Which,
     log::{BatchHeader, Kind, Level, Record},
     message::MessageKind,
-    protocol::{Keysets, LogBatch, NetworkFrame, Signed},
+    protocol::{Keysets, LogBatch, Signed},
 };
 use serde_json::json;
+use settings::settings;
 use tokio::sync::{mpsc, watch};
 use trust::{Signer, keyset, trusted};
 
 /// A network that takes log batches and nothing else, and how often it got each.
 #[derive(Default)]
 struct Batches(Mutex<BTreeMap<u64, u32>>);
-
-struct NoLink;
-
-fn unavailable() -> NetworkError {
-    NetworkError::Misbehaves("this network does not do that".to_owned())
-}
-
-impl Link for NoLink {
-    async fn send(&mut self, _: &Signed) -> Result<(), NetworkError> {
-        Err(unavailable())
-    }
-
-    async fn receive(&mut self) -> Option<Result<NetworkFrame, NetworkError>> {
-        None
-    }
-}
 
 impl Network for Batches {
     type Link = NoLink;
@@ -100,20 +88,7 @@ async fn what_a_removed_target_held_makes_no_batch_go_twice() {
 
     let store = Arc::new(store);
     let author = Author::new(Arc::clone(&store)).unwrap();
-    let settings = Settings {
-        home: home.path().to_owned(),
-        network: Which::Testnet,
-        network_url: "https://network.example".to_owned(),
-        keyset_digest: None,
-        keys: KeySettings::default(),
-        runtime: RuntimeSettings::default(),
-        models: ModelSettings::default(),
-        page: PageSettings::off(),
-        exports: ExportSettings::default(),
-        shutdown_grace_ms: 0,
-        command: "resultity-node".to_owned(),
-    };
-    let (node, _chunks) = Node::new(store, author, settings).unwrap();
+    let (node, _chunks) = Node::new(store, author, settings(home.path())).unwrap();
     node.set_registered(true);
     node.journal.note(Level::Info, Kind::Agent, "one more");
     let network = Arc::new(Batches::default());

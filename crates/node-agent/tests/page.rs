@@ -5,6 +5,9 @@
     reason = "a test that cannot go on must fail, and has files of its own"
 )]
 
+#[path = "common/settings.rs"]
+mod settings;
+
 use std::{
     fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
     time::Duration,
@@ -14,7 +17,7 @@ use node_agent::{
     author::Author,
     node::Node,
     page::{CONNECTIONS_MAX, HEAD_BYTES_MAX, LISTENERS_MAX, Page, PageError},
-    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
+    settings::{PageSettings, Settings},
     standing::{Health, Source, Standing},
     time,
 };
@@ -25,6 +28,7 @@ use node_types::{
     protocol::Readiness,
 };
 use serde_json::Value;
+use settings::settings;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -38,22 +42,6 @@ struct Scene {
     home: tempfile::TempDir,
     node: Arc<Node>,
     page: Option<Page>,
-}
-
-fn settings(home: &Path, page: PageSettings) -> Settings {
-    Settings {
-        home: home.to_owned(),
-        network: Network::Testnet,
-        network_url: "https://network.example".to_owned(),
-        keyset_digest: None,
-        keys: KeySettings::default(),
-        runtime: RuntimeSettings::default(),
-        models: ModelSettings::default(),
-        page,
-        exports: node_agent::settings::ExportSettings::default(),
-        shutdown_grace_ms: 0,
-        command: "resultity-node".to_owned(),
-    }
 }
 
 fn anywhere() -> PageSettings {
@@ -70,7 +58,8 @@ impl Scene {
         let options = Options { reserve_bytes: 1 << 20, ..Options::new(home.path(), Network::Testnet) };
         let store = Arc::new(Store::create(&options, None, &time::reading().unwrap()).unwrap());
         let author = Author::new(Arc::clone(&store)).unwrap();
-        let (node, _) = Node::new(store, author, settings(home.path(), page)).unwrap();
+        let settings = Settings { page, ..settings(home.path()) };
+        let (node, _) = Node::new(store, author, settings).unwrap();
         (home, node)
     }
 

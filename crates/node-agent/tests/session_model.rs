@@ -2,6 +2,8 @@
 //! cuts it: whatever happens, every job ends at the network, once, and nothing is left behind.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+#[path = "common/settings.rs"]
+mod settings;
 #[path = "../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
@@ -17,9 +19,7 @@ use node_agent::{
     author::Author,
     network::{Link, Network, NetworkError, Offered, Posted},
     node::Node,
-    session,
-    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
-    time,
+    session, time,
 };
 use node_store::{
     jobs::{Lease, Moved},
@@ -36,6 +36,7 @@ use node_types::{
 };
 use proptest::prelude::*;
 use serde_json::json;
+use settings::settings;
 use tokio::{sync::watch, time::sleep};
 use trust::{CHAIN_ID, HOUR_MS, Signer, config, keyset, signed_config, trusted, with};
 
@@ -286,22 +287,6 @@ fn open(home: &Path) -> Store {
         with(with(document, "/timings/retry_ms_min", json!(10)), "/timings/retry_ms_max", json!(100));
     store.apply_envelope(&signed_config(&document, &[&Signer::new(1)]), reading.wall).unwrap();
     store
-}
-
-fn settings(home: &Path) -> Settings {
-    Settings {
-        home: home.to_owned(),
-        network: Which::Testnet,
-        network_url: "https://network.example".to_owned(),
-        keyset_digest: None,
-        keys: KeySettings::default(),
-        runtime: RuntimeSettings::default(),
-        models: ModelSettings::default(),
-        page: PageSettings::off(),
-        exports: node_agent::settings::ExportSettings::default(),
-        shutdown_grace_ms: 1000,
-        command: "resultity-node".to_owned(),
-    }
 }
 
 /// Stands in for dispatch and rotation: runs what is queued, a little later, and ends what is late.

@@ -1,6 +1,10 @@
 //! A new snapshot is found by the timer alone, where no push ever comes and no heartbeat arrives.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+#[path = "common/network.rs"]
+mod network;
+#[path = "common/settings.rs"]
+mod settings;
 #[path = "../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
@@ -10,19 +14,21 @@ use std::{
     time::Duration,
 };
 
+use network::{NoLink, unavailable};
 use node_agent::{
     agent,
-    network::{Link, Network, NetworkError, Offered, Posted},
-    settings::{KeySettings, ModelSettings, PageSettings, RuntimeSettings, Settings},
+    network::{Network, NetworkError, Offered, Posted},
+    settings::Settings,
     time,
 };
 use node_store::store::{Options, Store};
 use node_types::{
     Digest, Network as Which, NodeId,
     message::MessageKind,
-    protocol::{Keysets, NetworkFrame, Signed},
+    protocol::{Keysets, Signed},
 };
 use serde_json::{Value, json};
+use settings::settings;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -37,22 +43,6 @@ struct Quiet {
     offered: Mutex<Vec<u8>>,
     looks: Mutex<u32>,
     node: NodeId,
-}
-
-struct NoLink;
-
-fn unavailable() -> NetworkError {
-    NetworkError::Misbehaves("this network does not do that".to_owned())
-}
-
-impl Link for NoLink {
-    async fn send(&mut self, _: &Signed) -> Result<(), NetworkError> {
-        Err(unavailable())
-    }
-
-    async fn receive(&mut self) -> Option<Result<NetworkFrame, NetworkError>> {
-        None
-    }
 }
 
 impl Network for Quiet {
@@ -104,19 +94,7 @@ async fn the_timer_finds_a_new_snapshot_and_asks_no_more_often_than_it_says() {
     let options = Options::new(home.path(), Which::Testnet);
     let node = Store::create(&options, None, &time::reading().unwrap()).unwrap().node();
     let network = Arc::new(Quiet { offered: Mutex::new(snapshot(1)), looks: Mutex::new(0), node });
-    let settings = Settings {
-        home: home.path().to_owned(),
-        network: Which::Testnet,
-        network_url: "https://network.example".to_owned(),
-        keyset_digest: None,
-        keys: KeySettings::default(),
-        runtime: RuntimeSettings::default(),
-        models: ModelSettings::default(),
-        page: PageSettings::off(),
-        exports: node_agent::settings::ExportSettings::default(),
-        shutdown_grace_ms: 100,
-        command: "resultity-node".to_owned(),
-    };
+    let settings = Settings { shutdown_grace_ms: 100, ..settings(home.path()) };
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(agent::run_on(settings, Arc::clone(&network), stopped));
     let in_force = || {

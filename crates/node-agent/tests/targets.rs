@@ -7,6 +7,9 @@
     reason = "a test that cannot go on must fail, and has files of its own"
 )]
 
+#[path = "common/settings.rs"]
+mod settings;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     io::Write as _,
@@ -32,10 +35,7 @@ use node_agent::{
     author::Author,
     metrics,
     node::Node,
-    settings::{
-        ExportSettings, KeySettings, LogFileSettings, ModelSettings, OtlpSettings, PageSettings,
-        RuntimeSettings, Settings,
-    },
+    settings::{ExportSettings, LogFileSettings, OtlpSettings, Settings},
     standing, targets, time,
 };
 use node_store::{
@@ -55,6 +55,7 @@ use opentelemetry_proto::tonic::{
     logs::v1::LogRecord,
 };
 use prost::Message as _;
+use settings::settings;
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -190,22 +191,6 @@ struct Scene {
     tasks: JoinSet<()>,
 }
 
-fn settings(home: &Path, exports: ExportSettings) -> Settings {
-    Settings {
-        home: home.to_owned(),
-        network: Network::Testnet,
-        network_url: "https://network.example".to_owned(),
-        keyset_digest: None,
-        keys: KeySettings::default(),
-        runtime: RuntimeSettings::default(),
-        models: ModelSettings::default(),
-        page: PageSettings::off(),
-        exports,
-        shutdown_grace_ms: 0,
-        command: "resultity-node".to_owned(),
-    }
-}
-
 fn otlp(receiver: &Receiver, required: bool) -> ExportSettings {
     let otlp = OtlpSettings { required, metrics: false, ..OtlpSettings::at(receiver.url.clone()) };
     ExportSettings { otlp: Some(otlp), log_file: None }
@@ -222,7 +207,8 @@ impl Scene {
     async fn on(home: tempfile::TempDir, store: Store, exports: ExportSettings) -> Self {
         let store = Arc::new(store);
         let author = Author::new(Arc::clone(&store)).unwrap();
-        let (node, _) = Node::new(store, author, settings(home.path(), exports)).unwrap();
+        let settings = Settings { exports, ..settings(home.path()) };
+        let (node, _) = Node::new(store, author, settings).unwrap();
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         targets::start(&node, &mut tasks, &stopped).await.unwrap();

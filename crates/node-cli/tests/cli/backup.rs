@@ -149,7 +149,10 @@ fn a_move_that_is_killed_at_any_moment_leaves_one_that_lives_and_never_two() {
         moving.wait().unwrap();
         let retired = Store::view_only(&home.options()).unwrap().jobs().retired().unwrap();
         if retired.is_none() {
-            assert!(!file.exists(), "killed after {part:?} of {whole:?}: the volume lives, and an archive of it");
+            assert!(
+                !file.exists(),
+                "killed after {part:?} of {whole:?}: the volume lives, and an archive of it"
+            );
             home.run(["rotate"]).well();
         } else {
             home.run(["rotate"]).failed(6, &["moved away"]);
