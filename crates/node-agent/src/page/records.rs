@@ -71,14 +71,20 @@ impl Asked {
 pub struct Shown {
     /// Its number.
     pub seq: u64,
-    at: String,
-    level: Level,
-    kind: Kind,
+    /// When, as RFC 3339.
+    pub at: String,
+    /// How bad.
+    pub level: Level,
+    /// What about.
+    pub kind: Kind,
+    /// The job that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<JobId>,
-    message: String,
+    pub job: Option<JobId>,
+    /// In words.
+    pub message: String,
+    /// What was measured.
     #[serde(skip_serializing_if = "Map::is_empty")]
-    fields: Map<String, Value>,
+    pub fields: Map<String, Value>,
 }
 
 impl From<Entry> for Shown {

@@ -327,5 +327,5 @@ fn of_traces(around: &Around<'_>) -> Result<Value, Failure> {
 fn of_log(around: &Around<'_>) -> Result<Value, Failure> {
     let query = Query { limit: Some(RECORDS_MAX), ..Query::default() };
     let records = around.view()?.logs().query(&query)?;
-    Ok(Value::Array(records.into_iter().map(|entry| json!(RecordShown::of(entry))).collect()))
+    Ok(Value::Array(records.into_iter().map(|entry| json!(RecordShown::from(entry))).collect()))
 }

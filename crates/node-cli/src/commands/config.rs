@@ -363,7 +363,7 @@ fn history(context: &Context) -> Result<Verdict, Failure> {
     let (now, snapshots) = (context::now(&view)?, view.snapshots()?);
     let query = Query { kind: Some(Kind::Configuration), limit: Some(RECORDS), ..Query::default() };
     let (log, log_unreadable) = match view.logs().query(&query) {
-        Ok(log) => (log.into_iter().map(RecordShown::of).collect(), None),
+        Ok(log) => (log.into_iter().map(RecordShown::from).collect(), None),
         // The snapshots are in another file, and can still be shown.
         Err(error) => (Vec::new(), Some(Failure::from(error).story())),
     };

@@ -6,13 +6,12 @@ use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use node_store::logs::{Entry, LogsView, QUERY_MAX, Query};
+pub(crate) use node_agent::page::records::Shown as RecordShown;
+use node_store::logs::{LogsView, QUERY_MAX, Query};
 use node_types::{
     JobId,
     log::{Kind, Level},
 };
-use serde::Serialize;
-use serde_json::Value;
 
 use super::Verdict;
 use crate::{
@@ -68,30 +67,6 @@ fn levels() -> impl TypedValueParser<Value = Level> {
 
 fn kinds() -> impl TypedValueParser<Value = Kind> {
     PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|text| text.parse::<Kind>())
-}
-
-/// A record, for showing.
-#[derive(Serialize)]
-pub(crate) struct RecordShown {
-    seq: u64,
-    at: String,
-    level: Level,
-    kind: Kind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<JobId>,
-    message: String,
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
-    fields: serde_json::Map<String, Value>,
-}
-
-impl RecordShown {
-    /// A record, for showing.
-    pub(crate) fn of(entry: Entry) -> Self {
-        let Entry { seq, record } = entry;
-        let fields = record.fields.into_iter().collect();
-        let (at, level, kind) = (record.at.to_string(), record.level, record.kind);
-        Self { seq, at, level, kind, job: record.job, message: record.message, fields }
-    }
 }
 
 impl Report for RecordShown {
@@ -164,7 +139,7 @@ fn show(context: &Context, logs: &LogsView, query: &Query) -> Result<Option<u64>
     let mut last = None;
     for entry in logs.query(query)? {
         last = Some(entry.seq);
-        context.out.show_line(&RecordShown::of(entry))?;
+        context.out.show_line(&RecordShown::from(entry))?;
     }
     Ok(last)
 }

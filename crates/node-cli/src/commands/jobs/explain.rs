@@ -126,7 +126,7 @@ pub(super) fn run(context: &Context, meant: &Meant, depth: Depth) -> Result<Verd
         advised = advice(id, &story).map(|advice| context.typed.complete(&advice).into_owned());
         let query = Query { job: Some(id), limit: Some(RECORDS), ..Query::default() };
         // A log that cannot be read leaves the story to be told; `status` says that it cannot.
-        log = view.logs().query(&query).unwrap_or_default().into_iter().map(RecordShown::of).collect();
+        log = view.logs().query(&query).unwrap_or_default().into_iter().map(RecordShown::from).collect();
     }
     context.out.show(&Job {
         job: id,
