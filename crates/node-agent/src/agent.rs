@@ -30,7 +30,9 @@ use tokio::{sync::mpsc, sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
     author::{Author, AuthorError},
-    backoff, dispatch,
+    backoff,
+    blocking::blocking,
+    dispatch,
     engine::Engine,
     fence,
     fetch::FetchError,
@@ -165,11 +167,7 @@ pub async fn run_on<N: Network>(
 
 async fn open(options: Arc<Options>) -> Result<Store, AgentError> {
     let reading = time::reading()?;
-    let opened = tokio::task::spawn_blocking(move || Store::open(&options, &reading)).await;
-    match opened {
-        Ok(opened) => Ok(opened?),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    Ok(blocking(move || Store::open(&options, &reading)).await?)
 }
 
 /// Runs all parts on an open store. Says why where a database stopped.

@@ -33,6 +33,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
+    blocking::blocking,
     engine::{Loaded, Served, Serving},
     journal::{causes, of_job},
     meters::RunEnd,
@@ -159,17 +160,16 @@ async fn unusable(node: &Arc<Node>, config: &NodeConfig, loaded: Arc<Loaded>) ->
         return Some(BTreeSet::new());
     }
     let asked = Arc::clone(node);
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = blocking(move || {
         let models = asked.store.models().view();
         Ok::<_, ModelsError>((models.stand_all()?, Loaded::now(models)?))
     });
     let (held, now) = match looked.await {
-        Ok(Ok((held, now))) => (held.into_iter().collect::<BTreeMap<_, _>>(), now),
-        Ok(Err(error)) => {
+        Ok((held, now)) => (held.into_iter().collect::<BTreeMap<_, _>>(), now),
+        Err(error) => {
             node.journal.failed(Level::Error, Kind::Model, "no job is started", &error);
             return None;
         }
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     let ready = node.shelf.borrow().ready.clone();
     let sound = |file: &&ModelFile| {

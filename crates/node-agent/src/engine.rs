@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     backoff,
+    blocking::blocking,
     journal::causes,
     models::{self, Noted},
     node::Node,
@@ -326,18 +327,16 @@ impl Engine {
             return;
         }
         let node = Arc::clone(&self.node);
-        let rotated = tokio::task::spawn_blocking(move || node.rotate(&[Trigger::ContainerUpdate])).await;
-        match rotated {
-            Ok(Ok(_)) => {
+        match blocking(move || node.rotate(&[Trigger::ContainerUpdate])).await {
+            Ok(_) => {
                 let text = "the snapshot brings another image than before: what the rotation table says of that is done";
                 self.node.journal.note(Level::Info, Kind::Runtime, text);
                 self.node.ended.notify_one();
             }
-            Ok(Err(why)) => {
+            Err(why) => {
                 let text = format!("rotation for the new container failed: {why}");
                 self.node.journal.note(Level::Error, Kind::Storage, text);
             }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 

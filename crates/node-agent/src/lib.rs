@@ -7,6 +7,7 @@ pub mod agent;
 pub mod artifacts;
 pub mod author;
 pub mod backoff;
+mod blocking;
 pub mod contact;
 pub mod dispatch;
 pub mod doctor;

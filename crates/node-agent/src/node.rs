@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     author::{Author, AuthorError},
+    blocking::blocking,
     contact::Contact,
     journal::{Journal, causes},
     meters::Meters,
@@ -174,10 +175,8 @@ impl Node {
     pub async fn heard_time(&self, network: Timestamp) -> Result<(), AuthorError> {
         self.author.network_time(network)?;
         let (store, reading) = (Arc::clone(&self.store), time::reading()?);
-        match tokio::task::spawn_blocking(move || store.confirm_time(&reading, network)).await {
-            Ok(kept) => Ok(self.written(kept).map(drop)?),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        let kept = blocking(move || store.confirm_time(&reading, network)).await;
+        Ok(self.written(kept).map(drop)?)
     }
 
     /// Takes the network's time from a refusal that says it: without that a node whose clock is wrong would never be

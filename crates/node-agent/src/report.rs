@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     author::AuthorError,
     backoff,
+    blocking::blocking,
     network::{Network, NetworkError},
     node::Node,
     standing::{self, StandingError},
@@ -160,15 +161,13 @@ async fn send_configs<N: Network>(
 
 async fn beat<N: Network>(node: &Arc<Node>, network: &N, begun: Instant) -> Result<(), ReportError> {
     let asked = Arc::clone(node);
-    let looked = tokio::task::spawn_blocking(move || {
+    let (standing, incidents) = blocking(move || {
         // Where they cannot be read now, they are told with a later one.
         let incidents = asked.store.view().incidents().unwrap_or_default();
         (standing::of_agent(&asked), incidents)
-    });
-    let (standing, incidents) = match looked.await {
-        Ok((standing, incidents)) => (standing?, incidents),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
+    })
+    .await;
+    let standing = standing?;
     let readiness = *node.readiness.borrow();
     let uptime_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let heartbeat = standing.heartbeat(readiness, uptime_ms);

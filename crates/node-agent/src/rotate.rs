@@ -9,7 +9,7 @@ use node_store::rotation::{AgentStep, Staleness, Step, Trigger};
 use node_types::log::{Kind, Level};
 use tokio::{sync::watch, time::sleep};
 
-use crate::node::Node;
+use crate::{blocking::blocking, node::Node};
 
 /// Between two plans: 1 second, so that a job ends at most so long after its time.
 pub const EVERY: Duration = Duration::from_secs(1);
@@ -31,19 +31,17 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     while !*stop.borrow() {
         let planning = Arc::clone(&node);
         let triggers = std::mem::take(&mut since);
-        let planned = tokio::task::spawn_blocking(move || planning.rotate(&triggers)).await;
-        match planned {
-            Ok(Ok(steps)) => {
+        match blocking(move || planning.rotate(&triggers)).await {
+            Ok(steps) => {
                 said.failures = 0;
                 act(&node, &mut said, &steps);
             }
-            Ok(Err(text)) => {
+            Err(text) => {
                 said.failures += 1;
                 if said.failures.is_power_of_two() {
                     node.journal.note(Level::Error, Kind::Storage, format!("rotation failed: {text}"));
                 }
             }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
         tokio::select! {
             () = sleep(EVERY) => {}

@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     backoff,
+    blocking::blocking,
     engine::{Engine, Unhealthy},
     enroll::{self, EnrolError},
     journal::causes,
@@ -333,15 +334,5 @@ impl<N: Network> Syncing<N> {
         let in_force = current.map_or(0, |current| current.config.document().version);
         // Where nobody takes reports any more, the Agent ends.
         let _ = self.reports.send(ConfigReport { config, outcome, reason, in_force }).await;
-    }
-}
-
-/// Runs what waits for the disk beside the others. The store's calls do not panic.
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
-) -> Result<T, SnapshotError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(answer) => answer,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -38,7 +38,9 @@ use super::{
     },
 };
 use crate::{
-    agent, artifacts, drift, engine, hardware,
+    agent, artifacts,
+    blocking::blocking,
+    drift, engine, hardware,
     journal::causes,
     models::{artifact, brings_files},
     network::HttpNetwork,
@@ -116,13 +118,6 @@ struct Local {
     clock: Result<Clock, String>,
     volume: Result<VolumeSeen, String>,
     config: Option<NodeConfig>,
-}
-
-async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(look).await {
-        Ok(found) => found,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 fn local(settings: &Settings, options: &Options, folder: &Path, asked: Asked) -> Local {

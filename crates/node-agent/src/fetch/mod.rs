@@ -37,7 +37,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{backoff, time};
+use crate::{backoff, blocking::blocking, time};
 use piece::{Clock, Landed, Piece};
 use source::{Opened, Place, Stall, Stream};
 
@@ -345,13 +345,6 @@ impl Turn {
             self.failed = Some(problem);
         }
     }
-}
-
-/// Does what blocks on a thread of its own. Once it has begun it goes on to its end, also when nobody waits any more.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
-) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await?
 }
 
 fn lock(turn: &Mutex<Turn>) -> MutexGuard<'_, Turn> {

@@ -7,10 +7,11 @@ use node_types::{Timestamp, config::PIECE_BYTES};
 use tokio::time::Instant;
 
 use super::{
-    Fault, Halt, Tuning, blocking,
+    Fault, Halt, Tuning,
     error::Problem,
     source::{Ended, Stream},
 };
+use crate::blocking::blocking;
 
 /// How much is gathered before it is written: 1 MiB.
 const WRITE_BYTES: usize = 1 << 20;

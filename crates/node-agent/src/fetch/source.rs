@@ -15,10 +15,8 @@ use reqwest::{Response, StatusCode, Url, header, redirect};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    blocking,
-    error::{Problem, chain},
-};
+use super::error::{Problem, chain};
+use crate::blocking::blocking;
 
 /// How long the opening of a connection may take: 10 seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -277,7 +275,7 @@ impl Body {
             Self::Http(response) => response.chunk().await.map_err(|error| chain(&error)),
             Self::File { file, at } => {
                 let (reading, from) = (Arc::clone(file), *at);
-                let read = blocking(move || Ok(read_at(&reading, from, most.min(READ_BYTES))?)).await;
+                let read = blocking(move || read_at(&reading, from, most.min(READ_BYTES))).await;
                 let read = read.map_err(|error| error.to_string())?;
                 *at += read.len() as u64;
                 Ok(Some(read).filter(|read| !read.is_empty()))

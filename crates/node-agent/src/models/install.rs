@@ -23,6 +23,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
+    blocking::blocking,
     fetch::{self, FetchError, Fetcher},
     hardware::{self, Memory},
     header::{self, HeaderError},
@@ -476,7 +477,7 @@ async fn reading<T: Send + 'static>(
 ) -> Result<T, ModelsError> {
     let (path, bytes) = (file.path.clone(), file.bytes);
     let (steps, mut step) = watch::channel(0_u64);
-    let work = tokio::task::spawn_blocking(move || {
+    let work = blocking(move || {
         read(&mut |done| match steps.send(done) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
@@ -491,19 +492,5 @@ async fn reading<T: Send + 'static>(
             }
         }
     };
-    let (answer, ()) = tokio::join!(work, told);
-    match answer {
-        Ok(answer) => answer,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// Runs what waits for the disk beside the others.
-async fn blocking<T: Send + 'static, E: Send + 'static>(
-    call: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, E> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(answer) => answer,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    tokio::join!(work, told).0
 }

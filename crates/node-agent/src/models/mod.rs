@@ -50,6 +50,7 @@ pub use install::{
 use crate::{
     artifacts::{self, Named},
     backoff,
+    blocking::blocking,
     fetch::FetchError,
     journal::{Journal, causes},
     node::{Node, Shelf},
@@ -458,12 +459,12 @@ impl Keeper {
             for named in named {
                 let (known, asked) = (stamps.get(&named.id).copied(), named.clone());
                 // What is not there has no stamp; reading it says so.
-                let stamp = reading(move || asked.stamp()).await.ok();
+                let stamp = blocking(move || asked.stamp()).await.ok();
                 if stamp.is_some() && known == stamp {
                     continue;
                 }
                 let asked = named.clone();
-                let found = reading(move || asked.measure()).await;
+                let found = blocking(move || asked.measure()).await;
                 read.push(Read { named, stamp, found });
             }
             Work::Runtime(digest, read)
@@ -778,7 +779,7 @@ pub fn brings_files(config: &NodeConfig) -> bool {
 
 /// Reads the Agent's own program; the first one of a version is the one that was installed.
 async fn own_program(store: &Arc<Store>, journal: &Journal, id: ArtifactId) -> Result<(), InstallError> {
-    let found = reading(artifacts::own_program).await;
+    let found = blocking(artifacts::own_program).await;
     let found = found.map_err(|source| InstallError::Room { folder: "/proc/self/exe".to_owned(), source })?;
     let known = store.inventory().view().list()?.iter().any(|it| it.id == id && it.facts.recorded.is_some());
     let installed = match found {
@@ -813,22 +814,4 @@ fn waiting() -> (watch::Sender<()>, impl Fn() -> ControlFlow<()> + Send + 'stati
 fn listed(config: &NodeConfig) -> impl Iterator<Item = Digest> {
     let models = config.models.iter().filter(|_| brings_files(config));
     models.flat_map(|model| model.files.iter().map(|file| file.sha256))
-}
-
-/// Reads what is no model's beside the others.
-async fn reading<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(answer) => answer,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// Runs what waits for the disk beside the others.
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, ModelsError> + Send + 'static,
-) -> Result<T, ModelsError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(answer) => answer,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -47,6 +47,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
+    blocking::blocking,
     journal::causes,
     metrics,
     node::Node,
@@ -306,10 +307,7 @@ async fn looked<T: Send + 'static>(
     look: impl FnOnce(&Arc<Node>) -> T + Send + 'static,
 ) -> T {
     let node = Arc::clone(node);
-    match tokio::task::spawn_blocking(move || look(&node)).await {
-        Ok(found) => found,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    blocking(move || look(&node)).await
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {

@@ -21,7 +21,7 @@ use node_store::logs::WaitingFor;
 use node_types::Timestamp;
 use serde_json::json;
 
-use crate::{otlp::Source, settings::LogFileSettings};
+use crate::{blocking::blocking, otlp::Source, settings::LogFileSettings};
 
 /// Files are for the operator's group too: whoever collects them is often another user.
 const FILE_MODE: u32 = 0o640;
@@ -80,10 +80,7 @@ impl LogFiles {
     /// [`FileError`]; what was written of them is taken back as far as that can be done.
     pub async fn append(&self, waiting: WaitingFor, now: Timestamp) -> Result<(), FileError> {
         let inner = Arc::clone(&self.0);
-        match tokio::task::spawn_blocking(move || inner.append(&waiting, now)).await {
-            Ok(written) => written,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        blocking(move || inner.append(&waiting, now)).await
     }
 }
 

@@ -28,7 +28,9 @@ use tokio::{
 pub use file::{FileError, LogFiles};
 
 use crate::{
-    backoff, metrics,
+    backoff,
+    blocking::blocking,
+    metrics,
     node::Node,
     otlp::{self, Begins, Collector, OtlpError, Sent, Source},
     settings::OtlpSettings,
@@ -280,10 +282,7 @@ impl<S: Sink> Drive<S> {
 
     async fn waiting(&self) -> Result<Option<WaitingFor>, ReadError> {
         let logs = self.node.store.logs().view().clone();
-        match tokio::task::spawn_blocking(move || logs.waiting(S::NAME, BATCH_BYTES)).await {
-            Ok(read) => read,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        blocking(move || logs.waiting(S::NAME, BATCH_BYTES)).await
     }
 
     fn note(&self, level: Level, text: String) {
@@ -320,11 +319,7 @@ async fn push_metrics(
         let begun = Instant::now();
         if begun >= next || (stopping && begun >= left_alone_until) {
             let asked = Arc::clone(&node);
-            let looked = tokio::task::spawn_blocking(move || metrics::gather(&asked));
-            let facts = match looked.await {
-                Ok(facts) => facts,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            };
+            let facts = blocking(move || metrics::gather(&asked)).await;
             let begins = Begins { agent: node.started_at, process: facts.process.started };
             let now = time::now(&node.store).unwrap_or(node.started_at);
             let request = otlp::metrics(&source, &metrics::families(&facts), begins, now);
