@@ -3,7 +3,7 @@
 use node_store::{keys::Protection, volume::RESERVE_BYTES};
 use node_types::{job::FailureKind, models::ModelState, protocol::Readiness, trace::Outcome};
 
-use super::{Ended, Health, Release, Source, Standing, Term};
+use super::{Ended, Health, Release, Source, Standing, Storage, Term};
 
 /// How long ago the newest warning may be to ask for attention: an hour in milliseconds.
 pub const TROUBLE_MS: u64 = 3_600_000;
@@ -168,6 +168,17 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
         );
         say(health, text);
     }
+    let jobs = standing.storage.iter().find(|it| it.class == "jobs");
+    if let Some(&Storage { bytes, limit_bytes: Some(limit), .. }) = jobs
+        && bytes >= limit - limit / 10
+    {
+        let text = format!(
+            "jobs take {bytes} of the {limit} bytes that the snapshot gives them, and no more are taken then: {} are to be \
+             acknowledged; each that ended is remembered for a day, so many short ones need a higher limit of the network's",
+            standing.jobs.unsent
+        );
+        say(Health::Attention, text);
+    }
     if models.missing > 0 && !running {
         let text = format!("fetch the models: `{command} models install`; the Agent does it too");
         say(Health::Attention, text);
@@ -287,7 +298,7 @@ mod tests {
     #[test]
     fn what_is_wrong_gives_its_health_and_the_command_to_type() {
         type Change = fn(&mut Standing);
-        let cases: [(Change, Health, &str); 19] = [
+        let cases: [(Change, Health, &str); 20] = [
             (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
             (|it| it.identity = None, Health::Failing, "keys/node.key"),
             (|it| it.snapshot = None, Health::Attention, "--home /x logs --kind configuration`"),
@@ -296,6 +307,14 @@ mod tests {
             (|it| it.agent.readiness = Some(Readiness::Installing), Health::Attention, "models list`"),
             (|it| it.drifted.push("m".to_owned()), Health::Attention, "1 artifact drifted"),
             (|it| it.time_held = true, Health::Attention, "clock"),
+            (
+                |it| {
+                    let class = "jobs".to_owned();
+                    it.storage.push(Storage { class, bytes: 900, limit_bytes: Some(1000) });
+                },
+                Health::Attention,
+                "jobs take 900 of the 1000 bytes",
+            ),
             (|it| it.logs.unreadable = Some("why".to_owned()), Health::Failing, "damaged"),
             (
                 |it| {
