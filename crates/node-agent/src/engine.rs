@@ -513,9 +513,10 @@ async fn watch_state(
 ) {
     let (mut was_ready, mut is_there, mut fell) = (false, false, false);
     let (mut last, mut downs) = (None, 0_u32);
+    // Whether the state is a new one, or only the approval is: taking that back wakes this, too.
+    let mut is_news = true;
     loop {
-        // Or only the approval is new, which is taken back below.
-        let is_news = state.has_changed().unwrap_or(true);
+        is_news |= state.has_changed().unwrap_or(true);
         let seen = state.borrow_and_update().clone();
         let approved_now = *approved.borrow_and_update();
         match seen {
@@ -561,10 +562,14 @@ async fn watch_state(
                 }
             }
         }
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            changed = approved.changed() => if changed.is_err() { return },
+        let (changed, by_state) = tokio::select! {
+            changed = state.changed() => (changed, true),
+            changed = approved.changed() => (changed, false),
+        };
+        if changed.is_err() {
+            return;
         }
+        is_news = by_state;
     }
 }
 
