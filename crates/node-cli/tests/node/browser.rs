@@ -18,7 +18,7 @@ pub const TAB: &str = "\u{e004}";
 pub struct Browser {
     driver: Child,
     session: String,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -68,7 +68,7 @@ impl Browser {
             "browserName": "chrome", "goog:chromeOptions": { "args": args }, "goog:loggingPrefs": { "browser": "ALL" },
         } } });
         let base = format!("http://127.0.0.1:{port}/session");
-        let mut this = Self { driver, session: base.clone(), _profile: profile };
+        let mut this = Self { driver, session: base.clone(), profile };
         let answer = send(reqwest::Client::new().post(&base), Some(&wanted)).await;
         this.session = format!("{base}/{}", answer["sessionId"].as_str().unwrap());
         this
@@ -133,10 +133,19 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It takes its browser with it.
-        let pid = rustix::process::Pid::from_child(&self.driver);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // The driver does not take its browser with it. Its processes are those that name the profile.
+        let profile = self.profile.path().display().to_string();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
+                && String::from_utf8_lossy(&line).contains(&profile)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
     }
 }
 
