@@ -28,6 +28,7 @@ use std::{
 };
 
 use node_devnet::{BadSnapshot, Fault};
+use node_store::jobs::SETTLED_BYTES;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use stage::{PATIENCE, Stage, eventually, with};
@@ -41,8 +42,6 @@ use tokio::time::sleep;
 const OUTSTANDING_MAX: usize = 24;
 /// Between two looks at how much the node takes.
 const SAMPLE: Duration = Duration::from_secs(10);
-/// What the store counts for a job that has ended, [`node_store::jobs::SETTLED_BYTES`].
-const SETTLED_KIB: f64 = 192.0 / 1024.0;
 /// What is drawn is drawn from this.
 const SEED: u64 = 20_261_127;
 
@@ -304,8 +303,8 @@ impl Soak {
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let memory_mib = resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0;
         let disk_kib = disk_kib(&self.stage.home().join("testnet"));
-        let ended = u32::try_from(self.ended.values().sum::<u64>()).unwrap();
-        let settled_kib = f64::from(ended) * SETTLED_KIB;
+        let settled_bytes = self.ended.values().sum::<u64>() * SETTLED_BYTES;
+        let settled_kib = f64::from(u32::try_from(settled_bytes).unwrap()) / 1024.0;
         self.samples.push(Sample { at: self.begun.elapsed(), memory_mib, disk_kib, settled_kib });
     }
 
