@@ -23,6 +23,7 @@ mod page;
 mod passphrase;
 mod progress;
 mod redact;
+mod screen;
 mod settings;
 mod surroundings;
 mod typed;

@@ -5,9 +5,10 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
-use crate::{escape, failure::Failure, page::Page, surroundings::Surroundings, typed::Typed};
+use crate::{escape, failure::Failure, page::Page, screen, surroundings::Surroundings, typed::Typed};
 
 /// Something that a command found or did.
 pub(crate) trait Report: Serialize {
@@ -21,11 +22,13 @@ pub(crate) struct Out {
     json: bool,
     colours: bool,
     bars: bool,
+    draws: bool,
 }
 
 impl Out {
     pub(crate) fn new(json: bool, surroundings: &Surroundings) -> Self {
-        Self { json, colours: surroundings.colours(), bars: surroundings.bars() }
+        let (colours, bars, draws) = (surroundings.colours(), surroundings.bars(), surroundings.draws());
+        Self { json, colours, bars, draws }
     }
 
     /// Whether a program reads it.
@@ -59,10 +62,40 @@ impl Out {
         if self.json { self.json(report, false) } else { self.text(report) }
     }
 
+    /// Shows a report that has changed: on a terminal in the place of the one before, elsewhere below it.
+    ///
+    /// # Errors
+    /// [`Failure::Output`].
+    pub(crate) fn show_again(self, report: &impl Report, first: bool) -> Result<(), Failure> {
+        if self.json {
+            return self.json(report, false);
+        }
+        let text = self.page(report);
+        if !self.draws {
+            return self.raw(&if first { text } else { format!("\n{text}") });
+        }
+        // A terminal without a size, as a serial line is: the usual one.
+        let size = tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        let (columns, rows) = size.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()));
+        self.raw(&screen::frame(&text, columns, rows))
+    }
+
+    /// What follows the last report that was shown in one place: the prompt belongs below it.
+    ///
+    /// # Errors
+    /// [`Failure::Output`].
+    pub(crate) fn leave(self) -> Result<(), Failure> {
+        if self.draws && !self.json { self.raw("\n") } else { Ok(()) }
+    }
+
     fn text(self, report: &impl Report) -> Result<(), Failure> {
+        self.raw(&self.page(report))
+    }
+
+    fn page(self, report: &impl Report) -> String {
         let mut page = Page::new(self.colours);
         report.page(&mut page);
-        self.raw(&page.into_text())
+        page.into_text()
     }
 
     fn json(self, report: &impl Serialize, spread: bool) -> Result<(), Failure> {

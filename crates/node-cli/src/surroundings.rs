@@ -34,8 +34,12 @@ impl Surroundings {
 
     /// Whether colours may be shown: on a terminal that knows them, unless `NO_COLOR` is set (no-color.org).
     pub(crate) fn colours(&self) -> bool {
-        let dumb = self.variable("TERM").is_some_and(|term| term == "dumb");
-        self.terminal && !dumb && self.variable("NO_COLOR").is_none()
+        self.draws() && self.variable("NO_COLOR").is_none()
+    }
+
+    /// Whether the standard output can show a page in the place of the one before.
+    pub(crate) fn draws(&self) -> bool {
+        self.terminal && self.variable("TERM").is_none_or(|term| term != "dumb")
     }
 
     /// Whether the standard error can show a bar that moves: a terminal that says what it is and is not dumb.

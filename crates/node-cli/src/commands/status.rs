@@ -4,7 +4,7 @@
 //! Where it cannot be asked, the disk is looked at, and the answer says so. The report is `node_agent::standing`; here it is
 //! put on a screen.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use node_agent::standing::{
@@ -87,7 +87,6 @@ pub(super) fn shown(context: &Context) -> Result<serde_json::Value, Failure> {
 
 /// Shows it again and again: in place on a terminal, one below the other elsewhere.
 fn watch(context: &Context) -> Result<Verdict, Failure> {
-    let in_place = std::io::stdout().is_terminal() && !context.out.is_json();
     let threads =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     threads.block_on(async {
@@ -101,20 +100,15 @@ fn watch(context: &Context) -> Result<Verdict, Failure> {
         }
         let mut first = true;
         loop {
-            let standing = look(context)?;
-            if in_place {
-                // ECMA-48: to the upper left corner, and nothing below.
-                context.out.raw("\u{1b}[H\u{1b}[2J")?;
-            } else if !first && !context.out.is_json() {
-                context.out.raw("\n")?;
-            }
+            context.out.show_again(&look(context)?, first)?;
             first = false;
-            context.out.show_line(&standing)?;
             tokio::select! {
-                _ = &mut interrupted => return Ok(Verdict::Done),
+                _ = &mut interrupted => break,
                 () = tokio::time::sleep(EVERY) => {}
             }
         }
+        context.out.leave()?;
+        Ok(Verdict::Done)
     })
 }
 

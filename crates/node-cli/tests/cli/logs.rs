@@ -1,9 +1,14 @@
 //! `logs`: records by level, kind, job, text and time.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::process::ExitStatusExt as _,
+    process::Stdio,
+};
 
+use node_store::logs::Query;
 use node_types::log::{Kind, Level, Record};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::home::{Home, RUNNING, id, reading};
@@ -73,4 +78,33 @@ fn followed_logs_show_what_comes() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn a_follower_sees_what_comes_after_the_network_has_the_rest_and_leaves_at_ctrl_c() {
+    let home = Home::new();
+    let store = home.fill();
+    let append = |text: &str| {
+        store.logs().append(Record::new(reading().wall, Level::Info, Kind::Network, text));
+        store.logs().flush().wait().unwrap();
+    };
+    append("before");
+    let mut child = home.command(["logs", "--follow", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    while next()["message"] != "before" {}
+    // All of it goes: the network has it.
+    while let Some(batch) = store.logs().seal().wait().unwrap() {
+        while store.logs().acknowledge(batch.header.seq).wait().unwrap() > 0 {}
+    }
+    assert!(store.view().logs().query(&Query::default()).unwrap().is_empty());
+    append("after");
+    assert_eq!(next()["message"], "after");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(lines.next().map(Result::unwrap), None, "nothing is said of it");
+    assert_eq!(
+        child.wait().unwrap().signal(),
+        Some(Signal::INT.as_raw()),
+        "as of any program that is interrupted"
+    );
 }

@@ -1,13 +1,19 @@
 //! `status`: how the node stands, without a key and without a lock.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     process::Stdio,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    termios::{Winsize, tcsetwinsize},
+};
 
-use crate::home::{Home, id};
+use crate::{
+    home::{Home, id},
+    terminal::{terminal, watch},
+};
 
 #[test]
 fn a_node_that_has_worked_says_what_it_holds() {
@@ -108,6 +114,35 @@ fn watching_shows_it_again_and_again_until_ctrl_c() {
         "what is no terminal gets no controls: {rest:?}"
     );
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn on_a_terminal_it_is_shown_in_one_place_and_never_higher_than_the_window() {
+    let home = Home::filled();
+    let (mut person, program) = terminal();
+    let rows = 12;
+    tcsetwinsize(&program, Winsize { ws_row: rows, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let mut command = home.command(["status", "--watch"]);
+    let mut child = command.stdout(program).env("TERM", "xterm").spawn().unwrap();
+    drop(command);
+    let (mut seen, mut some) = (String::new(), [0; 4096]);
+    while seen.matches("\u{1b}[H").count() < 3 {
+        let length = person.read(&mut some).unwrap();
+        seen += &String::from_utf8_lossy(&some[..length]);
+    }
+    let rest = watch(person);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    seen += &rest.join().unwrap();
+    assert!(seen.ends_with("\u{1b}[J\r\n"), "the prompt comes below: {seen:?}");
+    let frames: Vec<&str> = seen.split("\u{1b}[H").collect();
+    assert_eq!(frames[0], "", "nothing is shown outside the place");
+    for frame in &frames[1..] {
+        let lines: Vec<&str> = frame.trim_end().split("\r\n").collect();
+        assert_eq!(lines.len(), usize::from(rows), "{frame:?}");
+        assert!(lines[0].contains("health") && lines[0].contains("\u{1b}[33m"), "{frame:?}");
+        assert!(lines[usize::from(rows) - 1].contains("more; a higher window"), "{frame:?}");
+    }
 }
 
 #[test]
