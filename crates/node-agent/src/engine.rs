@@ -243,14 +243,15 @@ impl Engine {
             self.node.journal.measured(Level::Info, Kind::Model, None, "the test inference passed", fields);
         }
         // What was loaded is what was verified: nobody wrote or swapped a file meanwhile.
-        if self.key(config)? != key {
-            self.node.install.notify_one();
-            return Err(Unhealthy::Installing);
-        }
-        if let Err(changed) = self.unchanged(config) {
+        let mended = self.key(config)? != key;
+        let meanwhile = if mended { Err(Unhealthy::Installing) } else { self.unchanged(config) };
+        if let Err(unhealthy) = meanwhile {
+            let text = "a model's file was changed while the runtime loaded it: the runtime is started again";
+            self.node.journal.note(Level::Warn, Kind::Model, text);
             // Nobody knows what it has loaded.
             self.stop().await;
-            return Err(changed);
+            self.node.install.notify_one();
+            return Err(unhealthy);
         }
         self.node.recheck.store(false, Ordering::Relaxed);
         self.node.approved.send_replace(Some(snapshot.digest()));

@@ -29,9 +29,9 @@ use std::{
 
 use node_devnet::{BadSnapshot, Fault};
 use node_store::jobs::SETTLED_BYTES;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use stage::{PATIENCE, Stage, eventually, with};
+use stage::{PATIENCE, Stage, children, eventually, with};
 use store_bench::{
     measure::median,
     report::{Aim, Report, Row},
@@ -373,16 +373,6 @@ impl Soak {
 fn counted(counts: &BTreeMap<impl std::fmt::Display, u64>) -> String {
     let all: Vec<String> = counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
     all.join(", ")
-}
-
-/// The processes below one, as proc(5) has them.
-fn children(parent: u32) -> Vec<Pid> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
-    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-        .collect()
 }
 
 /// What the files below a folder take of the disk, without those of models and the room that is held free.

@@ -154,6 +154,8 @@ impl Run {
     /// # Errors
     /// [`Failure`]; [`Failure::Held`] where another Agent runs.
     pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        // Before there are threads. Where the allocator has no such settings there is nothing to lose.
+        lean_malloc::set();
         context.values.require("network_url")?;
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| Failure::Usage(format!("--log is {:?}: {error}", self.log)))?;

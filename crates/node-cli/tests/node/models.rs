@@ -4,7 +4,7 @@
 use std::{
     fs::{File, FileTimes},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,9 +18,10 @@ use node_types::{
     models::ModelState,
     trace::Step,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, eventually, external, with};
+use crate::stage::{Stage, children, eventually, external, with};
 
 /// Gemma 3 270M as GGUF, Q4_K_M.
 const SHA256: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
@@ -328,6 +329,58 @@ async fn a_file_that_is_swapped_by_rename_before_the_runtime_loads_it_is_not_ser
     let drifts = stage.view().inventory().history(None).unwrap();
     let drifts = drifts.iter().filter(|change| change.became == ArtifactState::Drifted).count();
     assert_eq!(drifts, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_swapped_while_the_runtime_loads_and_then_swapped_back_answers_no_job() {
+    let (_, sha256) = gemma();
+    let mut stage = set(&tools().join("models"), "").await;
+    stage.start_node();
+    stage.active().await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    let file = kept(&stage, sha256);
+    let (right, wrong) = (stage.home().join("right"), stage.home().join("wrong"));
+    std::fs::copy(&file, &wrong).unwrap();
+    flip(&wrong, 3 * PIECE_BYTES + 5);
+    let wrong_inode = wrong.metadata().unwrap().ino();
+
+    stage.start_node();
+    let node = stage.node().id();
+    let maps = |pid: Pid| std::fs::read_to_string(format!("/proc/{}/maps", pid.as_raw_nonzero())).ok();
+    let loads = |pid: Pid, inode: u64| {
+        let mapped = maps(pid).unwrap_or_default();
+        mapped.lines().any(|line| line.split_whitespace().nth(4) == Some(inode.to_string().as_str()))
+    };
+    // Held as soon as its interpreter runs: the Agent has looked at the file, the runtime has not opened it.
+    let runtime = eventually("a runtime is started", || async {
+        // Below the Agent is what keeps it, and below that what runs.
+        let keepers = children(node).into_iter();
+        let mut below = keepers.flat_map(|keeper| children(keeper.as_raw_nonzero().get().unsigned_abs()));
+        below.find(|pid| maps(*pid).is_some_and(|maps| maps.contains("python")))
+    })
+    .await;
+    kill_process(runtime, Signal::STOP).unwrap();
+    assert!(!loads(runtime, file.metadata().unwrap().ino()), "it has loaded already");
+    let job = stage.submit("One, two,").await;
+    std::fs::rename(&file, &right).unwrap();
+    std::fs::rename(&wrong, &file).unwrap();
+    kill_process(runtime, Signal::CONT).unwrap();
+    // It has loaded the wrong one, unless the Agent was faster and has ended it.
+    eventually("it loads", || async {
+        (loads(runtime, wrong_inode) || maps(runtime).is_none()).then_some(())
+    })
+    .await;
+    // What the Agent has put there meanwhile is the right one too.
+    std::fs::rename(&right, &file).unwrap();
+
+    eventually("the job ends", || async { stage.job(&job).await["end"].as_str().map(str::to_owned) }).await;
+    assert!(!loads(runtime, wrong_inode), "the wrong file has answered");
+    assert_eq!(stage.job(&job).await["end"], "result");
+    assert_eq!(hash(&file), sha256);
+    // Whichever of the two saw it first: the one that looks every second, or the one that waits for the runtime.
+    let said = stage.said();
+    let told = ["was changed while the runtime loaded it", "model.gguf is drifted", "model.gguf is missing"];
+    assert!(told.iter().any(|text| said.contains(text)), "it is on record");
 }
 
 /// Another model that loads: the same with another name in its header.

@@ -13,6 +13,7 @@ use node_store::{
     view::View,
 };
 use node_types::{Digest, Network};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -165,7 +166,7 @@ impl Stage {
 
     /// Asks the node to stop.
     pub fn ask_to_stop(&self) {
-        let pid = rustix::process::Pid::from_child(self.node.as_ref().unwrap());
+        let pid = Pid::from_child(self.node.as_ref().unwrap());
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
@@ -321,4 +322,14 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
         assert!(begun.elapsed() < PATIENCE, "{what}: not after {} s", PATIENCE.as_secs());
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The processes below one, as proc(5) has them.
+pub fn children(parent: u32) -> Vec<Pid> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
+    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
 }
