@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 /// Where the engine listens.
 const SOCKET: &str = "/var/run/docker.sock";
 /// The longest that anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// A command of the node's that sees its credential where the service does not run.
 const SEALED: &str = "systemd-run -qPG --wait -p LoadCredentialEncrypted=resultity-kek:/etc/credstore.encrypted/resultity-kek \
                       resultity-node";
@@ -221,6 +221,8 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     assert_eq!(made["protection"], "obfuscation_only");
     assert!(made["next"].as_str().unwrap().contains("systemctl enable --now"), "{made}");
     machine.does(&format!("{SEALED} key reseal --to-credential"));
+    let next = machine.json(&format!("{SEALED} init --if-missing --json"))["next"].take();
+    assert!(next.as_str().unwrap().starts_with("start it: `systemctl"), "a backup needs the service: {next}");
 
     machine.write("/root/template.json", template(&program).to_string().as_bytes());
     machine.does(

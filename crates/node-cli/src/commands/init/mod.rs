@@ -163,6 +163,10 @@ pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Res
             "keep its key well: `resultity-node key reseal` seals it under a passphrase or a secret, `resultity-node key \
              export` makes a backup; then start it: {start}"
         ),
+        (None, Protection::Systemd) if context.typed.is_service() => format!(
+            "start it: {start}; then make a backup of its key, for which root finds the credential while the service runs: \
+             `resultity-node key export`"
+        ),
         (None, Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase) => {
             format!("make a backup of its key (`resultity-node key export`), then start it: {start}")
         }
