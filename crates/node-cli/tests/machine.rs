@@ -192,8 +192,8 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     let Some(machine) = Machine::start() else { return };
     let package =
         told(Command::new(root().join("scripts/package")).envs([("PROFILE", "dev"), ("BUILT", "1")]));
-    machine.copy(&PathBuf::from(package.lines().last().unwrap()), "/root/node.deb");
-    machine.does("apt-get install -y /root/node.deb");
+    machine.copy(&PathBuf::from(package.lines().last().unwrap()), "/opt/node.deb");
+    machine.does("apt-get install -y /opt/node.deb");
     assert_eq!(machine.service("UnitFileState"), "disabled", "a node is made first");
 
     // What only a person can mend ends it for good: no settings, no node.
@@ -224,9 +224,9 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     let next = machine.json(&format!("{SEALED} init --if-missing --json"))["next"].take();
     assert!(next.as_str().unwrap().starts_with("start it: `systemctl"), "a backup needs the service: {next}");
 
-    machine.write("/root/template.json", template(&program).to_string().as_bytes());
+    machine.write("/opt/template.json", template(&program).to_string().as_bytes());
     machine.does(
-        "systemd-run -q --unit devnet resultity-node devnet run --folder /root/net --template /root/template.json",
+        "systemd-run -q --unit devnet resultity-node devnet run --folder /opt/net --template /opt/template.json",
     );
     machine.does("systemctl enable -q --now resultity-node");
     let status = machine.active();
@@ -246,9 +246,9 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     for name in ["agent", "modes", "keys", "databases", "stamps", "runtime", "sandbox", "network"] {
         assert_eq!(finding(name)["verdict"], "ok", "{found:#}");
     }
-    machine.does("umask 077; head -c 20 /dev/urandom | base64 >/root/pass");
-    machine.does("resultity-node key export --out /root/key.json --passphrase-file /root/pass");
-    machine.does("resultity-node backup create /root/backup --with-keys --passphrase-file /root/pass");
+    machine.does("umask 077; head -c 20 /dev/urandom | base64 >/opt/pass");
+    machine.does("resultity-node key export --out /opt/key.json --passphrase-file /opt/pass");
+    machine.does("resultity-node backup create /opt/backup --with-keys --passphrase-file /opt/pass");
 
     // Killed, it is started again, and its runtime with it; stopped, it ends well.
     let pid = machine.service("MainPID");
@@ -268,7 +268,7 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     assert!(code == Some(1) && said.contains("systemd-run"), "{said}");
 
     // A node that was moved away stays down; the package goes, and the node's files stay.
-    machine.does(&format!("{SEALED} move out /root/node.move --passphrase-file /root/pass"));
+    machine.does(&format!("{SEALED} move out /opt/node.move --passphrase-file /opt/pass"));
     machine.ends_for_good_with("6");
     let said = machine.does("apt-get purge -y resultity-node");
     assert!(said.contains("/var/lib/resultity stays"), "{said}");
