@@ -14,10 +14,15 @@
 //! Every part reads and writes the store and wakes the others; none waits for another. When a database stops, all end
 //! and the store is opened again: that repairs what can be repaired.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use node_store::{
-    keys::{KekSources, TerminalPrompt},
+    disk::{Disk as _, RealDisk},
+    keys::{KekSources, TerminalPrompt, source::SECRET_NAME},
     reader::ReadError,
     store::{Options, Store, StoreError},
 };
@@ -101,12 +106,33 @@ pub enum AgentError {
     },
 }
 
+/// The home of the machine's own node: the one that the unit `resultity-node.service` runs.
+pub const SERVICE_HOME: &str = "/var/lib/resultity";
+/// Where systemd keeps that unit's credentials while it runs (systemd.exec(5), CREDENTIALS); only root sees into it.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/resultity-node.service";
+
 /// How the store is opened under these settings.
 #[must_use]
 pub fn options(settings: &Settings) -> Options {
     let mut options = Options::new(&settings.home, settings.network);
     set_keys(&mut options.kek, settings);
     options
+}
+
+/// How a volume that is there is opened by a command beside the Agent: as [`options`], and root finds the credential of the
+/// machine's own service where systemd keeps it. A new key is never sealed under what only another process was given.
+#[must_use]
+pub fn options_to_open(settings: &Settings) -> Options {
+    let mut options = options(settings);
+    if options.kek.credentials_dir.is_none() {
+        options.kek.credentials_dir = credentials_of_service(&settings.home, Path::new(SERVICE_CREDENTIALS));
+    }
+    options
+}
+
+fn credentials_of_service(home: &Path, folder: &Path) -> Option<PathBuf> {
+    let there = || matches!(RealDisk.entry(&folder.join(SECRET_NAME)), Ok(Some(_)));
+    (home == Path::new(SERVICE_HOME) && there()).then(|| folder.to_owned())
 }
 
 fn set_keys(kek: &mut KekSources, settings: &Settings) {
@@ -262,5 +288,20 @@ async fn first_panic([work, talk, runtime, page]: [&mut JoinSet<()>; 4]) -> Box<
         {
             return error.into_panic();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_credential_of_the_service_is_found_for_its_home_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Path::new(SERVICE_HOME);
+        assert_eq!(credentials_of_service(home, folder.path()), None, "it does not run, or has none");
+        node_store::disk::write_new(&RealDisk, &folder.path().join(SECRET_NAME), &[7; 48]).unwrap();
+        assert_eq!(credentials_of_service(home, folder.path()).as_deref(), Some(folder.path()));
+        assert_eq!(credentials_of_service(Path::new("/srv/second"), folder.path()), None);
     }
 }

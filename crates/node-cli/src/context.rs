@@ -61,7 +61,7 @@ impl Context {
 
     /// The same for a volume that is there.
     pub(crate) fn options_to_open(&self) -> Options {
-        let mut options = self.options();
+        let mut options = node_agent::agent::options_to_open(&self.settings);
         options.kek.prompt = Some(Arc::new(TerminalPrompt::new()));
         options
     }

@@ -10,12 +10,19 @@ use crate::cli::Common;
 
 /// What a command to be typed begins with, in the backquotes that such commands stand in.
 const PROGRAM: &str = "`resultity-node ";
+/// How the service is started.
+const START: &str = "systemctl start resultity-node";
+/// How it is started now and at every start of the machine.
+pub(crate) const ENABLE: &str = "systemctl enable --now resultity-node";
 /// Commands that have nothing to do with a volume.
 const WITHOUT_VOLUME: [&str; 3] = ["devnet", "demo", "completions"];
 
 /// The flags that say which node is meant, as they are typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Typed(Vec<(&'static str, String)>);
+pub(crate) struct Typed {
+    flags: Vec<(&'static str, String)>,
+    service: bool,
+}
 
 impl Typed {
     /// Those of this command line. Paths are given in full: the next command may be typed in another folder.
@@ -32,7 +39,27 @@ impl Typed {
         if let Some(config) = &common.config {
             flags.push(("--config", full(config)));
         }
-        Self(flags)
+        Self { flags, service: false }
+    }
+
+    /// The same for a node that a service of the machine runs, where that is so: it is started as one.
+    pub(crate) fn beside(self, service: bool) -> Self {
+        Self { service: service && self.flags.iter().all(|(name, _)| *name == "--home"), ..self }
+    }
+
+    /// Whether a service runs this node.
+    pub(crate) const fn is_service(&self) -> bool {
+        self.service
+    }
+
+    /// A text of ours in which `command` calls this program, with the service where it starts the node.
+    pub(crate) fn start<'a>(&self, text: &'a str, command: &str) -> Cow<'a, str> {
+        let run = format!("`{command} run`");
+        if self.service && text.contains(&run) {
+            text.replace(&run, &format!("`{START}`")).into()
+        } else {
+            text.into()
+        }
     }
 
     /// The whole command for what follows the program's name: `run` is `resultity-node --home /srv/n run`.
@@ -42,8 +69,9 @@ impl Typed {
 
     /// A text of ours, with the flags put into every command that it tells to type.
     pub(crate) fn complete<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.0.is_empty() || !text.contains(PROGRAM) {
-            return text.into();
+        let text = self.start(text, PROGRAM.trim_matches(['`', ' ']));
+        if self.flags.is_empty() || !text.contains(PROGRAM) {
+            return text;
         }
         let mut parts = text.split(PROGRAM);
         let mut whole = parts.next().unwrap_or_default().to_owned();
@@ -59,7 +87,7 @@ impl Typed {
         if words.next().is_some_and(|word| WITHOUT_VOLUME.contains(&word)) {
             return String::new();
         }
-        let wanted = self.0.iter().filter(|(name, _)| !command.split(' ').any(|word| word == *name));
+        let wanted = self.flags.iter().filter(|(name, _)| !command.split(' ').any(|word| word == *name));
         wanted.map(|(name, value)| format!("{name} {value} ")).collect()
     }
 }
@@ -105,6 +133,26 @@ mod tests {
         ] {
             assert_eq!(one.complete(text), wanted);
         }
+    }
+
+    #[test]
+    fn a_node_of_a_service_is_started_as_one() {
+        let text = "start it: `resultity-node run`; see `resultity-node status`";
+        let home = typed(Some("/srv/n"), None).beside(true);
+        assert_eq!(
+            home.complete(text),
+            "start it: `systemctl start resultity-node`; see `resultity-node --home /srv/n status`"
+        );
+        assert_eq!(
+            home.start("`x --home /srv/n run`", "x --home /srv/n"),
+            "`systemctl start resultity-node`"
+        );
+        assert_eq!(typed(None, None).beside(false).complete(text), text);
+        let other = typed(None, Some("mainnet")).beside(true).complete(text).into_owned();
+        assert!(
+            other.contains("--network mainnet run"),
+            "the service has the network of its settings: {other}"
+        );
     }
 
     #[test]

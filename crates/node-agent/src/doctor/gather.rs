@@ -69,7 +69,7 @@ fn caused(error: impl std::error::Error) -> String {
 
 /// Looks at the node of these settings. Changes nothing; asks nobody for a passphrase.
 pub async fn gather(settings: &Settings, asked: Asked) -> Facts {
-    let options = agent::options(settings);
+    let options = agent::options_to_open(settings);
     let folder = node_store::volume::folder(&settings.home, settings.network);
     let (local, answers) = tokio::join!(
         blocking({
@@ -281,7 +281,9 @@ fn keys(settings: &Settings, kek: &KekSources, folder: &Path) -> Keys {
                     "they are sealed under a passphrase that stands in no file (keys.passphrase_file)",
                 )
             } else if *source == Source::SystemdCredential && kek.credentials_dir.is_none() {
-                Opening::NotTried("they are sealed under systemd's credential, which only the service sees")
+                Opening::NotTried(
+                    "they are sealed under systemd's credential, which is there while the service runs",
+                )
             } else {
                 let opened = keys::open_node_key(&RealDisk, folder, network, kek).and_then(|opened| {
                     keys::open_volume_key(&RealDisk, folder, network, *address, *id, kek)?;

@@ -67,13 +67,14 @@ pub(crate) struct Import {
 /// Seal the keys on the disk anew. No Agent may be running.
 ///
 /// Afterwards the node needs the new passphrase or secret at every start: set keys.passphrase_file or
-/// keys.secret_file.
+/// keys.secret_file, or let the service have the credential.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("to").required(true))]
 #[command(after_help = "Examples:
   resultity-node key reseal --to-passphrase
   resultity-node key reseal --to-passphrase-file node.pass
-  resultity-node key reseal --to-secret-file /run/secrets/resultity-kek")]
+  resultity-node key reseal --to-secret-file /run/secrets/resultity-kek
+  systemd-run -qPG --wait -p LoadCredential=resultity-kek:<file> resultity-node key reseal --to-credential")]
 pub(crate) struct Reseal {
     /// Under a passphrase that the terminal is asked for twice
     #[arg(long, group = "to")]
@@ -81,6 +82,9 @@ pub(crate) struct Reseal {
     /// Under the passphrase in this file
     #[arg(long, group = "to", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     to_passphrase_file: Option<PathBuf>,
+    /// Under the credential resultity-kek that systemd gives this command
+    #[arg(long, group = "to")]
+    to_credential: bool,
     /// Under this secret: at least 32 random bytes
     #[arg(long, group = "to", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     to_secret_file: Option<PathBuf>,
@@ -176,18 +180,28 @@ impl Reseal {
         context.refuse_held()?;
         // Only what was asked for, whatever else stands around.
         let mut to = KekSources::new(&context.keys_folder());
-        to.credentials_dir = None;
+        if !self.to_credential {
+            to.credentials_dir = None;
+        }
         to.secret_file.clone_from(&self.to_secret_file);
         to.passphrase_file.clone_from(&self.to_passphrase_file);
         if self.to_passphrase {
             to.prompt = Some(Arc::new(TerminalPrompt::new()));
         }
-        let kek = to.kek_for_new(&RealDisk)?;
+        let kek = if self.to_credential {
+            to.load(&RealDisk, Source::SystemdCredential)?
+        } else {
+            to.kek_for_new(&RealDisk)?
+        };
         let rewritten =
             Store::reseal_keys(&context.options_to_open(), &kek).map_err(|error| context.named(error))?;
         let next = match (&self.to_passphrase_file, &self.to_secret_file) {
             (Some(file), _) => format!("set keys.passphrase_file to {}", file.display()),
             (None, Some(file)) => format!("set keys.secret_file to {}", file.display()),
+            (None, None) if self.to_credential => {
+                "let every start have it: LoadCredential= or LoadCredentialEncrypted= in the service"
+                    .to_owned()
+            }
             (None, None) => "the passphrase is asked for at every start".to_owned(),
         };
         context.out.show(&Resealed { sealed_under: kek.source(), rewritten, next })?;

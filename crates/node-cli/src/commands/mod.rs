@@ -23,9 +23,9 @@ pub(crate) mod sandbox;
 pub(crate) mod status;
 pub(crate) mod update;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use node_agent::standing::Health;
+use node_agent::{agent::SERVICE_HOME, standing::Health};
 
 use crate::{
     cli::{Cli, Command, Common},
@@ -114,5 +114,16 @@ fn context(
     own(&mut flags);
     let values = Values::read(flags, common.config.as_deref(), surroundings)?;
     let settings = values.settings()?;
-    Ok(Context { out, values, settings, typed: Typed::of(common) })
+    let typed = Typed::of(common).beside(surroundings.root && is_service(&settings.home));
+    Ok(Context { out, values, settings, typed })
+}
+
+/// Whether this machine runs systemd (sd_booted(3)) and has the unit that runs the node of this home.
+fn is_service(home: &Path) -> bool {
+    let there = |path: &str| Path::new(path).exists();
+    home == Path::new(SERVICE_HOME)
+        && there("/run/systemd/system")
+        && ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"]
+            .iter()
+            .any(|folder| there(&format!("{folder}/resultity-node.service")))
 }

@@ -177,11 +177,8 @@ impl Undo {
         context.refuse_held()?;
         let backup::Undone { retired, left } = backup::undo_move(&context.options_to_open())?;
         let also = left.map_or_else(String::new, |left| format!(", {},", left.display()));
-        let next = format!(
-            "delete {}{also} and every copy of it, then start the node: `{}`",
-            retired.archive,
-            context.typed.command("run")
-        );
+        let start = context.typed.complete("start the node: `resultity-node run`");
+        let next = format!("delete {}{also} and every copy of it, then {start}", retired.archive);
         let (folder, moved_at) = (context.folder(), retired.at.to_string());
         context.out.show(&Undone { folder, moved_at, file: retired.archive, next })?;
         Ok(Verdict::Done)

@@ -140,7 +140,11 @@ fn look(context: &Context) -> Result<Standing, Failure> {
         agent,
         time: context::time(&view)?,
     };
-    Ok(standing::gather(&view, &snapshots, around, None)?)
+    let mut standing = standing::gather(&view, &snapshots, around, None)?;
+    for text in &mut standing.next {
+        *text = context.typed.start(text, &context.settings.command).into_owned();
+    }
+    Ok(standing)
 }
 
 /// What the Agent says; nothing where it cannot be asked, or says it in words of another release.

@@ -71,7 +71,7 @@ pub(crate) const CONFIG: &str = "RESULTITY_CONFIG";
 /// The name of the file in a home.
 pub(crate) const FILE: &str = "node.toml";
 /// The home of the machine's own node, and where its settings stand if a package has put them there.
-pub(crate) const SYSTEM: (&str, &str) = ("/var/lib/resultity", "/etc/resultity/node.toml");
+pub(crate) const SYSTEM: (&str, &str) = (node_agent::agent::SERVICE_HOME, "/etc/resultity/node.toml");
 /// The longest file in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 1 << 20;
 

@@ -489,7 +489,7 @@ fn keys_under_a_credential_that_only_the_service_sees_are_not_tried() {
     let mut options = home.options();
     options.kek.credentials_dir = Some(credentials.path().to_owned());
     drop(Store::create(&options, None, &reading()).unwrap());
-    check(&home, "keys", &[]).has("note", &["only the service sees"]);
+    check(&home, "keys", &[]).has("note", &["while the service runs"]);
     let seen = home.command(["doctor", "--json"]).env("CREDENTIALS_DIRECTORY", credentials.path()).output();
     let seen = findings(&seen.unwrap().into());
     Said(seen.into_iter().filter(|it| it["name"] == "keys").collect()).has("ok", &["the keys open"]);

@@ -93,10 +93,20 @@ struct Person {
 impl Person {
     /// Starts the program at a terminal that is its session's own: passphrases are asked for there.
     fn starts(home: &Home, arguments: &[&str]) -> (Self, std::process::Child) {
+        Self::starts_with(home, arguments, &[])
+    }
+
+    /// The same with more variables.
+    fn starts_with(
+        home: &Home,
+        arguments: &[&str],
+        variables: &[(&str, &std::path::Path)],
+    ) -> (Self, std::process::Child) {
         let (person, program) = terminal();
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait", PROGRAM]).args(arguments).env_clear().current_dir(home.path());
         command.env("HOME", home.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.envs(variables.iter().copied());
         command.stdin(program.try_clone().unwrap()).stdout(program.try_clone().unwrap()).stderr(program);
         let child = command.spawn().unwrap();
         drop(command);
@@ -221,6 +231,34 @@ fn a_secret_file_and_an_address_are_kept_for_the_next_start() {
         secret.display()
     );
     assert_eq!(settings, wanted);
+}
+
+/// Where a package had put a settings file, the address that was typed was lost without a word; where systemd gave a
+/// credential, a passphrase was asked for that nothing was sealed under.
+#[test]
+fn nothing_is_asked_that_would_not_count_and_what_is_not_kept_is_said() {
+    let home = Home::new();
+    let credentials = tempfile::tempdir().unwrap();
+    std::fs::write(credentials.path().join("resultity-kek"), [7; 48]).unwrap();
+    let folder = home.path().join("home");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("node.toml"), "# somebody's\n").unwrap();
+    let (mut person, child) = Person::starts_with(
+        &home,
+        &["init", "--network", "testnet", "--home", folder.to_str().unwrap()],
+        &[("CREDENTIALS_DIRECTORY", credentials.path())],
+    );
+    person.answers("set it later", "https://node.example.org");
+    person.answers("[none]", "");
+    person.hears("write into it:");
+    person.hears("network_url = \"https://node.example.org\"");
+    person.answers("Go on? [Y/n]", "");
+    person.answers("Write a backup of the key now", "n");
+    let (code, seen) = person.hears_it_end(child);
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains("its key: sealed under the systemd credential"), "{seen}");
+    assert!(seen.contains("run --network-url <the network's address>`"), "{seen}");
+    assert_eq!(std::fs::read_to_string(folder.join("node.toml")).unwrap(), "# somebody's\n");
 }
 
 #[test]

@@ -92,6 +92,25 @@ fn resealed_keys_open_under_the_new_secret_alone() {
     home.run(["key", "reseal"]).failed(2, &["--to-passphrase"]);
 }
 
+/// A node that was made before its service had a credential could not be sealed under it afterwards.
+#[test]
+fn a_node_is_sealed_under_a_credential_afterwards_and_opens_with_it_alone() {
+    let home = Home::with_node();
+    home.run(["key", "reseal", "--to-credential"]).failed(1, &["systemd credential", "systemd-run"]);
+    assert_eq!(home.json(["status"])["protection"], "obfuscation_only", "nothing was done");
+    let credentials = tempfile::tempdir().unwrap();
+    std::fs::write(credentials.path().join("resultity-kek"), [7; 48]).unwrap();
+    let given = |arguments: &[&str]| {
+        let ran = home.command(arguments).env("CREDENTIALS_DIRECTORY", credentials.path()).output();
+        crate::home::Ran::from(ran.unwrap())
+    };
+    let done = given(&["key", "reseal", "--to-credential", "--json"]).well().json();
+    assert_eq!((&done["sealed_under"], &done["rewritten"]), (&"systemd-credential".into(), &2.into()));
+    assert_eq!(home.json(["status"])["protection"], "systemd");
+    given(&["rotate"]).well();
+    home.run(["rotate"]).failed(1, &["systemd credential", "resultity-kek"]);
+}
+
 /// Prompts, answers and passphrases reach no output, whatever is asked for.
 #[test]
 fn no_secret_is_in_any_output() {

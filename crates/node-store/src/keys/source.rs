@@ -283,7 +283,10 @@ impl KekSources {
         let secret = match source {
             Source::SystemdCredential => {
                 let Some(path) = self.credential() else {
-                    let wanted = format!("let systemd start the node with the credential {SECRET_NAME}");
+                    let wanted = format!(
+                        "let systemd start this with the credential {SECRET_NAME}: LoadCredential= in the unit, `systemd-run -p \
+                         LoadCredential=...` for a command (docs/security.md)"
+                    );
                     return Err(KeyError::KekMissing { kek: source, wanted });
                 };
                 long_enough(&path, read_given(source, &path, 0o755)?)?

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use node_store::{
     binding::{Account, AccountLink},
     disk::{Disk as _, RealDisk},
-    keys::{Source, export_keystore, open_node_key},
+    keys::{self, Source, export_keystore, open_node_key},
     store::StoreError,
     volume::VolumeError,
 };
@@ -27,6 +27,8 @@ use crate::{
 enum Protection {
     Passphrase(Known),
     Secret(PathBuf),
+    /// What this process was given comes before anything that could be chosen.
+    Given(Source),
     ThisMachine,
 }
 
@@ -35,6 +37,7 @@ impl Protection {
         match self {
             Self::Passphrase(_) => "sealed under your passphrase, which every start asks for".to_owned(),
             Self::Secret(path) => format!("sealed under {}", path.display()),
+            Self::Given(source) => format!("sealed under the {source}"),
             Self::ThisMachine => {
                 "on this machine only, unprotected against whoever copies the folder".to_owned()
             }
@@ -77,8 +80,13 @@ pub(super) fn run(
     ask::topic("This is what will be done:");
     ask::say(&format!("  make a node for {} in {}", context.settings.network, context.folder().display()));
     ask::say(&format!("  its key: {}", protection.words()));
-    if let Some((path, _)) = &settings {
-        ask::say(&format!("  keep these settings in {}", path.display()));
+    if let Some(Settings { path, text, stands }) = &settings {
+        if *stands {
+            ask::say(&format!("  left to you, as {} is there already; write into it:", path.display()));
+            text.lines().for_each(|line| ask::say(&format!("    {line}")));
+        } else {
+            ask::say(&format!("  keep these settings in {}", path.display()));
+        }
     }
     if let Some(link) = &link {
         ask::say(&format!("  link it to {}", link_words(link)));
@@ -89,7 +97,7 @@ pub(super) fn run(
     let mut options = context.options();
     let key_opens_by = match protection {
         Protection::Passphrase(known) => Some(std::sync::Arc::new(known)),
-        Protection::Secret(_) | Protection::ThisMachine => None,
+        Protection::Secret(_) | Protection::Given(_) | Protection::ThisMachine => None,
     };
     options.kek.prompt = key_opens_by.clone().map(|known| known as _);
     let store = create(&context, &options, None)?;
@@ -97,7 +105,7 @@ pub(super) fn run(
         store.binding().link(link).wait()?;
     }
     drop(store);
-    if let Some((path, text)) = settings {
+    if let Some(Settings { path, text, stands: false }) = settings {
         files::write_new(&path, text.as_bytes())?;
     }
     let mut to_open = context.options();
@@ -121,6 +129,12 @@ pub(super) fn refuse_standing(context: &Context) -> Result<(), Failure> {
 }
 
 fn protection(context: &mut Context) -> Result<Protection, Failure> {
+    if let source @ (Source::SystemdCredential | Source::ContainerSecret) =
+        keys::choose(context.options().kek.available()?)
+        && context.settings.keys.secret_file.is_none()
+    {
+        return Ok(Protection::Given(source));
+    }
     let keys = &context.settings.keys;
     // Said by flag, variable or file already.
     if let Some(file) = &keys.secret_file {
@@ -130,7 +144,7 @@ fn protection(context: &mut Context) -> Result<Protection, Failure> {
         return Ok(Protection::Secret(file.clone()));
     }
     let choices = [
-        "a passphrase: whoever copies the disk has nothing; somebody types it at every start",
+        "a passphrase: whoever copies the disk has nothing; somebody types it at every start, which no service can",
         "a secret file of yours, 32 random bytes or more (systemd, Docker, a USB stick): starts by itself",
         "this machine only: starts by itself; whoever copies the folder has the key",
     ];
@@ -206,12 +220,18 @@ fn link_words(link: &AccountLink) -> String {
     }
 }
 
-/// The settings that the next start needs, where the home has no settings yet.
-fn settings_file(context: &Context, url: Option<&str>, protection: &Protection) -> Option<(PathBuf, String)> {
+/// Settings that the next start needs.
+struct Settings {
+    path: PathBuf,
+    text: String,
+    /// There is such a file already: it is somebody's, and is not touched.
+    stands: bool,
+}
+
+/// The settings that were answered, and where they belong.
+fn settings_file(context: &Context, url: Option<&str>, protection: &Protection) -> Option<Settings> {
     let path = context.values.file();
-    if !matches!(RealDisk.entry(&path), Ok(None)) {
-        return None;
-    }
+    let stands = !matches!(RealDisk.entry(&path), Ok(None));
     // A basic string of TOML escapes what one of JSON does (toml.io, 1.0.0).
     let mut text = String::new();
     if context.settings.network != Network::Testnet && url.is_some() {
@@ -226,11 +246,11 @@ fn settings_file(context: &Context, url: Option<&str>, protection: &Protection) 
     {
         text += &format!("\n[keys]\nsecret_file = {}\n", json!(file.to_string_lossy()));
     }
-    (!text.is_empty()).then_some((path, text))
+    (!text.is_empty()).then_some(Settings { path, text, stands })
 }
 
 /// Offers to write the key's backup; gives where it is.
-fn back_up(context: &Context, kek: &node_store::keys::KekSources) -> Result<Option<String>, Failure> {
+fn back_up(context: &Context, kek: &keys::KekSources) -> Result<Option<String>, Failure> {
     ask::topic(
         "The node is made. Its key cannot be had again: without a backup a broken disk ends the node.",
     );
@@ -254,7 +274,7 @@ fn back_up(context: &Context, kek: &node_store::keys::KekSources) -> Result<Opti
     }
 }
 
-fn write_backup(context: &Context, kek: &node_store::keys::KekSources, path: &Path) -> Result<(), Failure> {
+fn write_backup(context: &Context, kek: &keys::KekSources, path: &Path) -> Result<(), Failure> {
     let folder = context.keys_folder();
     let opened = open_node_key(&RealDisk, &folder, context.settings.network, kek)?;
     let opened = opened.ok_or(Failure::NoKey { path: folder })?;

@@ -27,7 +27,7 @@ use crate::{
     page::{Page, Tone},
     passphrase::{self, Known},
     settings::FILE_BYTES_MAX,
-    typed::quoted,
+    typed::{ENABLE, quoted},
 };
 
 /// Make a node: its volume and its key. At a terminal it asks what it needs; any flag of its own, --json or
@@ -154,18 +154,7 @@ pub(crate) fn create(
 pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Result<Verdict, Failure> {
     let path = context.keys_folder().join("node.key");
     let identity = context.identity()?.ok_or(Failure::NoKey { path })?;
-    let mut start = "`resultity-node run".to_owned();
-    if !context.values.is_set("network_url") && !saved_url(context) {
-        start += " --network-url <the network's address>";
-    }
-    for (name, flag) in
-        [("keys.passphrase_file", "--keys-passphrase-file"), ("keys.secret_file", "--keys-secret-file")]
-    {
-        if let Some(path) = context.values.path_by_flag(name) {
-            start += &format!(" {flag} {}", quoted(&path.to_string_lossy()));
-        }
-    }
-    start.push('`');
+    let start = start(context);
     let next = match (saved, identity.protection) {
         (Some(file), _) => {
             format!("keep {file} away from this machine, with its passphrase; then start the node: {start}")
@@ -173,6 +162,10 @@ pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Res
         (None, Protection::ObfuscationOnly) => format!(
             "keep its key well: `resultity-node key reseal` seals it under a passphrase or a secret, `resultity-node key \
              export` makes a backup; then start it: {start}"
+        ),
+        (None, Protection::Systemd) if context.typed.is_service() => format!(
+            "start it: {start}; then make a backup of its key, for which root finds the credential while the service runs: \
+             `resultity-node key export`"
         ),
         (None, Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase) => {
             format!("make a backup of its key (`resultity-node key export`), then start it: {start}")
@@ -182,6 +175,31 @@ pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Res
     let folder = context.folder();
     context.out.show(&Made { created, identity, folder, next })?;
     Ok(Verdict::Done)
+}
+
+/// How the node is started, as it is typed; of a service everything that a flag said must stand in its settings.
+fn start(context: &Context) -> String {
+    let no_url = !context.values.is_set("network_url") && !saved_url(context);
+    let mut flags = Vec::new();
+    if no_url {
+        flags.push(("network_url", "--network-url", "<the network's address>".to_owned()));
+    }
+    for (name, flag) in
+        [("keys.passphrase_file", "--keys-passphrase-file"), ("keys.secret_file", "--keys-secret-file")]
+    {
+        if let Some(path) = context.values.path_by_flag(name) {
+            flags.push((name, flag, quoted(&path.to_string_lossy())));
+        }
+    }
+    if context.typed.is_service() {
+        let names: Vec<_> = flags.iter().map(|(name, ..)| *name).collect();
+        let file = context.values.file();
+        let first = format!("with {} set in {}, ", names.join(" and "), file.display());
+        format!("{}`{ENABLE}`", if names.is_empty() { "" } else { &first })
+    } else {
+        let flags: String = flags.iter().map(|(_, flag, value)| format!(" {flag} {value}")).collect();
+        format!("`resultity-node run{flags}`")
+    }
 }
 
 /// Whether the home's settings file has the network's URL by now: the questions may have written it.
