@@ -36,6 +36,8 @@ test: ## every test
 
 bench: ## store and Agent against their aims, in BENCH_DIR=<folder>; PEERS=1 puts other servers beside it
 	cargo bench -q --locked -p store-bench --bench store -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))") $(if $(PEERS),--peers)
+	@# One of the tools beside which files are hashed.
+	@b3sum --version >/dev/null 2>&1 || cargo install -q b3sum --locked --version 1.8.7 --root .tools
 	cargo bench -q --locked -p store-bench --bench hash -- $(if $(BENCH_DIR),--dir "$(abspath $(BENCH_DIR))")
 	cargo bench -q --locked -p store-bench --bench calls
 	cargo bench -q --locked -p node-cli --bench agent

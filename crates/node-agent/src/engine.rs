@@ -210,7 +210,8 @@ impl Engine {
                 Arc::clone(&self.serving),
                 Arc::clone(&key.files),
             );
-            let watching = [tokio::spawn(state), tokio::spawn(pass_on(supervisor.lines()))];
+            let watching =
+                [tokio::spawn(state), tokio::spawn(pass_on(supervisor.lines(), self.serving.subscribe()))];
             self.active = Some(Active { key: key.clone(), supervisor, watching });
         }
         let Some(active) = &self.active else { return Ok(()) };
@@ -492,11 +493,19 @@ async fn ready(mut state: watch::Receiver<State>) -> Result<Arc<Endpoint>, Unhea
     }
 }
 
-/// What the runtime prints is for whoever watches the Agent, and is not kept: it may quote a prompt. Of one that fell over
-/// before it ever served, the last lines are kept, as the cause.
-async fn pass_on(mut lines: broadcast::Receiver<String>) {
+/// What the runtime prints until it serves is for whoever watches the Agent, and is not kept. From then on it may quote a
+/// prompt, and is shown to nobody. Of one that fell over before it ever served, the last lines are kept, as the cause.
+async fn pass_on(mut lines: broadcast::Receiver<String>, serving: watch::Receiver<Option<Served>>) {
+    let mut served = false;
     loop {
         match lines.recv().await {
+            Ok(_) if served => {}
+            // Asked after the line was there: a job comes only after it serves.
+            Ok(_) if serving.borrow().is_some() => {
+                served = true;
+                let text = "it serves: what it prints from now on may quote a prompt, and is not shown";
+                tracing::debug!(target: "runtime", "{text}");
+            }
             Ok(line) => tracing::debug!(target: "runtime", "{line}"),
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,

@@ -367,6 +367,7 @@ impl Soak {
         let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
         report.write(&target.join("bench/soak.json"));
         assert_eq!(self.stage.stop_node().await, Some(0));
+        assert!(report.is_met(), "disk or memory grew");
     }
 }
 

@@ -64,8 +64,17 @@ fn the_package_has_what_a_node_needs_and_nothing_that_belongs_to_one_node() {
     told(program().arg("--home").arg(home.path()).arg("--config").arg(&settings).arg("init"));
 
     // A page of the manual for every command, and a list of every part.
-    let page = folder.path().join("usr/share/man/man1/resultity-node-jobs-explain.1.gz");
-    assert!(page.exists());
+    let document = std::fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    let commands =
+        document.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(" resultity-node"));
+    let mut pages = 0;
+    for command in commands {
+        let name = format!("resultity-node{}", command.replace(' ', "-"));
+        let page = folder.path().join(format!("usr/share/man/man1/{name}.1.gz"));
+        assert!(page.exists(), "{}", page.display());
+        pages += 1;
+    }
+    assert!(pages > 40, "{pages} commands have a page");
     let parts: Value =
         serde_json::from_str(&file("usr/share/doc/resultity-node/resultity-node.cdx.json")).unwrap();
     assert_eq!(parts["bomFormat"], "CycloneDX");

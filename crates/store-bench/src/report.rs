@@ -144,6 +144,12 @@ impl Report {
         println!("\n{title:<46} {:>9} {:>18}  {:<20}", "ratio", "figure", "aim");
     }
 
+    /// Whether every aim is met.
+    #[must_use]
+    pub fn is_met(&self) -> bool {
+        self.rows.iter().all(|row| row.met().unwrap_or(true))
+    }
+
     /// Writes `store.json`.
     pub fn write(&self, file: &Path) {
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();

@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 const HTML: &str = include_str!("index.html");
@@ -54,6 +55,33 @@ pub fn room() -> usize {
     PAGE_BYTES_MAX.saturating_sub(before.len() + after.len())
 }
 
+/// A report that takes at most `bytes` as it stands in the page: its longest lists lose their later halves until it
+/// does. The page gets all of them with the first event.
+#[must_use]
+pub fn fitted(mut report: Value, bytes: usize) -> String {
+    loop {
+        let text = report.to_string();
+        let size = escaped(&text).len();
+        if size <= bytes {
+            return text;
+        }
+        match longest(&mut report) {
+            Some(list) => list.truncate(list.len() / 2),
+            None => return text,
+        }
+    }
+}
+
+/// The list in it that takes the most, of those that have anything.
+fn longest(value: &mut Value) -> Option<&mut Vec<Value>> {
+    let size = |list: &Vec<Value>| list.iter().map(|it| it.to_string().len()).sum::<usize>();
+    match value {
+        Value::Array(list) => (!list.is_empty()).then_some(list),
+        Value::Object(fields) => fields.values_mut().filter_map(longest).max_by_key(|list| size(list)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
 /// The document with this JSON in it.
 #[must_use]
 pub fn with(json: &str) -> String {
@@ -76,7 +104,7 @@ mod tests {
         assert!(!page.contains("<script>alert"), "{page}");
         let safe = escaped(&json);
         assert!(!safe.contains(['<', '>', '&', '\u{2028}']), "{safe}");
-        let read: serde_json::Value = serde_json::from_str(&safe).unwrap();
+        let read: Value = serde_json::from_str(&safe).unwrap();
         assert_eq!(read.to_string(), json, "it is the same JSON");
     }
 
@@ -140,5 +168,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_report_of_whatever_length_fits_and_a_short_one_stays_as_it_is() {
+        let row = |number: u32| serde_json::json!({ "name": "<&>".repeat(40), "number": number });
+        let rows = |count: u32| (0..count).map(row).collect::<Vec<_>>();
+        let long = serde_json::json!({ "health": "well", "models": rows(100), "jobs": { "lately": rows(60), "queued": 3 } });
+        let text = fitted(long.clone(), 70_000);
+        assert!(escaped(&text).len() <= 70_000);
+        let shown: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&shown["health"], &shown["jobs"]["queued"]), (&"well".into(), &3.into()));
+        assert_eq!(
+            shown["models"][0]["number"],
+            0,
+            "the first ones stay: {}",
+            shown["models"].as_array().unwrap().len()
+        );
+        assert_eq!(shown["jobs"]["lately"].as_array().unwrap().len(), 30, "the longest list is cut first");
+        let short = serde_json::json!({ "health": "well", "models": rows(3) });
+        assert_eq!(fitted(short.clone(), 70_000), short.to_string());
+        assert!(with(&fitted(long, room())).len() <= PAGE_BYTES_MAX);
     }
 }

@@ -338,11 +338,12 @@ async fn document_page(State(shared): State<Shared>) -> Response {
     })
     .await;
     let report = match report {
-        Ok(report) => serde_json::to_string(&report).unwrap_or_default(),
+        Ok(report) => serde_json::to_value(&report).unwrap_or_default(),
         Err(error) => return unreadable(&error),
     };
-    let used = document::escaped(&report).len() + "{\"report\":,\"records\":[]}".len();
-    let room = document::room().saturating_sub(used);
+    let room = document::room().saturating_sub("{\"report\":,\"records\":[]}".len());
+    let report = document::fitted(report, room);
+    let room = room.saturating_sub(document::escaped(&report).len());
     let records = records::newest_within(records.into_iter().map(Shown::from).collect(), room);
     let records = serde_json::to_string(&records).unwrap_or_else(|_| "[]".to_owned());
     let page = document::with(&format!("{{\"report\":{report},\"records\":{records}}}"));

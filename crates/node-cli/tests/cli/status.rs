@@ -94,6 +94,7 @@ fn a_node_without_its_key_says_so_and_makes_no_other() {
     let seen = home.json(["status"]);
     assert!(seen.get("address").is_none());
     assert!(seen["next"][0].as_str().unwrap().contains("backup"));
+    assert_eq!(home.run(["status", "--check"]).code, Some(12), "no Agent can run, and none does");
     home.run(["rotate"]).failed(1, &["node.key", "backup"]);
     home.run(["key", "export"]).failed(1, &["node.key", "backup"]);
 }

@@ -36,4 +36,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+print("listens", flush=True)
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

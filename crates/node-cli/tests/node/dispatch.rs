@@ -202,6 +202,8 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
     assert_eq!(stage.stop_node().await, Some(0));
     stage.start_node_with(&["--page-listen", "127.0.0.1:0"]);
     stage.active().await;
+    eventually("it is well", || async { (stage.command(&["status", "--check"]).0 == Some(0)).then_some(()) })
+        .await;
     for prompt in ["wait 1", "wait 1", "fail"] {
         let job = stage.submit(prompt).await;
         stage.ended(&job).await;
@@ -227,6 +229,11 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
         "resultity_clock_trusted 1",
         "resultity_snapshot_version 1",
         "resultity_scrape_errors 0",
+        "resultity_queue_age_seconds 0",
+        "resultity_jobs_expired_total 0",
+        "resultity_traces_lost_total 0",
+        "resultity_clock_ahead_seconds 0",
+        "resultity_runtime_restarts_total 0",
     ];
     let sum = |text: &str, name: &str| -> u64 {
         let lines = text.lines().filter(|line| line.starts_with(name));
@@ -245,6 +252,17 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
     .await;
     for part in [
         "resultity_storage_bytes{class=\"logs\"}",
+        "resultity_storage_limit_bytes{class=\"jobs\"}",
+        "resultity_storage_limit_bytes{class=\"logs\"}",
+        "resultity_tokens_total{",
+        "resultity_snapshot_age_seconds",
+        "resultity_snapshot_refresh_timestamp_seconds",
+        "resultity_artifacts{",
+        "resultity_connections_total",
+        "resultity_log_lag_seconds",
+        "resultity_host_processors",
+        "resultity_host_memory_bytes",
+        "resultity_disk_free_bytes",
         "resultity_commit_duration_seconds_bucket{database=\"jobs\",le=\"+Inf\"}",
     ] {
         let line = text.lines().find(|line| line.starts_with(part)).unwrap();

@@ -129,7 +129,9 @@ pub struct Stamp {
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// Written by a newer release.
-    #[error("{path} has format {found}; this release reads up to {newest}: upgrade resultity-node")]
+    #[error(
+        "{path} has format {found}; this release reads up to {newest}: upgrade resultity-node, or restore a backup that was made before"
+    )]
     TooNew {
         /// The file.
         path: PathBuf,
