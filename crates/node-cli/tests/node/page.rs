@@ -104,6 +104,61 @@ async fn the_log_is_filtered_by_the_keyboard_alone() {
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_part_is_there_after_one_request_and_has_a_name_for_a_screen_reader() {
+    let (stage, _runtime) = running(hostile()).await;
+    let browser = Browser::open().await;
+    browser.go(&page_of(&stage).await).await;
+    browser.until("the page is live", &holds("live", "live")).await;
+    // One document below 100 KB, and the stream of what changes, which is listed once it has ended.
+    let asked = "return performance.getEntriesByType('resource').map(one => new URL(one.name).pathname)";
+    let asked = browser.run(asked).await;
+    assert!(asked.as_array().unwrap().iter().all(|path| path == "/v1/events"), "{asked}");
+    let size = browser.run("return performance.getEntriesByType('navigation')[0].decodedBodySize").await;
+    assert!((1..=100_000).contains(&size.as_u64().unwrap()), "{size} bytes");
+
+    let patch = json!({ "limits": { "max_tokens": 512 } });
+    stage.post("/v1/devnet/snapshots", &patch).await;
+    eventually("the second snapshot is in force", || async {
+        let view = stage.view().snapshots().unwrap();
+        view.current().filter(|current| current.config.document().version == 2).map(drop)
+    })
+    .await;
+    browser.until("it is shown", &holds("snapshot", "2")).await;
+    browser.until("what it changed is said", &holds("changes", "512")).await;
+    browser.until("there was no outage", &holds("timeline-text", "0 outages")).await;
+    stage.fault(Fault::Away { ms: 1_500 });
+    browser.until("an outage is told in words", &holds("timeline-text", "1 outage")).await;
+    for part in ["about", "machine", "storage", "connection", "drift", "counts"] {
+        browser.until(part, &format!("return !!document.getElementById('{part}').textContent.trim()")).await;
+    }
+
+    let tree = browser.chromium("Accessibility.getFullAXTree", json!({})).await;
+    let seen: Vec<(&str, &str)> = tree["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|node| node["ignored"] == false)
+        .map(|node| {
+            (
+                node["role"]["value"].as_str().unwrap_or_default(),
+                node["name"]["value"].as_str().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let named = |role: &str| seen.iter().filter(|it| it.0 == role).map(|it| it.1).collect::<Vec<_>>();
+    for role in
+        ["heading", "region", "combobox", "searchbox", "table", "columnheader", "image", "meter", "list"]
+    {
+        assert!(!named(role).is_empty(), "there is no {role}: {seen:?}");
+        // A list stands under the heading that says what it is.
+        assert!(role == "list" || named(role).iter().all(|name| !name.is_empty()), "a {role} has no name");
+    }
+    assert!(named("heading").len() >= 8, "{:?}", named("heading"));
+    assert_eq!((named("main").len(), named("status").len()), (1, 1), "what has changed is told");
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
 /// The screens on which the page is looked at: name, width, height, scheme.
 const SCREENS: [(&str, u32, u32, &str); 4] = [
     ("wide-light", 1200, 1180, "light"),
