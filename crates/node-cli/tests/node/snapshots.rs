@@ -128,3 +128,27 @@ async fn the_keys_of_the_network_rotate_and_the_node_follows() {
     let job = stage.submit("wait 1").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_the_network_approves_is_announced_by_the_node_that_runs() {
+    let (mut stage, _runtime) = running(external()).await;
+    let digest = node_types::Digest::of(b"a program to come");
+    let approved =
+        json!({ "updates": { "agents": [{ "version": "99.0.0", "digest": digest }], "runtimes": [] } });
+    stage.post("/v1/devnet/snapshots", &approved).await;
+    let told =
+        format!("release 99.0.0 of the Agent is approved, {digest}; the one that runs is not approved");
+    eventually("the network has the record", || async {
+        stage.get("logs").await.to_string().contains(&told).then_some(())
+    })
+    .await;
+    eventually("status says what to do", || async {
+        let (_, said) = stage.command(&["status"]);
+        (said.contains("99.0.0") && said.contains("update")).then_some(())
+    })
+    .await;
+    let (code, said) = stage.command(&["update", "check"]);
+    assert!(said.contains("99.0.0") && said.contains(&digest.to_string()), "{code:?} {said}");
+    // It is only announced: what runs is what ran.
+    assert_eq!(stage.stop_node().await, Some(0));
+}
