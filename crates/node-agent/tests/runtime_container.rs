@@ -476,6 +476,18 @@ async fn one_that_falls_at_once_says_its_last_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_graphics_that_a_snapshot_asks_for_are_asked_of_the_engine() {
+    let Some(stage) = stage().await else { return };
+    // A machine that has some would start it.
+    if Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    // An engine without a driver for them starts nothing in their place.
+    let cause = refused(ContainerPlan { gpus: true, ..stage.plan(&[]) }).await;
+    assert!(cause.contains("gpu"), "{cause}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn its_memory_and_its_processes_are_limited() {
     let Some(stage) = stage().await else { return };
     let plan = ContainerPlan { memory_bytes: Some(64 << 20), pids_max: 40, ..stage.plan(&[]) };
