@@ -9,7 +9,7 @@ use node_agent::settings::Settings;
 use node_store::{
     clock::{self, Mark, Reading},
     disk::{Disk as _, RealDisk},
-    format::Database,
+    format::{Database, FormatError},
     keys::TerminalPrompt,
     store::{Options, Store, StoreError},
     view::View,
@@ -72,6 +72,17 @@ impl Context {
     /// [`Failure::NoVolume`], [`Failure::Store`].
     pub(crate) fn view(&self) -> Result<View, Failure> {
         Store::view_only(&self.options()).map_err(|error| self.named(error))
+    }
+
+    /// Whether there is a volume that an Agent can start on: also one of an older format, which its start brings up to date.
+    ///
+    /// # Errors
+    /// [`Failure`], as the start would say it.
+    pub(crate) fn startable(&self) -> Result<(), Failure> {
+        match Store::view_only(&self.options()) {
+            Ok(_) | Err(StoreError::Volume(VolumeError::Format(FormatError::TooOld { .. }))) => Ok(()),
+            Err(error) => Err(self.named(error)),
+        }
     }
 
     /// Opens the volume for writing.

@@ -160,7 +160,7 @@ impl Run {
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| Failure::Usage(format!("--log is {:?}: {error}", self.log)))?;
         // Said now, not after the runtime of the program was started.
-        context.view()?;
+        context.startable()?;
         context.refuse_held()?;
         // Before any key is read.
         sandbox::harden_self().map_err(Failure::Start)?;

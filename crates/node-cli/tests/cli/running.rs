@@ -1,6 +1,8 @@
 //! Beside an Agent that holds the volume: looking works, changing is refused with its pid.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Child, Stdio},
     thread::sleep,
     time::Duration,
@@ -127,4 +129,48 @@ fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
     let ends = home.run(["logs", "--grep", "the Agent ends", "--json"]).well();
     assert_eq!(ends.out.lines().count(), 1, "{}", ends.out);
     assert_eq!(home.run(["status", "--check"]).code, Some(12), "no Agent runs");
+}
+
+/// A copy of a folder, as private as a volume must be.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, target) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_agent_starts_on_what_every_release_before_it_has_left() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node-store/tests/fixtures");
+    let mut formats = 0;
+    for fixture in std::fs::read_dir(fixtures).unwrap().map(Result::unwrap) {
+        if !fixture.file_type().unwrap().is_dir() {
+            continue;
+        }
+        let home = Home::new();
+        copy(&fixture.path(), &home.volume());
+        let name = fixture.file_name();
+        let mut command = home.command(["run", "--network-url", "http://127.0.0.1:9"]);
+        command.env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let seen = eventually("it runs", || {
+            assert_eq!(child.try_wait().unwrap(), None, "{name:?}: it does not stay");
+            let seen = home.run(["status", "--json"]);
+            let seen: Value = serde_json::from_str(&seen.out).ok()?;
+            (seen["source"] == "agent").then_some(seen)
+        });
+        assert!(seen["node"].as_str().unwrap().starts_with("node-"), "{name:?}: {seen}");
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(wait(&mut child), Some(0), "{name:?}");
+        home.run(["status"]).well();
+        formats += 1;
+    }
+    assert!(formats >= 3, "{formats} formats were tried");
 }
