@@ -64,6 +64,15 @@ pub async fn set(models: &Path, settings: &str) -> Stage {
     Stage::set_with(template, &settings, Some(models.to_owned())).await
 }
 
+/// The same with the model in place, and the Agent ended.
+async fn stocked(settings: &str) -> Stage {
+    let mut stage = set(&tools().join("models"), settings).await;
+    stage.start_node();
+    stage.active().await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    stage
+}
+
 fn row(stage: &Stage, version: &str) -> Option<ModelRow> {
     let rows = stage.view().models().models().unwrap();
     rows.into_iter().find(|row| row.reference.version == version)
@@ -278,12 +287,9 @@ async fn a_byte_that_is_flipped_is_found_named_and_mended_piece_by_piece_while_j
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_under_a_seal_that_holds_is_found_by_the_scrub() {
     let (_, sha256) = gemma();
-    let mut stage = set(&tools().join("models"), "[models]\nscrub_ms = 2000").await;
-    stage.start_node();
-    stage.active().await;
+    let mut stage = stocked("[models]\nscrub_ms = 2000").await;
     // What a disk does: the content changes, and what the file system says of it does not. The seal is made to hold by
     // writing it anew for the damaged file, while no Agent runs.
-    assert_eq!(stage.stop_node().await, Some(0));
     let file = kept(&stage, sha256);
     flip(&file, PIECE_BYTES + 1);
     stage.seal_as_it_is(sha256);
@@ -300,10 +306,7 @@ async fn what_is_damaged_under_a_seal_that_holds_is_found_by_the_scrub() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_swapped_by_rename_before_the_runtime_loads_it_is_not_served() {
     let (_, sha256) = gemma();
-    let mut stage = set(&tools().join("models"), "").await;
-    stage.start_node();
-    stage.active().await;
-    assert_eq!(stage.stop_node().await, Some(0));
+    let mut stage = stocked("").await;
     // Same length, same times, another content: another name takes its place while nobody looks.
     let file = kept(&stage, sha256);
     // Not in the folder of models: what nobody knows there goes.
@@ -334,10 +337,7 @@ async fn a_file_that_is_swapped_by_rename_before_the_runtime_loads_it_is_not_ser
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_swapped_while_the_runtime_loads_and_then_swapped_back_answers_no_job() {
     let (_, sha256) = gemma();
-    let mut stage = set(&tools().join("models"), "").await;
-    stage.start_node();
-    stage.active().await;
-    assert_eq!(stage.stop_node().await, Some(0));
+    let mut stage = stocked("").await;
     let file = kept(&stage, sha256);
     let (right, wrong) = (stage.home().join("right"), stage.home().join("wrong"));
     std::fs::copy(&file, &wrong).unwrap();
