@@ -53,6 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "settings",
             "time",
+            "blocking",
             "backoff",
             "tls",
             "meters",
@@ -80,8 +81,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "report",
             "fence",
             "rotate",
-            "metrics",
-            "page",
             "otlp",
             "targets",
             "agent",
@@ -114,6 +113,9 @@ pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
             }
         }
     }
+    if let Some(room) = unplaced(file) {
+        say(0, &format!("room {room} has no place in the order of rooms"));
+    }
     for (number, room, used) in upward(file, text) {
         say(number, &format!("room {room} uses {used}, which is built on it"));
     }
@@ -127,13 +129,24 @@ pub(crate) fn broken_in(file: &str, text: &str) -> Vec<String> {
     broken
 }
 
+/// The room that a file belongs to, with all rooms of its crate, where these have an order.
+fn room_of(file: &str) -> Option<(&str, &'static [&'static str])> {
+    let (rest, rooms) =
+        ROOMS.iter().find_map(|(folder, rooms)| Some((file.strip_prefix(folder)?, *rooms)))?;
+    Some((rest.split(['/', '.']).next()?, rooms))
+}
+
+/// The room of a file that nobody has given a place.
+fn unplaced(file: &str) -> Option<&str> {
+    let (room, rooms) = room_of(file)?;
+    (room != "lib" && !rooms.contains(&room)).then_some(room)
+}
+
 /// Where a file of a room uses a room that is built on it: line from 0, its room, the other one.
 fn upward<'a>(file: &'a str, text: &'a str) -> Vec<(usize, &'a str, &'a str)> {
-    let mut crates = ROOMS.iter().filter_map(|(folder, rooms)| Some((file.strip_prefix(folder)?, rooms)));
-    let Some((rest, rooms)) = crates.next() else { return Vec::new() };
-    let room = rest.split(['/', '.']).next();
+    let Some((room, rooms)) = room_of(file) else { return Vec::new() };
     let place = |name: &str| rooms.iter().position(|room| *room == name);
-    let Some((room, own)) = room.and_then(|room| Some((room, place(room)?))) else { return Vec::new() };
+    let Some(own) = place(room) else { return Vec::new() };
     // What tests need to set up is their own affair.
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let above =
@@ -187,6 +200,20 @@ mod tests {
         let tree = "node-store v0.1.0\nmio v1.0.0\nmio v1.0.0 (*)\nserde v1.0.0";
         let found = forbidden_in("node-store", tree, &["mio", "tokio"]);
         assert_eq!(found, ["node-store must not depend on mio"]);
+    }
+
+    #[test]
+    fn every_room_has_one_place() {
+        let found = broken_in("crates/node-agent/src/cellar.rs", "");
+        assert_eq!(
+            found,
+            ["crates/node-agent/src/cellar.rs:1: room cellar has no place in the order of rooms"]
+        );
+        assert!(broken_in("crates/node-agent/src/lib.rs", "").is_empty());
+        for (folder, rooms) in ROOMS {
+            let once: std::collections::BTreeSet<_> = rooms.iter().collect();
+            assert_eq!(once.len(), rooms.len(), "{folder}");
+        }
     }
 
     #[test]
