@@ -56,6 +56,8 @@ pub enum How {
     Sealed,
     /// It was read and hashed just now.
     Read,
+    /// Whoever keeps it, the container engine, was asked just now.
+    Asked,
     /// It was not read, for this reason; where it was not looked at either, the Agent noted it when it looked last.
     Noted(String),
 }
@@ -93,13 +95,15 @@ impl Finding {
 /// How far a check is: the artifact, its bytes that were read, and its bytes.
 pub type Progress<'a> = &'a mut dyn FnMut(&ArtifactId, u64, u64);
 
-/// Looks at every artifact: by its seal where one holds, by reading it otherwise, and by reading all of it where `deep`.
+/// Looks at every artifact: by its seal where one holds, by reading it otherwise, and by reading all of it where `deep`. Of a
+/// container's image it knows what the engine said: whether it has the one that the snapshot wants, or why it cannot be asked.
 ///
 /// # Errors
 /// [`DriftError`]; a file that is missing is a finding, not an error.
 pub fn check(
     view: &View,
     runtime: &RuntimeSettings,
+    image: Option<&Result<bool, String>>,
     deep: bool,
     progress: Progress<'_>,
 ) -> Result<Vec<Finding>, DriftError> {
@@ -109,7 +113,10 @@ pub fn check(
     let mut findings = Vec::new();
     for artifact in view.inventory().list()? {
         let (id, mut facts) = (artifact.id, artifact.facts);
-        let looked = look(view, runtime, config, &id, deep, progress)?;
+        let looked = match (id.kind, image) {
+            (ArtifactKind::RuntimeImage, Some(said)) => engine_has(config, &id, said),
+            _ => look(view, runtime, config, &id, deep, progress)?,
+        };
         let Looked { found, how, damaged } = looked.unwrap_or_else(|| Looked::not(why_not(id.kind)));
         facts.measured = found.or(facts.measured);
         findings.push(Finding { state: judge(&facts), id, facts, how, damaged });
@@ -142,6 +149,17 @@ const fn why_not(kind: ArtifactKind) -> &'static str {
         ArtifactKind::Agent => "it is another release than this one",
         ArtifactKind::Configuration => "it is verified whenever the store is opened",
     }
+}
+
+/// What the engine's answer says of the image that the snapshot wants.
+fn engine_has(config: Option<&NodeConfig>, id: &ArtifactId, said: &Result<bool, String>) -> Option<Looked> {
+    let wanted = config.map(|config| &config.runtime).filter(|runtime| runtime.engine() == id.name)?;
+    let digest = wanted.digest()?;
+    Some(match said {
+        Ok(true) => Looked::at(Measured::Present(digest), How::Asked),
+        Ok(false) => Looked::at(Measured::Absent, How::Asked),
+        Err(why) => Looked::not(why),
+    })
 }
 
 /// Looks at one artifact, if it can be looked at from here.

@@ -9,26 +9,28 @@ use std::{
     collections::HashMap,
     net::{TcpListener, TcpStream},
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bollard::{
-    models::{ContainerCreateBody, NetworkCreateRequest},
+    models::{ContainerCreateBody, ContainerUpdateBody, NetworkConnectRequest, NetworkCreateRequest},
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder,
-        RemoveContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
     },
 };
 use container::{PATIENCE, Stage, down, layer, ready, stage, start};
 use futures_util::StreamExt as _;
-use node_agent::runtime::{ContainerPlan, Endpoint, ImageFacts, InferenceError, State, Supervisor};
+use node_agent::runtime::{
+    ContainerPlan, Endpoint, ImageFacts, InferenceError, Plan, State, Supervisor, Tuning,
+};
 use node_devnet::{Devnet, Settings};
 use node_types::{
     Digest, Network,
     job::{Mode, Output, Request},
 };
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 async fn ask(endpoint: &Endpoint, body: &Value) -> Result<Output, InferenceError> {
     endpoint.infer(Mode::Chat, &Request::parse(body.to_string().as_bytes()).unwrap(), 32, None).await
@@ -439,6 +441,54 @@ async fn after_a_crash_a_container_of_another_plan_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_a_container_that_was_opened_meanwhile_is_replaced() {
+    let Some(stage) = stage().await else { return };
+    for way in ["more processes", "another network"] {
+        crash(stage.plan(&[]));
+        let first = id(&stage).await;
+        if way == "more processes" {
+            let more = ContainerUpdateBody { pids_limit: Some(1 << 20), ..ContainerUpdateBody::default() };
+            stage.engine.update_container(&first, more).await.unwrap();
+        } else {
+            let both = NetworkConnectRequest { container: first.clone(), endpoint_config: None };
+            stage.engine.connect_network("bridge", both).await.unwrap();
+        }
+        let supervisor = start(stage.plan(&[]));
+        ready(&supervisor).await;
+        assert_ne!(id(&stage).await, first, "{way}");
+        supervisor.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_moved_changes_nothing() {
+    let Some(stage) = stage().await else { return };
+    let plan = stage.plan(&[]);
+    // Another image, which the engine has, gets the names that the approved one could be taken for.
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Entrypoint": ["/stand_in"], "Env": ["ANOTHER=1"], "Labels": { "resultity.test": stage.owner.node } },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer())] },
+    });
+    let (digest, other) = stage.archive(&config, &layer());
+    let supervisor = start(ContainerPlan { digest, config_digest: Some(other), ..plan.clone() });
+    ready(&supervisor).await;
+    supervisor.stop().await;
+    let tag = async |name: &str| {
+        let options = TagImageOptionsBuilder::default().repo(&plan.image).tag(name).build();
+        stage.engine.tag_image(&other.to_string(), Some(options)).await.unwrap();
+    };
+    tag("latest").await;
+    tag(&plan.digest.hex()).await;
+    let supervisor = start(plan.clone());
+    ready(&supervisor).await;
+    let made = stage.container().await;
+    assert_eq!(made.image, Some(stage.config().to_string()));
+    supervisor.stop().await;
+    assert!(stage.has_image(stage.config()).await && stage.has_image(other).await, "both are there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_died_is_started_again() {
     let Some(stage) = stage().await else { return };
     // It stays down long enough to be seen there.
@@ -463,6 +513,75 @@ async fn one_that_died_is_started_again() {
     down(&supervisor).await;
     ready(&supervisor).await;
     supervisor.stop().await;
+}
+
+/// What the engine says from now on of the containers of a stage's node: that one is made, started or removed, each with
+/// which.
+fn lives(stage: &Stage) -> mpsc::UnboundedReceiver<(String, String)> {
+    let filters = HashMap::from([
+        ("type".to_owned(), vec!["container".to_owned()]),
+        ("event".to_owned(), ["create", "start", "destroy"].map(str::to_owned).to_vec()),
+        ("label".to_owned(), vec![format!("resultity.node={}", stage.owner.node)]),
+    ]);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().to_string();
+    let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
+    let mut events = stage.engine.clone().with_timeout(2 * PATIENCE).events(Some(options));
+    let (sender, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(event)) = events.next().await {
+            let (what, which) = (event.action.unwrap(), event.actor.unwrap().id.unwrap());
+            if sender.send((what, which)).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_hangs_is_replaced_each_time_later_and_never_by_two() {
+    let Some(stage) = stage().await else { return };
+    let mut lives = lives(&stage);
+    // It is well once, and hangs from then on. It never serves for ten minutes, after which its falls would not count.
+    let plan = ContainerPlan { retry_ms_min: 400, retry_ms_max: 600_000, ..stage.plan(&["--answers", "1"]) };
+    let tuning = Tuning {
+        ready_limit: PATIENCE,
+        health_every: Duration::from_millis(100),
+        failures_max: 1,
+        ..Tuning::default()
+    };
+    let supervisor = Supervisor::start_with(Plan::Container(plan), tuning);
+    let mut state = supervisor.state();
+    // A fall that comes and goes while this test has not its turn is not seen: each is known by the starts before it.
+    let mut waits = Vec::new();
+    while waits.len() < 3 {
+        tokio::time::timeout(PATIENCE, state.changed()).await.unwrap().unwrap();
+        let restarts = supervisor.restarts();
+        let shown = state.borrow_and_update().clone();
+        if let State::Down { cause, retry_in_ms } = shown
+            && supervisor.restarts() == restarts
+        {
+            assert!(cause.contains("does not answer"), "{cause}");
+            // Between half and all of 400 ms, doubled for each.
+            let longest = 400_u64 << restarts;
+            waits.push((restarts, retry_in_ms));
+            assert!((longest / 2..=longest).contains(&retry_in_ms), "{waits:?}");
+        }
+    }
+    supervisor.stop().await;
+
+    // The engine has never had two of them.
+    let (mut told, mut last) = (Vec::new(), String::new());
+    while told.len() < 9 || last != "destroy" {
+        let (what, which) = tokio::time::timeout(PATIENCE, lives.recv()).await.unwrap().unwrap();
+        last.clone_from(&what);
+        told.push((what, which));
+    }
+    for life in told.chunks(3) {
+        let what: Vec<_> = life.iter().map(|(what, _)| what.as_str()).collect();
+        assert_eq!(what, ["create", "start", "destroy"], "{told:?}");
+        assert!(life.iter().all(|(_, which)| *which == life[0].1), "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

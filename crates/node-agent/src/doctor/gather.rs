@@ -338,7 +338,7 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
         partial_folder,
         deep: asked
             .deep
-            .then(|| drift::check(view, &settings.runtime, true, &mut |_, _, _| {}).map_err(caused)),
+            .then(|| drift::check(view, &settings.runtime, None, true, &mut |_, _, _| {}).map_err(caused)),
         account: view.binding().account().map(|account| account.is_some()).map_err(caused),
         moved: view.jobs().retired().map(|moved| moved.map(|it| (it.at, it.archive))).map_err(caused),
         incidents: view.incidents().map_err(caused),
@@ -416,9 +416,10 @@ async fn runtime(settings: &Settings, config: Option<&NodeConfig>) -> RuntimeSee
             let own = own.clone();
             RuntimeSeen::Process { program: blocking(move || program(&config, &own)).await }
         }
-        Runtime::Container { image, digest, .. } => {
+        Runtime::Container { image, digest, config_digest, .. } => {
             let socket = own.socket.clone().unwrap_or_else(|| SOCKET.into());
-            let asked = async { container::is_here(&socket, image, *digest).await.map_err(caused) };
+            let asked =
+                async { container::is_here(&socket, image, *digest, *config_digest).await.map_err(caused) };
             let here = within(asked).await;
             let archive = own.images.as_ref().map(|folder| folder.join(format!("{}.tar", digest.hex())));
             let archive = archive.filter(|path| path.is_file());

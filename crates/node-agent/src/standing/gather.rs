@@ -168,7 +168,7 @@ pub fn gather(
         account: view.binding().account()?.map(|link| {
             let (account, kind) = match link.account() {
                 AccountName::Wallet(address) => (address.to_string(), "wallet"),
-                AccountName::Email(email) => (email.clone(), "email"),
+                AccountName::Email(email) => (hint(email), "email"),
             };
             let (linked_at, proof) = (Moment(link.linked_at()), link.proof().to_owned());
             Account { account, kind: kind.to_owned(), linked_at, proof }
@@ -369,4 +369,11 @@ fn trouble(view: &View) -> Option<Trouble> {
     // That the logs cannot be read is said on its own line.
     let record = view.logs().query(&query).ok()?.pop()?.record;
     Some(Trouble { at: Moment(record.at), level: record.level, message: record.message })
+}
+
+/// An e-mail address by its first letter and its domain: enough for its owner to know it again.
+fn hint(email: &str) -> String {
+    let (name, domain) = email.rsplit_once('@').unwrap_or((email, ""));
+    let first: String = name.chars().take(1).collect();
+    format!("{first}...@{domain}")
 }

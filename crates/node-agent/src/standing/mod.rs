@@ -345,7 +345,8 @@ pub struct Moved {
 /// The account that a node works for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// An address or an e-mail address.
+    /// A wallet's address, or of an e-mail address the first letter and the domain: every user of the machine may look at the
+    /// page, and `account show` has it whole.
     pub account: String,
     /// `wallet` or `email`.
     pub kind: String,

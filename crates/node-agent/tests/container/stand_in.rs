@@ -1,9 +1,10 @@
 //! A stand-in for a runtime in a container: no model, and no inference. It tells what it can see and do, and misbehaves
 //! as it is told. One file without dependencies, so that a compiler alone makes a static program of it.
 //!
-//!     stand_in --port N [--say TEXT] [--exit STATUS] [--hold] [--relay ADDRESS]
+//!     stand_in --port N [--say TEXT] [--exit STATUS] [--hold] [--answers N] [--relay ADDRESS]
 //!
-//! With `--hold` nothing that says HOLD is answered. With `--relay` it is no runtime: what connects to it is passed on to ADDRESS.
+//! With `--hold` nothing that says HOLD is answered. With `--answers` so many requests are, and later ones are accepted and never
+//! answered. With `--relay` it is no runtime: what connects to it is passed on to ADDRESS.
 //!
 //! A request's `model` names what is done with it: see [`trick`].
 
@@ -31,8 +32,14 @@ fn main() {
     let (relay, hold) = (argument("--relay").cloned(), arguments.iter().any(|it| it == "--hold"));
     let listener = TcpListener::bind(format!("0.0.0.0:{}", argument("--port").unwrap())).unwrap();
     println!("listening with {arguments:?}");
-    for stream in listener.incoming() {
+    let answers = argument("--answers").map_or(usize::MAX, |it| it.parse().unwrap());
+    let mut hanging = Vec::new();
+    for (number, stream) in listener.incoming().enumerate() {
         let stream = stream.unwrap();
+        if number >= answers {
+            hanging.push(stream);
+            continue;
+        }
         let relay = relay.clone();
         thread::spawn(move || match relay {
             Some(address) => pass_on(stream, &address),

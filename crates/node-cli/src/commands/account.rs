@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use node_store::binding::{Account as Of, AccountLink, PROOF_BYTES_MAX};
+use node_store::binding::{Account as Of, AccountLink, EMAIL_BYTES_MAX, PROOF_BYTES_MAX};
 use node_types::Address;
 use serde::Serialize;
 
@@ -42,14 +42,18 @@ pub(crate) enum Account {
 #[command(group = clap::ArgGroup::new("account").required(true))]
 #[command(after_help = "Examples:
   resultity-node account link --wallet 0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B
-  resultity-node account link --email ops@example.org --proof-file receipt.txt")]
+  resultity-node account link --email-file address.txt --proof-file receipt.txt
+  echo ops@example.org | resultity-node account link --email-file -")]
 pub(crate) struct Link {
     /// A wallet, by its EVM address
     #[arg(long, group = "account", value_name = "ADDRESS")]
     wallet: Option<Address>,
-    /// A person or company, by e-mail address
+    /// A person or company, by e-mail address; every user of the machine may see it while the command runs
     #[arg(long, group = "account", value_name = "NAME@DOMAIN")]
     email: Option<String>,
+    /// The file with the e-mail address, - for the standard input: nobody else sees it
+    #[arg(long, group = "account", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    email_file: Option<PathBuf>,
     /// The file with what proves it: the network's receipt, or the account's signature
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     proof_file: Option<PathBuf>,
@@ -142,16 +146,19 @@ impl Account {
 
 impl Link {
     fn run(&self, context: &Context) -> Result<AccountLink, Failure> {
-        let account = match (&self.wallet, &self.email) {
-            (Some(address), _) => Of::Wallet(*address),
-            (None, Some(email)) => Of::Email(email.clone()),
-            (None, None) => return Err(Failure::Usage("give --wallet or --email".to_owned())),
+        // More than may be in it, so that the store says what is too long.
+        let text = |file: &PathBuf, bytes_max: usize| -> Result<String, Failure> {
+            Ok(String::from_utf8_lossy(&files::read(file, 4 * bytes_max)?).trim().to_owned())
         };
-        let proof = match &self.proof_file {
-            // One more, so that the store says what is too long.
-            Some(file) => String::from_utf8_lossy(&files::read(file, 4 * PROOF_BYTES_MAX)?).trim().to_owned(),
-            None => String::new(),
+        let account = match (&self.wallet, &self.email, &self.email_file) {
+            (Some(address), _, _) => Of::Wallet(*address),
+            (None, Some(email), _) => Of::Email(email.clone()),
+            (None, None, Some(file)) => Of::Email(text(file, EMAIL_BYTES_MAX)?),
+            (None, None, None) => {
+                return Err(Failure::Usage("give --wallet, --email or --email-file".to_owned()));
+            }
         };
+        let proof = self.proof_file.as_ref().map_or(Ok(String::new()), |file| text(file, PROOF_BYTES_MAX))?;
         let reading = reading()?;
         // Judged before the volume is opened: a typing error should cost nothing.
         AccountLink::new(account.clone(), reading.wall, proof.clone())?;

@@ -4,11 +4,14 @@ use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use node_agent::drift::{self, Finding, How};
-use node_store::inventory::Change;
+use node_agent::{
+    drift::{self, Finding, How},
+    runtime::container,
+};
+use node_store::{inventory::Change, view::View};
 use node_types::{
     Digest, Timestamp,
-    config::PIECE_BYTES,
+    config::{PIECE_BYTES, Runtime},
     inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured},
 };
 use serde::Serialize;
@@ -117,7 +120,7 @@ struct FindingShown {
     drift: bool,
     #[serde(flatten)]
     values: ValuesShown,
-    /// `sealed`, `read`, or `noted` by the Agent when it looked last.
+    /// `sealed`, `read`, `asked` of the container engine, or `noted` by the Agent when it looked last.
     known: &'static str,
     /// Why it was not looked at now.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +154,7 @@ impl FindingShown {
         let (known, because) = match finding.how {
             How::Sealed => ("sealed", None),
             How::Read => ("read", None),
+            How::Asked => ("asked", None),
             How::Noted(why) => ("noted", Some(why)),
         };
         let ArtifactId { kind, name } = finding.id;
@@ -166,12 +170,24 @@ impl FindingShown {
         }
     }
 
+    /// Whether the Agent gets it again.
+    const fn is_mended_by_the_agent(&self) -> bool {
+        match self.kind {
+            ArtifactKind::ModelFile | ArtifactKind::RuntimeImage => true,
+            ArtifactKind::Agent
+            | ArtifactKind::RuntimeBinary
+            | ArtifactKind::RuntimeEnvironment
+            | ArtifactKind::Configuration => false,
+        }
+    }
+
     /// How that is known, in words.
     fn how(&self) -> String {
         let why = self.because.as_deref().unwrap_or_default();
         match self.known {
             "sealed" => "its seal holds".to_owned(),
             "read" => "read now".to_owned(),
+            "asked" => "the container engine was asked now".to_owned(),
             _ => format!("not read now: {why}"),
         }
     }
@@ -215,11 +231,24 @@ impl Report for Checked {
     }
 }
 
+/// Whether the container engine has the image of the snapshot, or why it cannot be asked; nothing for other kinds of runtime.
+fn engine_has_image(context: &Context, view: &View) -> Result<Option<Result<bool, String>>, Failure> {
+    let snapshots = view.snapshots()?;
+    let runtime = snapshots.current().map(|current| &current.config.document().runtime);
+    let Some(Runtime::Container { image, digest, config_digest, .. }) = runtime else { return Ok(None) };
+    let socket = context.settings.runtime.socket.clone().unwrap_or_else(|| container::SOCKET.into());
+    let thread =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let asked = thread.block_on(container::is_here(&socket, image, *digest, *config_digest));
+    Ok(Some(asked.map_err(|error| error.to_string())))
+}
+
 impl Check {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let view = context.view()?;
         let mut meter = Meter::new(context.out);
-        let found = drift::check(&view, &context.settings.runtime, self.deep, &mut |id, done, bytes| {
+        let (own, image) = (&context.settings.runtime, engine_has_image(context, &view)?);
+        let found = drift::check(&view, own, image.as_ref(), self.deep, &mut |id, done, bytes| {
             meter.show("read", &id.name, done, bytes);
         });
         match &found {
@@ -228,8 +257,7 @@ impl Check {
         }
         let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
         let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
-        let others =
-            artifacts.iter().any(|artifact| artifact.drift && artifact.kind != ArtifactKind::ModelFile);
+        let others = artifacts.iter().any(|artifact| artifact.drift && !artifact.is_mended_by_the_agent());
         let next = match (drifted, others, context.holder()?) {
             (0, _, _) => "nothing: what is here is what was installed",
             (_, true, _) => {

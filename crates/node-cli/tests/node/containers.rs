@@ -106,6 +106,13 @@ impl Drop for Images {
     }
 }
 
+/// How the container's image stands in what `drift check` says, and how that is known.
+fn image_of(checked: &Value) -> (&str, &str) {
+    let mut artifacts = checked["artifacts"].as_array().unwrap().iter();
+    let image = artifacts.find(|it| it["kind"] == "runtime_image").unwrap();
+    (image["state"].as_str().unwrap(), image["known"].as_str().unwrap())
+}
+
 /// The containers of a node.
 fn containers(label: &str) -> Vec<String> {
     let found = docker(&["ps", "--all", "--no-trunc", "--quiet", "--filter", label]);
@@ -147,6 +154,9 @@ async fn the_real_model_runs_in_a_container_that_outlives_its_agent_and_is_excha
         .then_some(())
     };
     assert!(artifact(&first["digest"]).is_some());
+    let (ended, said) = stage.command(&["drift", "check", "--json"]);
+    assert_eq!(ended, Some(0), "{said}");
+    assert_eq!(image_of(&serde_json::from_str(&said).unwrap()), ("ok", "asked"), "{said}");
 
     // The Agent dies in the middle of a job; its container goes on, and the next Agent finds it again.
     // It does not stop by itself, and takes long enough to be seen at work.
@@ -186,4 +196,11 @@ async fn the_real_model_runs_in_a_container_that_outlives_its_agent_and_is_excha
     assert_eq!(stage.stop_node().await, Some(0));
     assert_eq!(containers(&label), Vec::<String>::new());
     assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &label]), "");
+
+    // Somebody takes the image away.
+    docker(&["rmi", "--force", second["config_digest"].as_str().unwrap()]);
+    let (ended, said) = stage.command(&["drift", "check", "--json"]);
+    assert_eq!(ended, Some(3), "{said}");
+    let checked: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&checked["drifted"], image_of(&checked)), (&json!(1), ("missing", "asked")), "{said}");
 }

@@ -93,12 +93,24 @@ pub(super) async fn obtain(engine: &Engine, plan: &ContainerPlan) -> Result<Imag
     }
 }
 
-/// Whether the engine has an image under one of two names.
+/// Whether the engine has an image, under any of the names that it may have for it: one that came from an archive has no
+/// repository, and earlier engines name it by its configuration.
 ///
 /// # Errors
 /// [`ContainerError::Engine`].
-pub(super) async fn is_here(engine: &Engine, name: &str, id: &str) -> Result<bool, ContainerError> {
-    Ok(inspect(engine, name).await?.is_some() || inspect(engine, id).await?.is_some())
+pub(super) async fn is_here(
+    engine: &Engine,
+    image: &str,
+    digest: Digest,
+    config_digest: Option<Digest>,
+) -> Result<bool, ContainerError> {
+    let ids = [Some(digest), config_digest].into_iter().flatten().map(|id| id.to_string());
+    for name in [format!("{image}@{digest}")].into_iter().chain(ids) {
+        if inspect(engine, &name).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What the engine has under a name, if anything.

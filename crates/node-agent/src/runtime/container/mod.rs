@@ -172,13 +172,18 @@ pub async fn obtain(plan: &ContainerPlan) -> Result<ImageFacts, ContainerError> 
     Ok(image::obtain(&engine, plan).await?.facts)
 }
 
-/// Whether the image with this digest is in the engine behind `socket`. Gets nothing.
+/// Whether the image with this digest, or of this configuration, is in the engine behind `socket`. Gets nothing.
 ///
 /// # Errors
 /// [`ContainerError`] where no engine answers, or one that cannot be used.
-pub async fn is_here(socket: &std::path::Path, image: &str, digest: Digest) -> Result<bool, ContainerError> {
+pub async fn is_here(
+    socket: &std::path::Path,
+    image: &str,
+    digest: Digest,
+    config_digest: Option<Digest>,
+) -> Result<bool, ContainerError> {
     let engine = Engine::connect(socket).await?;
-    image::is_here(&engine, &format!("{image}@{digest}"), &digest.to_string()).await
+    image::is_here(&engine, image, digest, config_digest).await
 }
 
 /// An engine that was found fit, and the approved image in it.

@@ -173,35 +173,97 @@ pub(super) fn verify(
     same("the absence of added capabilities", &[""; 0][..], texts(found.cap_add.as_ref()).as_slice())?;
     holds("the dropping of capabilities", "ALL", &found.cap_drop, drops_all(found.cap_drop.as_deref()))?;
     let options = found.security_opt.as_deref().unwrap_or_default();
+    // A profile of its own may allow anything.
     let closed =
         options.iter().any(|it| matches!(it.as_str(), "no-new-privileges" | "no-new-privileges:true"))
-            && !options.iter().any(|it| it.contains("unconfined") || it.ends_with("disable"));
+            && !options
+                .iter()
+                .any(|it| it.starts_with("seccomp") || it.contains("unconfined") || it.ends_with("disable"));
     holds("the security options", "no-new-privileges", &found.security_opt, closed)?;
+    let masked = [&found.masked_paths, &found.readonly_paths];
+    let closed = masked.iter().all(|paths| paths.as_ref().is_none_or(|paths| !paths.is_empty()));
+    holds("the closing of parts of /proc and /sys", "what engines close", &masked, closed)?;
     same("the IPC namespace", &wanted.ipc_mode, &found.ipc_mode)?;
-    for (what, mode) in
-        [("a process namespace of its own", &found.pid_mode), ("a host name of its own", &found.uts_mode)]
-    {
+    let cgroups = found.cgroupns_mode.map(|mode| mode.to_string());
+    for (what, mode) in [
+        ("a process namespace of its own", &found.pid_mode),
+        ("a host name of its own", &found.uts_mode),
+        ("a cgroup namespace of its own", &cgroups),
+        ("the engine's user namespace", &found.userns_mode),
+    ] {
         holds(what, "private", mode, matches!(mode.as_deref(), None | Some("" | "private")))?;
     }
     same("the network", &wanted.network_mode, &found.network_mode)?;
+    let published = found.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());
+    let published = published || found.publish_all_ports == Some(true);
+    holds("the absence of published ports", "none", &found.port_bindings, !published)?;
     same("the name server", &wanted.dns, &found.dns)?;
     same("the memory limit", &wanted.memory.unwrap_or(0), &found.memory.unwrap_or(0))?;
+    // -1 from engines whose kernel does not count what is swapped.
+    let swap = found.memory_swap.unwrap_or(0);
+    holds(
+        "the limit of swapping",
+        "that of memory",
+        &swap,
+        swap == -1 || swap == wanted.memory_swap.unwrap_or(0),
+    )?;
     same("the limit of processes", &wanted.pids_limit, &found.pids_limit)?;
+    let cores = found.ulimits.iter().flatten().find(|it| {
+        // Podman names it RLIMIT_CORE.
+        it.name.as_deref().is_some_and(|name| name.to_ascii_lowercase().ends_with("core"))
+    });
+    let none = cores.is_some_and(|cores| (cores.soft, cores.hard) == (Some(0), Some(0)));
+    holds("the absence of core dumps", "0", &found.ulimits, none)?;
+    let restart = found.restart_policy.as_ref().and_then(|policy| policy.name);
+    let never = matches!(restart, None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO));
+    holds("that the Agent alone starts it", "no", &restart, never)?;
     let driver = |host: &HostConfig| host.log_config.as_ref().and_then(|it| it.typ.clone());
     same("the absence of logs", &driver(&wanted), &driver(found))?;
     let places =
         |host: &HostConfig| host.tmpfs.iter().flatten().map(|(path, _)| path.clone()).collect::<Vec<_>>();
     same("the temporary folder", &places(&wanted), &places(found))?;
+    let options = found.tmpfs.iter().flatten().map(|(_, options)| options.split(',').collect::<Vec<_>>());
+    let closed =
+        options.into_iter().all(|it| ["noexec", "nosuid", "nodev"].iter().all(|closed| it.contains(closed)));
+    holds("how the temporary folder is mounted", "noexec, nosuid, nodev", &found.tmpfs, closed)?;
     let nothing = found.binds.as_ref().is_none_or(Vec::is_empty)
         && found.volumes_from.as_ref().is_none_or(Vec::is_empty)
-        && found.devices.as_ref().is_none_or(Vec::is_empty);
+        && found.devices.as_ref().is_none_or(Vec::is_empty)
+        && found.device_cgroup_rules.as_ref().is_none_or(Vec::is_empty);
     holds(
         "the absence of devices and binds",
         "none",
-        &(&found.binds, &found.volumes_from, &found.devices),
+        &(&found.binds, &found.volumes_from, &found.devices, &found.device_cgroup_rules),
         nothing,
     )?;
+    let cards = |host: &HostConfig| host.device_requests.as_ref().map_or(0, Vec::len);
+    same("the graphics cards", &cards(&wanted), &cards(found))?;
+    let groups = found.group_add.as_ref().is_none_or(Vec::is_empty);
+    holds("the absence of more groups", "none", &found.group_add, groups)?;
+    let settings = found.sysctls.as_ref().is_none_or(HashMap::is_empty);
+    holds("the kernel's own settings", "none", &found.sysctls, settings)?;
+    let command = config.and_then(|it| it.cmd.clone());
+    // Without arguments of the snapshot's the image's stand.
+    if asked.cmd.as_ref().is_some_and(|command| !command.is_empty()) {
+        same("the arguments", &asked.cmd, &command)?;
+    }
+    verify_environment(asked, made)?;
     verify_mounts(&wanted, made)
+}
+
+/// Everything asked for, as it was asked for; the key is each start's own, and the image may bring more.
+fn verify_environment(
+    asked: &ContainerCreateBody,
+    made: &ContainerInspectResponse,
+) -> Result<(), ContainerError> {
+    let found = made.config.as_ref().and_then(|it| it.env.as_ref());
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    for wanted in asked.env.iter().flatten().filter(|it| name(it) != API_KEY) {
+        let found: Vec<&String> = found.into_iter().flatten().filter(|it| name(it) == name(wanted)).collect();
+        // What it is stays unsaid: it may be a secret.
+        holds("the environment", &name(wanted), &found.len(), found == [wanted])?;
+    }
+    Ok(())
 }
 
 /// The models read-only, and nothing else: an image may want volumes of its own.
@@ -265,4 +327,186 @@ pub(super) fn key(made: &ContainerInspectResponse) -> Option<Zeroizing<String>> 
     let environment = made.config.as_ref()?.env.as_ref()?;
     let key = environment.iter().find_map(|it| it.strip_prefix(API_KEY)?.strip_prefix('='));
     key.map(|key| Zeroizing::new(key.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bollard::models::{ContainerConfig, DeviceMapping, MountPoint, PortBinding};
+    use node_types::{Network, VolumeId};
+
+    use super::*;
+    use crate::runtime::{ModelsMount, container::Owner};
+
+    fn plan() -> ContainerPlan {
+        ContainerPlan {
+            socket: PathBuf::from("/socket"),
+            owner: Owner {
+                network: Network::Testnet,
+                node: format!("node-{}", "ab".repeat(20)).parse().unwrap(),
+                volume: VolumeId::from_bytes([1; 16]),
+                snapshot: Digest::of(b"snapshot"),
+            },
+            image: "image".to_owned(),
+            digest: Digest::of(b"manifest"),
+            config_digest: None,
+            platform: None,
+            images: None,
+            args: vec!["--port".to_owned(), "{port}".to_owned()],
+            models: Some(ModelsMount { folder: "/models-here".into(), first: Some("first".to_owned()) }),
+            loads: Digest::of(b"files"),
+            memory_bytes: None,
+            pids_max: 100,
+            gpus: false,
+            retry_ms_min: 1,
+            retry_ms_max: 1,
+        }
+    }
+
+    /// What an engine says that did as it was asked.
+    fn made(asked: &ContainerCreateBody) -> ContainerInspectResponse {
+        let of_the_image = "OF_THE_IMAGE=1".to_owned();
+        ContainerInspectResponse {
+            image: asked.image.clone(),
+            config: Some(ContainerConfig {
+                user: asked.user.clone(),
+                cmd: asked.cmd.clone(),
+                env: asked.env.clone().map(|env| env.into_iter().chain([of_the_image]).collect()),
+                ..ContainerConfig::default()
+            }),
+            host_config: asked.host_config.clone(),
+            mounts: Some(vec![MountPoint {
+                typ: text("bind"),
+                source: Some("/models-here".to_owned()),
+                destination: Some(MODELS.to_owned()),
+                rw: Some(false),
+                ..MountPoint::default()
+            }]),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    type Change = fn(&mut ContainerInspectResponse, &mut HostConfig);
+
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
+    }
+
+    fn texts(value: &str) -> Option<Vec<String>> {
+        Some(vec![value.to_owned()])
+    }
+
+    /// Every way in which a container can be another one or less closed, each with what is said of it.
+    const CHANGES: &[(&str, Change)] = &[
+        ("the image", |made, _| made.image = text("sha256:other")),
+        ("the user", |made, _| made.config.as_mut().unwrap().user = text("0")),
+        ("the user", |made, _| made.config.as_mut().unwrap().user = None),
+        ("the read-only root", |_, host| host.readonly_rootfs = Some(false)),
+        ("privileges", |_, host| host.privileged = Some(true)),
+        ("added capabilities", |_, host| host.cap_add = texts("SYS_PTRACE")),
+        ("dropping of capabilities", |_, host| host.cap_drop = texts("KILL")),
+        ("dropping of capabilities", |_, host| host.cap_drop = None),
+        ("security options", |_, host| host.security_opt = None),
+        ("security options", |_, host| {
+            host.security_opt = Some(["no-new-privileges", "seccomp=unconfined"].map(str::to_owned).to_vec());
+        }),
+        ("security options", |_, host| {
+            host.security_opt = Some(["no-new-privileges", "seccomp={}"].map(str::to_owned).to_vec());
+        }),
+        ("security options", |_, host| {
+            host.security_opt =
+                Some(["no-new-privileges", "apparmor=unconfined"].map(str::to_owned).to_vec());
+        }),
+        ("parts of /proc", |_, host| host.masked_paths = Some(Vec::new())),
+        ("parts of /proc", |_, host| host.readonly_paths = Some(Vec::new())),
+        ("IPC namespace", |_, host| host.ipc_mode = text("host")),
+        ("process namespace", |_, host| host.pid_mode = text("host")),
+        ("host name", |_, host| host.uts_mode = text("host")),
+        ("cgroup namespace", |_, host| host.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::HOST)),
+        ("user namespace", |_, host| host.userns_mode = text("host")),
+        ("the network", |_, host| host.network_mode = text("bridge")),
+        ("published ports", |_, host| {
+            host.port_bindings =
+                Some(HashMap::from([("8080/tcp".to_owned(), Some(vec![PortBinding::default()]))]));
+        }),
+        ("published ports", |_, host| host.publish_all_ports = Some(true)),
+        ("name server", |_, host| host.dns = texts("192.0.2.1")),
+        ("memory limit", |_, host| host.memory = Some(0)),
+        ("limit of swapping", |_, host| host.memory_swap = Some(1 << 50)),
+        ("limit of processes", |_, host| host.pids_limit = None),
+        ("core dumps", |_, host| host.ulimits = None),
+        ("core dumps", |_, host| host.ulimits.as_mut().unwrap()[0].hard = Some(-1)),
+        ("alone starts it", |_, host| {
+            host.restart_policy.as_mut().unwrap().name = Some(RestartPolicyNameEnum::ALWAYS);
+        }),
+        ("absence of logs", |_, host| host.log_config.as_mut().unwrap().typ = text("json-file")),
+        ("the temporary folder", |_, host| host.tmpfs = None),
+        ("temporary folder is mounted", |_, host| {
+            host.tmpfs = Some(HashMap::from([(TMP.to_owned(), "rw,nosuid,nodev,exec".to_owned())]));
+        }),
+        ("devices and binds", |_, host| host.binds = texts("/:/host")),
+        ("devices and binds", |_, host| host.volumes_from = texts("another")),
+        ("devices and binds", |_, host| host.devices = Some(vec![DeviceMapping::default()])),
+        ("devices and binds", |_, host| host.device_cgroup_rules = texts("b *:* rwm")),
+        ("graphics cards", |_, host| host.device_requests = Some(vec![DeviceRequest::default()])),
+        ("more groups", |_, host| host.group_add = texts("docker")),
+        ("the kernel's own settings", |_, host| {
+            host.sysctls = Some(HashMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]));
+        }),
+        ("the arguments", |made, _| made.config.as_mut().unwrap().cmd = texts("--other")),
+        ("the environment", |made, _| {
+            made.config.as_mut().unwrap().env.as_mut().unwrap().retain(|it| !it.starts_with("HOME="));
+        }),
+        ("the environment", |made, _| {
+            made.config.as_mut().unwrap().env.as_mut().unwrap().push("PATH=/tmp".to_owned());
+        }),
+        ("the mounts", |made, _| made.mounts.as_mut().unwrap()[0].rw = Some(true)),
+        ("the mounts", |made, _| made.mounts.as_mut().unwrap()[0].source = text("/")),
+        ("the mounts", |made, _| {
+            let more =
+                MountPoint { typ: text("volume"), destination: text("/data"), ..MountPoint::default() };
+            made.mounts.as_mut().unwrap().push(more);
+        }),
+    ];
+
+    #[test]
+    fn a_container_that_is_less_closed_in_any_way_is_told_by_that_way() {
+        let plan = plan();
+        let asked =
+            completed(asked(&plan, "sha256:image", 1 << 30), &plan, Digest::of(b"plan"), "network", "");
+        verify(&asked, &made(&asked)).unwrap();
+        for (number, (words, change)) in CHANGES.iter().enumerate() {
+            let mut made = made(&asked);
+            let mut host = made.host_config.clone().unwrap();
+            change(&mut made, &mut host);
+            made.host_config = Some(host);
+            let refused = verify(&asked, &made).expect_err(&format!("{number}: {words}"));
+            assert!(refused.to_string().contains(words), "{number}: {words}: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_engines_say_in_other_words_is_the_same() {
+        let plan = plan();
+        let asked =
+            completed(asked(&plan, "sha256:image", 1 << 30), &plan, Digest::of(b"plan"), "network", "");
+        let same: [Change; 6] = [
+            |_, host| host.security_opt = texts("no-new-privileges:true"),
+            |_, host| host.cap_drop = Some(USUAL_CAPABILITIES.map(|it| format!("CAP_{it}")).to_vec()),
+            |_, host| host.memory_swap = Some(-1),
+            |_, host| host.ulimits.as_mut().unwrap()[0].name = text("RLIMIT_CORE"),
+            |_, host| host.restart_policy = None,
+            |made, _| {
+                made.config.as_mut().unwrap().env.as_mut().unwrap().push("RUNTIME_API_KEY=key".to_owned())
+            },
+        ];
+        for change in same {
+            let mut made = made(&asked);
+            let mut host = made.host_config.clone().unwrap();
+            change(&mut made, &mut host);
+            made.host_config = Some(host);
+            verify(&asked, &made).unwrap();
+        }
+    }
 }
