@@ -228,6 +228,37 @@ async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
     assert_eq!(stage.ended(&job).await["end"], "result");
 }
 
+/// A machine that was copied with its memory is one start that runs twice, and counts on from the same number in both: the
+/// numbers tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_of_one_start_the_one_that_uses_a_number_again_stops_and_says_why() {
+    let (mut stage, _runtime) = running(external()).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    let home = copied_home(&stage);
+    let library = stage.library("one_start.c", "one_start.so");
+    stage.environment.push(("LD_PRELOAD", library));
+    stage.start_node();
+    stage.active().await;
+    // It has used more numbers than a copy uses before it is answered for the first time.
+    for _ in 0..8 {
+        let job = stage.submit("wait 1").await;
+        stage.ended(&job).await;
+    }
+    let copy = stage.start_in(&home, &[]);
+    assert_eq!(exit_code(copy).await, Some(6));
+    let said = stage.said();
+    assert!(said.contains("this node runs twice") && said.contains("by the same start"), "{said}");
+    assert_eq!(
+        stage.get("state").await["nodes"][0]["boots"].as_array().unwrap().len(),
+        2,
+        "before, and both"
+    );
+
+    assert!(stage.node().try_wait().unwrap().is_none(), "the first goes on");
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
 /// One that does not answer is let go for one that does; when it comes back, it is the one that stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_away_finds_that_another_took_its_place() {
