@@ -10,7 +10,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -55,6 +55,9 @@ pub enum AuthorError {
         #[source]
         source: serde_json::Error,
     },
+    /// Another process is this node: a number that is used here would be missing there.
+    #[error("nothing is signed any more: this node runs twice")]
+    Silenced,
     /// The system gave no randomness.
     #[error("the system gave no randomness: {0}")]
     Randomness(getrandom::Error),
@@ -68,6 +71,7 @@ pub struct Author {
     numbers: Mutex<Range<u64>>,
     /// The network's time less the wall clock's, in milliseconds; 0 while they agree.
     network_ahead_ms: AtomicI64,
+    silenced: AtomicBool,
 }
 
 impl Author {
@@ -83,6 +87,7 @@ impl Author {
             boot: BootId::from_bytes(boot),
             numbers: Mutex::new(0..0),
             network_ahead_ms: AtomicI64::new(0),
+            silenced: AtomicBool::new(false),
         })
     }
 
@@ -111,6 +116,11 @@ impl Author {
         *self.numbers.lock().await = 0..0;
     }
 
+    /// Signs nothing from now on: another process is this node, and may count on from the same number.
+    pub fn silence(&self) {
+        self.silenced.store(true, Ordering::Relaxed);
+    }
+
     fn issued_at(&self) -> Result<Timestamp, NoClock> {
         let wall = time::reading()?.wall.ms();
         let ahead_ms = self.network_ahead_ms.load(Ordering::Relaxed);
@@ -130,6 +140,9 @@ impl Author {
             .ok_or(AuthorError::NoKeyset)?;
         let config = snapshots.current().map_or(NO_CONFIG, |current| current.config.digest());
         loop {
+            if self.silenced.load(Ordering::Relaxed) {
+                return Err(AuthorError::Silenced);
+            }
             let message = NodeMessage {
                 kind,
                 node: self.store.node(),

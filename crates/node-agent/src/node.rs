@@ -337,8 +337,9 @@ impl Node {
         told(&self.failed).await
     }
 
-    /// The network has said that another start of this node is the one that counts.
+    /// The network has said that another process is this node. Nothing is said to it any more.
     pub fn displace(&self, why: &str) {
+        self.author.silence();
         self.displaced.send_if_modified(|held| {
             let first = held.is_none();
             if first {

@@ -10,27 +10,12 @@
 #[path = "common/settings.rs"]
 mod settings;
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    io::Write as _,
-    net::TcpListener as PortFinder,
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+#[path = "common/collector.rs"]
+mod collector;
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::State,
-    http::{
-        HeaderMap, StatusCode,
-        header::{CONTENT_ENCODING, RETRY_AFTER},
-    },
-    response::{IntoResponse as _, Response},
-    routing::post,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use collector::{Answer, Collector, Receiver, attribute, body};
 use node_agent::{
     author::Author,
     metrics,
@@ -47,128 +32,18 @@ use node_types::{
     log::{Kind, Level},
 };
 use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse},
-        metrics::v1::ExportMetricsServiceRequest,
-    },
     common::v1::any_value,
-    logs::v1::LogRecord,
+    metrics::v1::{Metric, metric::Data},
 };
-use prost::Message as _;
 use settings::settings;
 use tokio::{
-    net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 /// The longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// What the receiver answers to log records.
-#[derive(Clone, Debug)]
-enum Answer {
-    /// Not now, but after so many seconds.
-    Busy(u64),
-    Refused,
-    Rejects(i64),
-    /// Nothing, and never.
-    Hangs,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// What comes before it takes everything.
-    answers: VecDeque<Answer>,
-    logs: Vec<ExportLogsServiceRequest>,
-    metrics: Vec<ExportMetricsServiceRequest>,
-    headers: Vec<HeaderMap>,
-    /// When log records came.
-    times: Vec<Instant>,
-}
-
-#[derive(Clone)]
-struct Receiver {
-    seen: Arc<Mutex<Seen>>,
-    url: String,
-}
-
-impl Receiver {
-    async fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
-        let seen = Arc::new(Mutex::new(Seen { answers: answers.into_iter().collect(), ..Seen::default() }));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let routes = Router::new()
-            .route("/v1/logs", post(take_logs))
-            .route("/v1/metrics", post(take_metrics))
-            .with_state(Arc::clone(&seen));
-        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { seen, url }
-    }
-
-    /// The requests with log records so far.
-    fn requests(&self) -> Vec<Vec<LogRecord>> {
-        let records = |request: &ExportLogsServiceRequest| {
-            let of_nodes = request.resource_logs.iter().flat_map(|logs| &logs.scope_logs);
-            of_nodes.flat_map(|scope| scope.log_records.clone()).collect()
-        };
-        self.seen.lock().unwrap().logs.iter().map(records).collect()
-    }
-
-    fn bodies(&self) -> Vec<String> {
-        self.requests().concat().iter().map(body).collect()
-    }
-}
-
-/// A body as it was before compression: the real collector compresses whatever it passes on.
-fn plain(headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
-    if headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding != "gzip") {
-        return body.to_vec();
-    }
-    let gzip = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut gzip = gzip.unwrap();
-    // Far below what a pipe holds.
-    gzip.stdin.take().unwrap().write_all(body).unwrap();
-    gzip.wait_with_output().unwrap().stdout
-}
-
-async fn take_logs(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, body: Bytes) -> Response {
-    let (answer, requests) = {
-        let mut seen = seen.lock().unwrap();
-        seen.times.push(Instant::now());
-        assert_eq!(headers["content-type"], "application/x-protobuf");
-        seen.logs.push(ExportLogsServiceRequest::decode(plain(&headers, &body).as_slice()).unwrap());
-        seen.headers.push(headers);
-        (seen.answers.pop_front(), seen.logs.len())
-    };
-    let rejected_log_records = match answer {
-        Some(Answer::Busy(seconds)) => {
-            return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, seconds.to_string())]).into_response();
-        }
-        Some(Answer::Refused) => return StatusCode::BAD_REQUEST.into_response(),
-        Some(Answer::Hangs) => return std::future::pending().await,
-        Some(Answer::Rejects(count)) => count,
-        None => return ExportLogsServiceResponse::default().encode_to_vec().into_response(),
-    };
-    // Its words are others each time.
-    let error_message = format!("too old, says request {requests}");
-    let partial = ExportLogsPartialSuccess { rejected_log_records, error_message };
-    ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec().into_response()
-}
-
-async fn take_metrics(State(seen): State<Arc<Mutex<Seen>>>, headers: HeaderMap, body: Bytes) -> Response {
-    let request = ExportMetricsServiceRequest::decode(plain(&headers, &body).as_slice()).unwrap();
-    seen.lock().unwrap().metrics.push(request);
-    StatusCode::OK.into_response()
-}
-
-fn body(record: &LogRecord) -> String {
-    match record.body.as_ref().and_then(|body| body.value.as_ref()) {
-        Some(any_value::Value::StringValue(text)) => text.clone(),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// Waits until something is there.
 async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -253,7 +128,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_busy_collector_does_not_take_is_held_and_comes_once_and_in_order() {
-    let receiver = Receiver::start([Answer::Busy(1), Answer::Busy(1)]).await;
+    let receiver = Receiver::start([Answer::Later(503, 1), Answer::Later(503, 1)]).await;
     let scene = Scene::set(otlp(&receiver, true)).await;
     scene.note("first");
     eventually("it was asked twice", || (receiver.requests().len() >= 2).then_some(())).await;
@@ -269,7 +144,7 @@ async fn what_a_busy_collector_does_not_take_is_held_and_comes_once_and_in_order
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_collector_refuses_is_lost_for_it_said_once_and_told_with_the_next_records() {
-    let receiver = Receiver::start([Answer::Refused, Answer::Refused]).await;
+    let receiver = Receiver::start([Answer::Refused(400), Answer::Refused(400)]).await;
     let scene = Scene::set(otlp(&receiver, true)).await;
     scene.note("never taken");
     // The second batch is what the node said of the first refusal.
@@ -337,7 +212,7 @@ async fn a_count_of_rejected_records_that_cannot_be_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_refuses_does_not_lose_everything_at_once() {
-    let receiver = Receiver::start([Answer::Refused, Answer::Refused]).await;
+    let receiver = Receiver::start([Answer::Refused(400), Answer::Refused(400)]).await;
     let scene = Scene::set(otlp(&receiver, true)).await;
     // More than one batch.
     let long = "x".repeat(4 << 10);
@@ -348,9 +223,68 @@ async fn a_collector_that_refuses_does_not_lose_everything_at_once() {
     scene.delivered("otlp").await;
 }
 
+/// How often a record comes to a collector that gives this answer first, and how long it is left alone after it.
+async fn after(answer: Answer) -> (usize, Duration) {
+    let receiver = Receiver::start([answer]).await;
+    let scene = Scene::set(otlp(&receiver, true)).await;
+    scene.note("first");
+    eventually("it was asked again", || (receiver.requests().len() >= 2).then_some(())).await;
+    scene.delivered("otlp").await;
+    let times = receiver.seen.lock().unwrap().times.clone();
+    let came = receiver.bodies().iter().filter(|it| *it == "first").count();
+    (came, times[1] - times[0])
+}
+
+/// "Retryable Response Codes" of the protocol, over the wire.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_protocol_calls_retryable_is_sent_again_after_the_time_it_names_and_nothing_else_is() {
+    // Longer than the node would wait by itself.
+    let asked = 3;
+    let (mut again, mut never) = (JoinSet::new(), JoinSet::new());
+    for status in [429, 502, 503, 504] {
+        again.spawn(async move { (status, after(Answer::Later(status, asked)).await) });
+    }
+    for status in [401, 404, 408, 413, 500, 501] {
+        never.spawn(async move { (status, after(Answer::Later(status, 0)).await) });
+    }
+    for (status, (came, left_alone)) in again.join_all().await {
+        assert_eq!(came, 2, "{status}");
+        assert!(left_alone >= Duration::from_secs(asked), "{status}: it came again after {left_alone:?}");
+    }
+    for (status, (came, _)) in never.join_all().await {
+        assert_eq!(came, 1, "{status} is sent again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_wait_as_long_as_they_are_told_and_what_was_taken_in_part_is_not_sent_again() {
+    let receiver = Receiver::start([]).await;
+    let answers = [Answer::Later(429, 2), Answer::Rejects(3), Answer::Refused(400)];
+    receiver.seen.lock().unwrap().answers_to_metrics.extend(answers);
+    let otlp = OtlpSettings { logs: false, metrics_ms: 20, ..OtlpSettings::at(receiver.url.clone()) };
+    let scene = Scene::set(ExportSettings { otlp: Some(otlp), log_file: None }).await;
+    eventually("they come after each answer", || (receiver.pushes().len() >= 5).then_some(())).await;
+    let times = receiver.seen.lock().unwrap().times_of_metrics.clone();
+    assert!(times[1] - times[0] >= Duration::from_secs(2), "{times:?}");
+    // Each is measured anew: none is what went before.
+    let measured = |push: &Vec<Metric>| {
+        let up = push.iter().find(|metric| metric.name == "resultity_build_info").unwrap();
+        match up.data.as_ref().unwrap() {
+            Data::Gauge(gauge) => gauge.data_points[0].time_unix_nano,
+            other => panic!("{other:?}"),
+        }
+    };
+    let measured: Vec<u64> = receiver.pushes().iter().map(measured).collect();
+    assert!(measured.is_sorted_by(|before, after| before < after), "{measured:?}");
+    scene.node.store.logs().flush().wait().unwrap();
+    assert_eq!(scene.said("took the metrics but for 3 points: too many series"), 1);
+    // The first of two failures, and not a third one.
+    assert_eq!(scene.said("429"), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_wants_to_be_left_alone_is_not_asked_at_the_end() {
-    let receiver = Receiver::start([Answer::Busy(3600)]).await;
+    let receiver = Receiver::start([Answer::Later(503, 3600)]).await;
     let mut scene = Scene::set(otlp(&receiver, true)).await;
     scene.note("later");
     eventually("it was asked", || (receiver.requests().len() == 1).then_some(())).await;
@@ -441,7 +375,7 @@ async fn a_cursor_survives_a_restart_and_a_target_that_is_gone_is_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_come_from_a_private_file_and_are_sent_and_never_said() {
     use std::os::unix::fs::PermissionsExt as _;
-    let receiver = Receiver::start([Answer::Busy(1)]).await;
+    let receiver = Receiver::start([Answer::Later(503, 1)]).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("headers");
     std::fs::write(&file, "authorization: Bearer CANARY\n").unwrap();
@@ -465,69 +399,12 @@ async fn metrics_are_sent_every_so_often_and_once_at_the_end() {
     let mut scene = Scene::set(exports).await;
     scene.stop.send_replace(true);
     while scene.tasks.join_next().await.is_some() {}
-    assert_eq!(names(&receiver).len(), 1);
+    assert_eq!(receiver.names().len(), 1);
 
     let otlp = OtlpSettings { logs: false, metrics_ms: 20, ..OtlpSettings::at(receiver.url.clone()) };
     let _scene = Scene::set(ExportSettings { otlp: Some(otlp), log_file: None }).await;
-    eventually("metrics come again and again", || (names(&receiver).len() >= 4).then_some(())).await;
-    assert!(names(&receiver).iter().all(|push| push.contains("resultity_build_info")));
-}
-
-/// The names in each push.
-fn names(receiver: &Receiver) -> Vec<BTreeSet<String>> {
-    let of_push = |push: &ExportMetricsServiceRequest| {
-        let scopes = push.resource_metrics.iter().flat_map(|of_node| &of_node.scope_metrics);
-        scopes.flat_map(|scope| &scope.metrics).map(|metric| metric.name.clone()).collect()
-    };
-    receiver.seen.lock().unwrap().metrics.iter().map(of_push).collect()
-}
-
-/// A real collector, which ends with the test.
-struct Collector(Child);
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Collector {
-    /// Starts it between two addresses. It takes no port 0: one that somebody else takes first is tried again.
-    async fn start(to: &str) -> (Self, String) {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-        let set_up = Command::new(root.join("scripts/collector")).output().unwrap();
-        assert!(set_up.status.success(), "scripts/collector: {}", String::from_utf8_lossy(&set_up.stderr));
-        for _ in 0..20 {
-            let free = || PortFinder::bind("127.0.0.1:0").unwrap();
-            let (grpc, http) = (free(), free());
-            let (grpc, http) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
-            let child = Command::new(root.join(".tools/collector/rotel-agent"))
-                .args(["start", "--otlp-grpc-endpoint", &grpc.to_string()])
-                .args(["--otlp-http-endpoint", &http.to_string()])
-                .args(["--exporter", "otlp", "--otlp-exporter-protocol", "http"])
-                .args(["--otlp-exporter-endpoint", to])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let mut collector = Self(child.unwrap());
-            let listens = async {
-                loop {
-                    if tokio::net::TcpStream::connect(http).await.is_ok() {
-                        return true;
-                    }
-                    if collector.0.try_wait().unwrap().is_some() {
-                        return false;
-                    }
-                    sleep(Duration::from_millis(20)).await;
-                }
-            };
-            if timeout(PATIENCE, listens).await.unwrap() {
-                return (collector, format!("http://{http}"));
-            }
-        }
-        panic!("the collector found no port");
-    }
+    eventually("metrics come again and again", || (receiver.names().len() >= 4).then_some(())).await;
+    assert!(receiver.names().iter().all(|push| push.contains("resultity_build_info")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -543,10 +420,7 @@ async fn a_real_collector_takes_logs_and_metrics_and_passes_them_on() {
         receiver.requests().concat().into_iter().find(|record| body(record) == "through a collector")
     })
     .await;
-    let attribute = |key: &str| {
-        let found = record.attributes.iter().find(|pair| pair.key == key);
-        found.and_then(|pair| pair.value.clone()?.value)
-    };
+    let attribute = |key: &str| attribute(&record, key);
     let text = |text: &str| Some(any_value::Value::StringValue(text.to_owned()));
     assert_eq!((record.severity_number, record.severity_text.as_str()), (13, "WARN"));
     assert_eq!(attribute("resultity.job"), text("00000000-0000-0000-0000-000000000007"));
@@ -554,7 +428,7 @@ async fn a_real_collector_takes_logs_and_metrics_and_passes_them_on() {
     assert_eq!(attribute("resultity.field.duration_ms"), Some(any_value::Value::IntValue(12)));
     assert!(record.time_unix_nano > 0 && record.observed_time_unix_nano > 0);
     eventually("metrics arrive", || {
-        let names: BTreeSet<_> = names(&receiver).into_iter().flatten().collect();
+        let names: BTreeSet<_> = receiver.names().into_iter().flatten().collect();
         let wanted =
             ["resultity_build_info", "resultity_commit_duration_seconds", "resultity_offline_seconds_total"];
         wanted.iter().all(|name| names.contains(*name)).then_some(())

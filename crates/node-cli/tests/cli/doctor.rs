@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::{FileExt as _, PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -609,6 +610,59 @@ fn a_runtime_that_is_not_there_is_found() {
     std::fs::write(&program, "another").unwrap();
     check(&shop.home, "runtime", &folder)
         .has("error", &[&Digest::of(b"serve").to_string(), &Digest::of(b"another").to_string()]);
+}
+
+/// An image in the real container engine, with nothing in it; gone with the test.
+struct Image(String);
+
+impl Image {
+    /// Its ID is drawn: the engine's clock stands in it, and so does its file's name.
+    fn import() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, tar) = (folder.path().file_name().unwrap(), folder.path().join("image.tar"));
+        std::fs::write(folder.path().join(file), "nothing runs here").unwrap();
+        let packed = Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(folder.path()).arg(file).status();
+        assert!(packed.unwrap().success());
+        let made = Command::new("docker").arg("import").arg(&tar).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rmi", "--force", &self.0]).output();
+    }
+}
+
+#[test]
+fn an_image_that_is_not_in_the_container_engine_is_found() {
+    if !Path::new("/var/run/docker.sock").exists() {
+        eprintln!("no container engine on this machine: this test says nothing here");
+        return;
+    }
+    let wants =
+        |digest: &str| node(reading().wall, |document| with(document, "/runtime/digest", digest.into()));
+    let image = Image::import();
+    check(&wants(&image.0), "runtime", &[]).has("ok", &["the container engine answers and has", &image.0]);
+
+    let absent = Digest::of(image.0.as_bytes());
+    let home = wants(&absent.to_string());
+    check(&home, "runtime", &[]).has("note", &[&absent.to_string(), "the Agent pulls it", "runtime.images"]);
+    let archive = home.file(&format!("{}.tar", absent.hex()), "an archive");
+    home.file("node.toml", format!("[runtime]\nimages = {}", json!(home.path())));
+    check(&home, "runtime", &[]).has("note", &["the Agent loads it from", archive.to_str().unwrap()]);
+}
+
+#[test]
+fn an_account_that_is_linked_is_seen_and_so_is_one_that_cannot_be_read() {
+    let home = outpatient();
+    check(&home, "account", &[]).has("note", &["linked to no account", "account link"]);
+    home.run(["account", "link", "--email", "ada@example.org"]).well();
+    check(&home, "account", &[]).has("ok", &["linked to an account"]);
+    let state = rusqlite::Connection::open(home.volume().join("state.db")).unwrap();
+    assert_eq!(state.execute("UPDATE account SET link = 'ada'", ()).unwrap(), 1);
+    check(&home, "account", &[]).has("warning", &["the account cannot be looked at", "see to the disk"]);
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! The real program, in homes of its own, on volumes that were filled through the store itself.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must fail, and one that says nothing here says so"
+)]
 #![expect(clippy::disallowed_methods, reason = "a test's own files")]
 
 mod account;

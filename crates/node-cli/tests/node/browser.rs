@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 
 use crate::stage::eventually;
 
-/// A key as WebDriver writes it.
+/// Keys as WebDriver writes them.
 pub const TAB: &str = "\u{e004}";
+pub const BACKSPACE: &str = "\u{e003}";
+pub const UP: &str = "\u{e013}";
+pub const DOWN: &str = "\u{e015}";
 
 /// A window of a browser of its own, which ends with it.
 pub struct Browser {

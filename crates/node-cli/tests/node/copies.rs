@@ -24,20 +24,20 @@ use crate::{
 };
 
 /// A file with the passphrase of what is backed up.
-fn passphrase(stage: &Stage) -> String {
+pub fn passphrase(stage: &Stage) -> String {
     let path = stage.folder.path().join("passphrase");
     std::fs::write(&path, "correct horse").unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     path.display().to_string()
 }
 
-fn archive(stage: &Stage, name: &str) -> String {
+pub fn archive(stage: &Stage, name: &str) -> String {
     stage.folder.path().join(name).display().to_string()
 }
 
 /// A home without a volume, and with the same settings.
-fn second_home(stage: &Stage) -> PathBuf {
-    let home = stage.folder.path().join("second");
+pub fn new_home(stage: &Stage, name: &str) -> PathBuf {
+    let home = stage.folder.path().join(name);
     std::fs::create_dir(&home).unwrap();
     std::fs::copy(stage.home().join("node.toml"), home.join("node.toml")).unwrap();
     home
@@ -51,16 +51,16 @@ fn copied_home(stage: &Stage) -> PathBuf {
     home
 }
 
-fn well(ran: (Option<i32>, String)) -> String {
+pub fn well(ran: (Option<i32>, String)) -> String {
     assert_eq!(ran.0, Some(0), "{}", ran.1);
     ran.1
 }
 
-fn fence(home: &Path) -> Option<node_store::jobs::Fence> {
+pub fn fence(home: &Path) -> Option<node_store::jobs::Fence> {
     Store::view_only(&Options::new(home, Network::Testnet)).unwrap().jobs().fence().unwrap()
 }
 
-async fn exit_code(mut node: Child) -> Option<i32> {
+pub async fn exit_code(mut node: Child) -> Option<i32> {
     eventually("it ends", || std::future::ready(node.try_wait().unwrap())).await.code()
 }
 
@@ -72,7 +72,7 @@ async fn is_held(stage: &Stage, job: &str) {
 }
 
 /// The starts of the node that a job's messages of a kind came from.
-fn boots(job: &Value, kind: &str) -> Vec<String> {
+pub fn boots(job: &Value, kind: &str) -> Vec<String> {
     let messages = job["messages"].as_array().unwrap().iter().filter(|message| message["kind"] == kind);
     messages.map(|message| message["bootId"].as_str().unwrap().to_owned()).collect()
 }
@@ -114,7 +114,7 @@ async fn a_restored_node_asks_first_and_no_job_is_answered_twice_or_lost() {
     let before = stage.get("state").await["nodes"][0]["bootId"].clone();
 
     // The network is not there at first: then nothing is run.
-    let home = second_home(&stage);
+    let home = new_home(&stage, "second");
     let there = stage.command(&["backup", "restore", &file, "--passphrase-file", &pass]);
     assert_eq!(there.0, Some(1), "{}", there.1);
     assert!(there.1.contains("nothing is restored over a volume"), "{}", there.1);
@@ -174,7 +174,7 @@ async fn a_fence_that_was_broken_off_gives_no_job_away() {
     let file = archive(&stage, "node.backup");
     well(stage.command(&["backup", "create", &file, "--with-keys", "--passphrase-file", &pass]));
     stage.kill_node();
-    let home = second_home(&stage);
+    let home = new_home(&stage, "second");
     well(stage.command_in(&home, &["backup", "restore", &file, "--passphrase-file", &pass]));
     let store = Store::open(&Options::new(&home, Network::Testnet), &clock::read().unwrap()).unwrap();
     let kept = Claimed { job: jobs[0].parse().unwrap(), claim: Claim::Yours };
@@ -225,6 +225,37 @@ async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
     stage.adopt(copy);
     stage.active().await;
     let job = stage.submit("wait 3").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
+/// A machine that was copied with its memory is one start that runs twice, and counts on from the same number in both: the
+/// numbers tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_of_one_start_the_one_that_uses_a_number_again_stops_and_says_why() {
+    let (mut stage, _runtime) = running(external()).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    let home = copied_home(&stage);
+    let library = stage.library("one_start.c", "one_start.so");
+    stage.environment.push(("LD_PRELOAD", library));
+    stage.start_node();
+    stage.active().await;
+    // It has used more numbers than a copy uses before it is answered for the first time.
+    for _ in 0..8 {
+        let job = stage.submit("wait 1").await;
+        stage.ended(&job).await;
+    }
+    let copy = stage.start_in(&home, &[]);
+    assert_eq!(exit_code(copy).await, Some(6));
+    let said = stage.said();
+    assert!(said.contains("this node runs twice") && said.contains("by the same start"), "{said}");
+    assert_eq!(
+        stage.get("state").await["nodes"][0]["boots"].as_array().unwrap().len(),
+        2,
+        "before, and both"
+    );
+
+    assert!(stage.node().try_wait().unwrap().is_none(), "the first goes on");
+    let job = stage.submit("wait 1").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
 }
 
@@ -282,7 +313,7 @@ async fn a_moved_node_goes_on_and_the_old_one_stays_shut() {
     assert_eq!(stage.command(&["rotate"]).0, Some(6));
     assert_eq!(stage.command(&["status"]).0, Some(0), "looking still works");
 
-    let home = second_home(&stage);
+    let home = new_home(&stage, "second");
     well(stage.command_in(&home, &["move", "in", &file, "--passphrase-file", &pass]));
     assert!(fence(&home).is_none());
     runtime.hold(false);

@@ -196,10 +196,47 @@ async fn everything_that_is_said_on_a_jobs_way_stands_in_a_span_with_its_id() {
     }
 }
 
+/// From its next start on the node finds a library like NVIDIA's, with one card.
+fn put_in_a_graphics_card(stage: &mut crate::stage::Stage) {
+    let library = stage.library("graphics.c", "libnvidia-ml.so.1");
+    stage.environment.push(("LD_LIBRARY_PATH", library.parent().unwrap().to_owned()));
+}
+
+/// Each code of `status --check`, on a node that runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn monitoring_is_told_by_the_exit_code_how_a_node_stands() {
+    let (mut stage, _runtime) = running(external()).await;
+    let told = async |stage: &crate::stage::Stage, code: i32| {
+        eventually(&format!("the check says {code}"), || async {
+            (stage.command(&["status", "--check"]).0 == Some(code)).then_some(())
+        })
+        .await;
+        // Whoever only looks is told by the text.
+        stage.command(&["status", "--json"])
+    };
+    told(&stage, 0).await;
+    for _ in 0..3 {
+        let job = stage.submit("fail").await;
+        stage.ended(&job).await;
+    }
+    let (code, said) = told(&stage, 11).await;
+    assert!(code == Some(0) && said.contains("the last 3 jobs failed, and none was answered"), "{said}");
+    let job = stage.submit("wait 1").await;
+    stage.ended(&job).await;
+    let (_, said) = told(&stage, 10).await;
+    assert!(said.contains("see what troubles the node"), "{said}");
+    stage.kill_node();
+    told(&stage, 12).await;
+    std::fs::write(stage.home().join("testnet/state.db"), [0x55; 8192]).unwrap();
+    let (code, said) = told(&stage, 1).await;
+    assert!(code == Some(1) && said.contains("state.db"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_those_of_its_jobs() {
     let (mut stage, _runtime) = running(external()).await;
     assert_eq!(stage.stop_node().await, Some(0));
+    put_in_a_graphics_card(&mut stage);
     stage.start_node_with(&["--page-listen", "127.0.0.1:0"]);
     stage.active().await;
     eventually("it is well", || async { (stage.command(&["status", "--check"]).0 == Some(0)).then_some(()) })
@@ -234,6 +271,11 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
         "resultity_traces_lost_total 0",
         "resultity_clock_ahead_seconds 0",
         "resultity_runtime_restarts_total 0",
+        "resultity_gpu_utilization_ratio{gpu=\"0\",name=\"Stand-in 24\"} 0.37",
+        "resultity_gpu_memory_bytes{gpu=\"0\",name=\"Stand-in 24\"} 25769803776",
+        "resultity_gpu_memory_used_bytes{gpu=\"0\",name=\"Stand-in 24\"} 8589934592",
+        "resultity_gpu_temperature_celsius{gpu=\"0\",name=\"Stand-in 24\"} 61",
+        "resultity_gpu_power_watts{gpu=\"0\",name=\"Stand-in 24\"} 212.5",
     ];
     let sum = |text: &str, name: &str| -> u64 {
         let lines = text.lines().filter(|line| line.starts_with(name));
@@ -268,6 +310,15 @@ async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_
         let line = text.lines().find(|line| line.starts_with(part)).unwrap();
         assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap() > 0.0, "{line}");
     }
+    let card = serde_json::json!([{
+        "name": "Stand-in 24", "memory": { "total_bytes": 24_u64 << 30, "free_bytes": 16_u64 << 30 },
+        "busy_percent": 37, "celsius": 61, "milliwatts": 212_500,
+    }]);
+    eventually("the heartbeat has the card", || async {
+        let beat = stage.get("state").await["nodes"][0]["heartbeat"].clone();
+        (beat["hardware"]["graphics"] == card).then_some(())
+    })
+    .await;
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let file = stage.folder.path().join("metrics.txt");
     std::fs::write(&file, &text).unwrap();

@@ -2,6 +2,7 @@
 //! what it computes matters, and a stand-in where a fault or a duration must be forced.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::disallowed_methods,
     clippy::print_stderr,
     reason = "a test that cannot go on must fail, has files of its own, and shows the node's log then"
@@ -9,12 +10,16 @@
 
 mod browser;
 mod clock;
+#[path = "../../../node-agent/tests/common/collector.rs"]
+#[expect(dead_code, reason = "the targets' tests use more of it")]
+mod collector;
 mod containers;
 mod copies;
 mod dispatch;
 mod kill;
 mod models;
 mod network;
+mod operator;
 mod page;
 mod runtimes;
 mod snapshots;

@@ -45,6 +45,11 @@ pub fn listed(version: &str, path: &Path, sha256: Digest) -> Value {
 
 /// A network whose snapshot lists the real model, and a node with the real llama.cpp that does not run yet.
 pub async fn set(models: &Path, settings: &str) -> Stage {
+    set_as(models, settings, |template| template).await
+}
+
+/// The same with a snapshot that says something else in places.
+pub async fn set_as(models: &Path, settings: &str, change: impl FnOnce(Value) -> Value) -> Stage {
     let tools = tools();
     let program = std::fs::read(tools.join("runtime/llama/serve.py")).unwrap();
     let runtime = json!({
@@ -61,7 +66,7 @@ pub async fn set(models: &Path, settings: &str) -> Stage {
         json!(tools.join("runtime")),
         json!(interpreter.trim())
     );
-    Stage::set_with(template, &settings, Some(models.to_owned())).await
+    Stage::set_with(change(template), &settings, Some(models.to_owned())).await
 }
 
 /// The same with the model in place, and the Agent ended.

@@ -4,7 +4,7 @@ use node_devnet::Fault;
 use serde_json::{Value, json};
 
 use crate::{
-    browser::{Browser, TAB},
+    browser::{BACKSPACE, Browser, DOWN, TAB, UP},
     models::{answered, set, tools},
     stage::{Stage, eventually, external, running, with},
 };
@@ -25,7 +25,7 @@ async fn submit(stage: &Stage, prompt: &str) -> String {
 }
 
 /// Where the node's page is, as the command line finds it.
-async fn page_of(stage: &Stage) -> String {
+pub async fn page_of(stage: &Stage) -> String {
     let page = eventually("the node has a page", || async {
         let (code, said) = stage.command(&["status", "--json"]);
         assert_eq!(code, Some(0), "{said}");
@@ -37,6 +37,23 @@ async fn page_of(stage: &Stage) -> String {
 
 fn holds(id: &str, text: &str) -> String {
     format!("return document.getElementById({}).textContent.includes({})", json!(id), json!(text))
+}
+
+/// There are records, and this holds for each of them.
+fn every(condition: &str) -> String {
+    let all = "const all = [...document.querySelectorAll('#log li')]";
+    format!("{all}; return all.length > 0 && all.every(one => {condition})")
+}
+
+/// Goes on with the tabulator until the focus is on this.
+async fn tab_to(browser: &Browser, id: &str) {
+    for _ in 0..60 {
+        if browser.run("return document.activeElement.id").await == id {
+            return;
+        }
+        browser.type_keys(TAB).await;
+    }
+    panic!("{id} is not reached");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,32 +92,44 @@ async fn the_log_is_filtered_by_the_keyboard_alone() {
         held["batches"].as_array().is_some_and(|batches| !batches.is_empty()).then_some(())
     })
     .await;
+    let (answered, failed) = (submit(&stage, "wait 1").await, submit(&stage, "fail").await);
+    for job in [&answered, &failed] {
+        stage.ended(job).await;
+    }
     let browser = Browser::open().await;
     browser.go(&page_of(&stage).await).await;
     browser.until("the page is live", &holds("live", "live")).await;
     stage.fault(Fault::Drop);
     browser.until("the log grows", &holds("log", "not connected")).await;
+    browser.until("both jobs are in it", &holds("log", &answered)).await;
     browser.type_keys(TAB).await;
     let first = browser.run("return document.activeElement.className").await;
     assert_eq!(first, "skip", "the first stop leads to the content");
-    for _ in 0..30 {
-        if browser.run("return document.activeElement.id").await == "text" {
-            break;
-        }
-        browser.type_keys(TAB).await;
-    }
-    assert_eq!(browser.run("return document.activeElement.id").await, "text", "the filter is not reached");
+    tab_to(&browser, "level").await;
+    browser.type_keys(DOWN).await;
+    browser
+        .until(
+            "no record below a warning is left",
+            &every("['warn', 'error'].includes(one.children[1].textContent)"),
+        )
+        .await;
+    browser.until("the failure is", &holds("log", &failed)).await;
+    browser.type_keys(UP).await;
+    browser.until("the others are back", &holds("log", &answered)).await;
+    tab_to(&browser, "text").await;
     let outline = browser.run("return getComputedStyle(document.activeElement).outlineStyle").await;
     assert_eq!(outline, "solid", "the focus is not seen");
     browser.type_keys("NOT CONNECT").await;
-    let only = "const all = [...document.querySelectorAll('#log li')]; \
-                return all.length > 0 && all.every(one => one.textContent.includes('not connected'))";
-    browser.until("only what matches is left", only).await;
-    for _ in 0.."NOT CONNECT".len() {
-        browser.type_keys("\u{e003}").await;
-    }
+    browser.until("only what matches is left", &every("one.textContent.includes('not connected')")).await;
+    browser.type_keys(&BACKSPACE.repeat("NOT CONNECT".len())).await;
     browser.type_keys("nothing says this").await;
     browser.until("nothing is left", "return document.querySelectorAll('#log li').length === 0").await;
+    browser.type_keys(&BACKSPACE.repeat("nothing says this".len())).await;
+    tab_to(&browser, "job").await;
+    browser.type_keys(&answered).await;
+    browser
+        .until("only that job's is left", &every(&format!("one.textContent.includes('job={answered}')")))
+        .await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
@@ -193,6 +222,10 @@ async fn the_page_fits_every_screen_in_light_and_dark_while_the_real_model_answe
             std::fs::write(path, browser.screenshot().await).unwrap();
         }
     }
+    // The narrowest that it is made for: a small phone, or a zoom of 400 % (WCAG 2.2, 1.4.10).
+    browser.screen(320, 640, "light").await;
+    browser.until("the screen has its size", "return innerWidth === 320").await;
+    assert_eq!(browser.run("return document.documentElement.scrollWidth").await, 320, "it scrolls sideways");
     assert_ne!(grounds[0], grounds[1], "dark is as light");
     assert_eq!((&grounds[0], &grounds[1]), (&grounds[2], &grounds[3]));
     assert_eq!(browser.complaints().await, Vec::<String>::new());

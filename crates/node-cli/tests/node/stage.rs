@@ -26,6 +26,8 @@ pub struct Stage {
     pub folder: tempfile::TempDir,
     pub devnet: Option<Devnet>,
     pub url: String,
+    /// What the node's environment has more.
+    pub environment: Vec<(&'static str, PathBuf)>,
     settings: Settings,
     node: Option<Child>,
 }
@@ -98,13 +100,23 @@ impl Stage {
         std::fs::write(home.join("node.toml"), format!("network_url = \"{url}\"\n{runtime}")).unwrap();
         // The same address if it is started again.
         let settings = Settings { listen: devnet.address(), ..settings };
-        let stage = Self { folder, devnet: Some(devnet), url, settings, node: None };
+        let stage = Self { folder, devnet: Some(devnet), url, environment: Vec::new(), settings, node: None };
         assert_eq!(stage.command(&["init"]).0, Some(0));
         stage
     }
 
     pub fn home(&self) -> PathBuf {
         self.folder.path().join("home")
+    }
+
+    /// A library made of a C file beside this one, for the node's environment.
+    pub fn library(&self, source: &str, name: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node").join(source);
+        let library = self.folder.path().join(name);
+        let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        library
     }
 
     /// Runs a command of the node's to its end.
@@ -135,6 +147,7 @@ impl Stage {
         binary(home)
             .args(["run", "--log", "debug,hyper_util=info,tungstenite=info"])
             .args(flags)
+            .envs(self.environment.clone())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -20,7 +20,7 @@ use crate::{
     assign::Peer,
     db::{BatchRow, Boot, End, Link},
     gate::{self, Refusal},
-    window::Window,
+    window::{Admission, Use, Window},
 };
 
 /// The largest batch of log records once it is unpacked: 64 MiB.
@@ -67,9 +67,21 @@ impl Core {
             self.windows.insert(node, window);
         }
         let window = self.windows.entry(node).or_default();
-        if !window.admit(seq) {
-            let text = format!("number {seq} of {node} was used before: sign again under a new one");
-            return Err(Refusal::new(ErrorCode::Replayed, seq, text).into());
+        match window.admit(seq, Use { boot: message.boot_id, signature: signed.signature }) {
+            Admission::Taken => {}
+            Admission::Replayed => {
+                let text = format!("number {seq} of {node} was used before: sign again under a new one");
+                return Err(Refusal::new(ErrorCode::Replayed, seq, text).into());
+            }
+            // Whoever used it first goes on. The session is the other's as likely as this one's, so nobody is asked.
+            Admission::Forked => {
+                tracing::warn!(%node, boot = %message.boot_id, "a number comes twice from one start of a node: is its machine a copy?");
+                let text = format!(
+                    "number {seq} of {node} was used for another message by the same start {}: its memory was copied while it ran",
+                    message.boot_id
+                );
+                return Err(Refusal::new(ErrorCode::AlreadyRunning, seq, text).into());
+            }
         }
         self.db.add_seq(&node, seq, window.floor())?;
         match boot {

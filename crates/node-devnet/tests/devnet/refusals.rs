@@ -118,14 +118,44 @@ async fn a_message_counts_in_its_time_alone() {
 async fn a_number_counts_once_in_any_order_and_not_far_below_the_highest() {
     let world = world().await;
     let node = registered(&world).await;
-    let numbered = |seq: u64| {
-        let signed = node.sign_changed(&account(), |message| message.seq = seq);
-        node.post_text(path::ACCOUNT, signed.encode())
+    let numbered = |seq: u64| node.sign_changed(&account(), |message| message.seq = seq).encode();
+    let highest = numbered(20_000);
+    assert_eq!(node.post_text(path::ACCOUNT, highest.clone()).await.status, 200);
+    assert_refused(&node.post_text(path::ACCOUNT, highest).await, 409, "replayed");
+    assert_eq!(node.post_text(path::ACCOUNT, numbered(10_001)).await.status, 200);
+    assert_refused(&node.post_text(path::ACCOUNT, numbered(10_000)).await, 409, "replayed");
+}
+
+/// A machine that was copied with its memory: both copies are the same start and count on from the same number, so no start
+/// tells them apart.
+#[tokio::test]
+async fn a_start_that_uses_a_number_for_two_messages_is_two_and_the_later_is_refused() {
+    let world = world().await;
+    let node = registered(&world).await;
+    let numbered = |seq: u64, kind: &str| {
+        let account = Account { account: Some(kind.to_owned()), ..account() };
+        node.sign_changed(&account, |message| message.seq = seq).encode()
     };
-    assert_eq!(numbered(20_000).await.status, 200);
-    assert_refused(&numbered(20_000).await, 409, "replayed");
-    assert_eq!(numbered(10_001).await.status, 200);
-    assert_refused(&numbered(10_000).await, 409, "replayed");
+    assert_eq!(node.post_text(path::ACCOUNT, numbered(7, "the original's")).await.status, 200);
+    let refused = node.post_text(path::ACCOUNT, numbered(7, "the copy's")).await;
+    assert_refused(&refused, 403, "already_running");
+    let why = refused.json()["message"].as_str().unwrap().to_owned();
+    assert!(why.contains("number 7") && why.contains("by the same start"), "{why}");
+    assert_eq!(node.post_text(path::ACCOUNT, numbered(8, "the original's")).await.status, 200, "it goes on");
+    // On a session too, and there it is the last word.
+    let mut link = node.connect().await;
+    link.send(numbered(8, "the copy's")).await;
+    let refused = link.next().await;
+    assert!(
+        matches!(refused, Some(NetworkFrame::Refused { code: ErrorCode::AlreadyRunning, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(link.next().await, None);
+    // Another start's number is an old copy of the volume, or a restored one: it goes on with the next.
+    let older = node.restarted(9);
+    let used = older.sign_changed(&account(), |message| message.seq = 8).encode();
+    assert_refused(&older.post_text(path::ACCOUNT, used).await, 409, "replayed");
+    assert_eq!(older.post(path::ACCOUNT, &account()).await.status, 200);
 }
 
 /// Whether the network sees the node connected.
@@ -222,10 +252,11 @@ async fn the_first_check_that_fails_is_the_one_that_is_named() {
         (message.issued_at_ms, message.seq) = (old, 2);
     });
     assert_refused(&node.post_text(path::ACCOUNT, replayed.encode()).await, 401, "out_of_time");
+    let once = node.sign(&account()).encode();
+    assert_eq!(node.post_text(path::ACCOUNT, once.clone()).await.status, 200);
     let later = node.restarted(9);
     assert_eq!(later.post(path::ACCOUNT, &account()).await.status, 200);
-    let superseded = node.sign_changed(&account(), |message| message.seq = 2);
-    assert_refused(&node.post_text(path::ACCOUNT, superseded.encode()).await, 409, "replayed");
+    assert_refused(&node.post_text(path::ACCOUNT, once).await, 409, "replayed");
 }
 
 #[tokio::test]
@@ -286,10 +317,12 @@ async fn a_session_begins_with_a_hello_that_counts() {
 async fn on_a_session_misbehaviour_ends_it_and_other_refusals_do_not() {
     let world = world().await;
     let (node, mut link) = world.node(1).await;
-    let replayed = node.sign_changed(&Pong { nonce: 1 }, |message| message.seq = 1);
-    link.send(replayed.encode()).await;
+    let twice = node.sign(&Pong { nonce: 1 });
+    for _ in 0..2 {
+        link.send(twice.encode()).await;
+    }
     match link.next().await {
-        Some(NetworkFrame::Refused { seq: 1, code: ErrorCode::Replayed, .. }) => {}
+        Some(NetworkFrame::Refused { seq, code: ErrorCode::Replayed, .. }) if seq == twice.message.seq => {}
         other => panic!("{other:?}"),
     }
     link.say(&node, &account()).await;
