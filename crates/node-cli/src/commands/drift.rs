@@ -1,5 +1,7 @@
 //! `drift`: what is here against what was installed and approved. Looking changes nothing; the Agent mends.
 
+use std::collections::BTreeSet;
+
 use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -228,17 +230,21 @@ impl Check {
         }
         let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
         let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
-        let others =
-            artifacts.iter().any(|artifact| artifact.drift && artifact.kind != ArtifactKind::ModelFile);
-        let next = match (drifted, others, context.holder()?) {
-            (0, _, _) => "nothing: what is here is what was installed",
-            (_, true, _) => {
-                "install again what is no model's file: neither the Agent nor `models install` can"
-            }
-            (_, false, Some(_)) => {
+        let kinds: BTreeSet<_> =
+            artifacts.iter().filter(|artifact| artifact.drift).map(|artifact| artifact.kind).collect();
+        let is_any = |kind| kinds.contains(&kind);
+        let (model, configuration) = (is_any(ArtifactKind::ModelFile), is_any(ArtifactKind::Configuration));
+        let others = kinds.len() > usize::from(model) + usize::from(configuration);
+        let next = match (others, configuration, model, context.holder()?) {
+            (false, false, false, _) => "nothing: what is here is what was installed",
+            (true, ..) => "install the programs again: neither the Agent nor `models install` can",
+            (false, _, _, Some(_)) => {
                 "wait: the Agent repairs it; `resultity-node models list` shows how far it is"
             }
-            (_, false, None) => {
+            (false, true, _, None) => {
+                "start the node, which takes the snapshot before it or asks the network for it again: `resultity-node run`"
+            }
+            (false, false, true, None) => {
                 "repair it: `resultity-node models install`, or start the node: `resultity-node run`"
             }
         };

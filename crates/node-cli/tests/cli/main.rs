@@ -17,6 +17,7 @@ mod keys;
 mod logs;
 mod models;
 mod output;
+mod rot;
 mod running;
 mod settings;
 mod shop;

@@ -16,6 +16,8 @@ mod kill;
 mod models;
 mod network;
 mod page;
+#[path = "../cli/rot.rs"]
+mod rot;
 mod runtimes;
 mod snapshots;
 mod stage;

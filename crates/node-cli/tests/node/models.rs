@@ -645,22 +645,14 @@ async fn an_environment_of_the_runtime_that_changes_is_drift_and_runs_nothing_un
     let mut stage = Stage::set(template, &settings).await;
     stage.start_node();
     stage.active().await;
-    let environment_is = async |stage: &Stage, wanted: ArtifactState| {
-        eventually(&format!("the environment is {wanted}"), || async {
-            let artifacts = stage.view().inventory().list().unwrap();
-            let found = artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::RuntimeEnvironment);
-            found.filter(|it| it.state == wanted).map(|_| ())
-        })
-        .await;
-    };
-    environment_is(&stage, ArtifactState::Ok).await;
+    artifact_is(&stage, ArtifactKind::RuntimeEnvironment, ArtifactState::Ok).await;
     assert_eq!(stage.command(&["drift", "check"]).0, Some(0));
 
-    // It is looked at every minute, and at every start.
+    // It is looked at every few seconds, and at every start.
     assert_eq!(stage.stop_node().await, Some(0));
     std::fs::write(&library, "right = None\n").unwrap();
     stage.start_node();
-    environment_is(&stage, ArtifactState::Drifted).await;
+    artifact_is(&stage, ArtifactKind::RuntimeEnvironment, ArtifactState::Drifted).await;
     let (code, said) = stage.command(&["drift", "check"]);
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("runtime_environment"), "{said}");
@@ -672,7 +664,107 @@ async fn an_environment_of_the_runtime_that_changes_is_drift_and_runs_nothing_un
     std::fs::write(&library, "right = True\n").unwrap();
     stage.start_node();
     assert_eq!(stage.ended(&job).await["end"], "result");
-    environment_is(&stage, ArtifactState::Ok).await;
+    artifact_is(&stage, ArtifactKind::RuntimeEnvironment, ArtifactState::Ok).await;
+}
+
+/// The state of the first artifact of a kind.
+fn artifact_state(stage: &Stage, kind: ArtifactKind) -> Option<ArtifactState> {
+    let artifacts = stage.view().inventory().list().unwrap();
+    artifacts.into_iter().find(|it| it.id.kind == kind).map(|it| it.state)
+}
+
+async fn artifact_is(stage: &Stage, kind: ArtifactKind, wanted: ArtifactState) {
+    eventually(&format!("{kind} is {wanted}"), || async {
+        (artifact_state(stage, kind) == Some(wanted)).then_some(())
+    })
+    .await;
+}
+
+/// The heartbeats name an artifact among those that have drifted.
+async fn network_told_of_drift(stage: &Stage, kind: ArtifactKind) {
+    eventually(&format!("the network is told that {kind} has drifted"), || async {
+        let state = stage.get("state").await;
+        let drifted = state["nodes"][0]["heartbeat"]["drifted"].as_array().cloned().unwrap_or_default();
+        drifted.iter().any(|it| it.as_str().unwrap().starts_with(kind.name())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_beneath_a_running_node_is_found_be_it_configuration_agent_runtime_or_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut template, settings) = picky(folder.path());
+    let library = folder.path().join("environment/library.py");
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    std::fs::write(&library, "right = True\n").unwrap();
+    let digest = node_store::hash::tree(library.parent().unwrap()).unwrap();
+    template["runtime"]["environment"] = json!({ "path": "environment", "digest": digest });
+    let mut stage = Stage::set(template, &settings).await;
+    // The Agent runs from a file that can be replaced.
+    let (built, placed) = (stage.program.clone(), stage.folder.path().join("agent"));
+    let place = |more: &[u8]| {
+        let other = placed.with_extension("new");
+        std::fs::copy(&built, &other).unwrap();
+        File::options().append(true).open(&other).unwrap().write_all(more).unwrap();
+        std::fs::rename(&other, &placed).unwrap();
+    };
+    place(b"");
+    stage.program.clone_from(&placed);
+    stage.start_node();
+    stage.active().await;
+    for kind in [ArtifactKind::Agent, ArtifactKind::Configuration, ArtifactKind::RuntimeEnvironment] {
+        artifact_is(&stage, kind, ArtifactState::Ok).await;
+    }
+
+    // What runs goes on with what was verified: another file for the next start, another snapshot on the disk.
+    place(b"\0");
+    crate::rot::flip_stored_snapshot(&stage.home().join("testnet"));
+    artifact_is(&stage, ArtifactKind::Agent, ArtifactState::Drifted).await;
+    network_told_of_drift(&stage, ArtifactKind::Agent).await;
+    let (code, said) = stage.command(&["drift", "check"]);
+    assert_eq!(code, Some(3), "{said}");
+    answered(&stage, "say").await;
+    let became = eventually("the snapshot is written anew", || async {
+        let history =
+            stage.view().inventory().history(Some(&node_store::inventory::configuration())).unwrap();
+        let became: Vec<_> = history.into_iter().map(|change| change.became).collect();
+        (became.last() == Some(&ArtifactState::Ok) && became.contains(&ArtifactState::Drifted))
+            .then_some(became)
+    })
+    .await;
+    assert!(became.ends_with(&[ArtifactState::Ok, ArtifactState::Drifted, ArtifactState::Ok]), "{became:?}");
+    assert!(stage.view().snapshots().unwrap().current().is_some_and(|current| current.good));
+    eventually("the network is told of it", || async {
+        stage.get("logs").await.to_string().contains("configuration node_config is drifted").then_some(())
+    })
+    .await;
+
+    // What runs a job is another matter: nothing runs on what nobody approved.
+    place(b"");
+    let program = folder.path().join("chatty.py");
+    let good = std::fs::read(&program).unwrap();
+    std::fs::write(&program, [good.as_slice(), b"\n# touched\n"].concat()).unwrap();
+    std::fs::write(&library, "right = None\n").unwrap();
+    for kind in [ArtifactKind::RuntimeBinary, ArtifactKind::RuntimeEnvironment] {
+        artifact_is(&stage, kind, ArtifactState::Drifted).await;
+    }
+    artifact_is(&stage, ArtifactKind::Agent, ArtifactState::Ok).await;
+    assert_takes_nothing(&stage).await;
+    network_told_of_drift(&stage, ArtifactKind::RuntimeBinary).await;
+    std::fs::write(&program, &good).unwrap();
+    std::fs::write(&library, "right = True\n").unwrap();
+    stage.active().await;
+    answered(&stage, "say").await;
+
+    // Where there is no other one, a start without it asks the network for it again.
+    assert_eq!(stage.stop_node().await, Some(0));
+    crate::rot::flip_stored_snapshot(&stage.home().join("testnet"));
+    stage.start_node();
+    stage.active().await;
+    artifact_is(&stage, ArtifactKind::Configuration, ArtifactState::Ok).await;
+    let history = stage.view().inventory().history(Some(&node_store::inventory::configuration())).unwrap();
+    let drifts = history.iter().filter(|change| change.became == ArtifactState::Drifted).count();
+    assert_eq!(drifts, 2, "{history:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

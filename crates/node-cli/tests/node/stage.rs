@@ -26,6 +26,8 @@ pub struct Stage {
     pub folder: tempfile::TempDir,
     pub devnet: Option<Devnet>,
     pub url: String,
+    /// What is run as the node, and as its commands.
+    pub program: PathBuf,
     settings: Settings,
     node: Option<Child>,
 }
@@ -98,7 +100,8 @@ impl Stage {
         std::fs::write(home.join("node.toml"), format!("network_url = \"{url}\"\n{runtime}")).unwrap();
         // The same address if it is started again.
         let settings = Settings { listen: devnet.address(), ..settings };
-        let stage = Self { folder, devnet: Some(devnet), url, settings, node: None };
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_resultity-node"));
+        let stage = Self { folder, devnet: Some(devnet), url, program, settings, node: None };
         assert_eq!(stage.command(&["init"]).0, Some(0));
         stage
     }
@@ -114,9 +117,16 @@ impl Stage {
 
     /// The same in another home.
     pub fn command_in(&self, home: &Path, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = binary(home).args(arguments).output().unwrap();
+        let output = self.binary(home).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.code(), text)
+    }
+
+    fn binary(&self, home: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        // Nodes of other tests run at the same time.
+        command.arg("--home").arg(home).env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
+        command
     }
 
     pub fn start_node(&mut self) {
@@ -132,7 +142,7 @@ impl Stage {
     pub fn start_in(&self, home: &Path, flags: &[&str]) -> Child {
         let log =
             File::options().append(true).create(true).open(self.folder.path().join("node.log")).unwrap();
-        binary(home)
+        self.binary(home)
             .args(["run", "--log", "debug,hyper_util=info,tungstenite=info"])
             .args(flags)
             .stdout(Stdio::null())
@@ -303,13 +313,6 @@ impl Drop for Stage {
             eprintln!("{}", self.said());
         }
     }
-}
-
-fn binary(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_resultity-node"));
-    // Nodes of other tests run at the same time.
-    command.arg("--home").arg(home).env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
-    command
 }
 
 /// Looks until there is something.
