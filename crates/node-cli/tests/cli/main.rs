@@ -23,6 +23,7 @@ mod settings;
 mod shop;
 mod status;
 mod terminal;
+mod tls;
 #[path = "../../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
