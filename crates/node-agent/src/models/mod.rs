@@ -352,13 +352,16 @@ impl Keeper {
         if self.work.is_empty() {
             self.seal(config, held, now);
         }
+        if self.work.is_empty() {
+            self.look_after_unlisted(config, held, now);
+        }
         while self.work.is_empty()
             && let Some(id) = self.due.pop_first()
         {
             self.measure(id, config, held);
         }
         if self.work.is_empty() {
-            self.scrub(config, held, now);
+            self.scrub(held, now);
         }
     }
 
@@ -394,6 +397,50 @@ impl Keeper {
             self.read_again(file);
             return;
         }
+    }
+
+    /// Reads a file again that no listed model has, where it was written since: a snapshot may list its model again.
+    fn look_after_unlisted(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
+        let listed: BTreeSet<Digest> = listed(config).collect();
+        let waits = |file: &Digest| self.unscrubbed.get(file).is_some_and(|until| *until > now);
+        let broken = held.iter().find(|(file, standing)| {
+            matches!(standing, Standing::Broken(_)) && !listed.contains(file) && !waits(file)
+        });
+        if let Some((file, _)) = broken {
+            self.read_again(*file);
+        }
+    }
+
+    /// Puts a file aside that is not what was verified and that no listed model has: nobody says where it could be fetched. One
+    /// that is listed is being repaired.
+    async fn put_aside(&mut self, sha256: Digest, found: Option<Digest>) -> Result<(), InstallError> {
+        let node = Arc::clone(&self.node);
+        let current = node.store.snapshots().current();
+        if current.is_some_and(|current| listed(current.config.document()).any(|file| file == sha256)) {
+            return Ok(());
+        }
+        let now = time::now(&node.store)?;
+        let rows = node.store.models().view().models()?;
+        let files = rows.iter().flat_map(|row| row.files.iter().map(move |file| (&row.reference, file)));
+        let same = files.filter(|(_, (_, file, _))| *file == sha256);
+        let ids: Vec<_> = same
+            .map(|(model, (path, ..))| ArtifactId {
+                kind: ArtifactKind::ModelFile,
+                name: format!("{model}/{path}"),
+            })
+            .collect();
+        for id in &ids {
+            let noted = Noted::other(found.map_or(Measured::Absent, Measured::Present));
+            note(&node.store, &node.journal, id.clone(), noted).await?;
+        }
+        let store = Arc::clone(&node.store);
+        let aside = blocking(move || store.models().quarantine(sha256, now)).await?;
+        for id in ids {
+            node.store.inventory().remove(id, now).await?;
+        }
+        let text = format!("a file of a model that is not listed has changed: it is in {}", aside.display());
+        node.journal.note(Level::Warn, Kind::Model, text);
+        Ok(())
     }
 
     /// Reads an artifact again that is due.
@@ -563,17 +610,16 @@ impl Keeper {
     }
 
     /// Reads the next piece again, if it is time and nobody is disturbed by it.
-    fn scrub(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
+    fn scrub(&mut self, held: &BTreeMap<Digest, Standing>, now: Instant) {
         self.unscrubbed.retain(|_, until| *until > now);
         let (Ok(files), Ok(at)) = (self.node.store.models().view().files(), time::now(&self.node.store))
         else {
             return;
         };
-        let listed: BTreeSet<Digest> = listed(config).collect();
         let sound = |file: &&HeldFile| {
             let stands =
                 matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted { .. }));
-            stands && listed.contains(&file.sha256) && !self.unscrubbed.contains_key(&file.sha256)
+            stands && !self.unscrubbed.contains_key(&file.sha256)
         };
         let (period_ms, busy) = (self.node.settings.models.scrub_ms, self.node.is_running());
         let Some(sha256) = plan::next_scrub(files.iter().filter(sound), period_ms, busy, at) else { return };
@@ -617,13 +663,17 @@ impl Keeper {
                 // It may have another stamp now, also where the shelf looks the same.
                 self.node.follow.notify_one();
             }
+            Work::Measured(sha256, Ok(Measurement::Differs { found, .. })) => {
+                if let Err(error) = self.put_aside(sha256, found).await {
+                    self.unscrubbed.insert(sha256, Instant::now() + SCRUB_AGAIN);
+                    let text = "cannot put a changed file of a model aside";
+                    self.node.journal.failed(Level::Error, Kind::Model, text, &error);
+                }
+            }
             // The next look sees how it stands now.
-            Work::Measured(
-                _,
-                Ok(Measurement::Differs { .. } | Measurement::Missing | Measurement::Stopped),
-            )
-            | Work::Own(Ok(())) => {}
-            Work::Measured(_, Err(error)) => {
+            Work::Measured(_, Ok(Measurement::Missing | Measurement::Stopped)) | Work::Own(Ok(())) => {}
+            Work::Measured(sha256, Err(error)) => {
+                self.unscrubbed.insert(sha256, Instant::now() + SCRUB_AGAIN);
                 self.node.journal.failed(
                     Level::Error,
                     Kind::Model,
