@@ -76,7 +76,7 @@ fn a_model_comes_over_tls_in_parts_and_only_from_whom_the_system_trusts() {
     // Whoever is not known is told nothing, and is named.
     let refused = install(&other);
     assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
-    let refused = refused.says(&[&source.url, "certificate", "UnknownIssuer"]);
+    let refused = refused.says(&[&source.url, "certificate is not trusted", "UnknownIssuer"]);
     assert_eq!(refused.json()["models"][0]["installed"], false);
     assert!(source.asked().is_empty() && !shop.path(shop.big).exists());
 
