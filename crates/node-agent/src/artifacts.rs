@@ -19,8 +19,54 @@ use crate::settings::RuntimeSettings;
 /// The platform that this Agent was built for, as Rust names it: `x86_64-unknown-linux-gnu`.
 pub const TARGET: &str = env!("AGENT_TARGET");
 
-/// Where this process's program stands, also after its file was replaced.
+/// The program that this process runs, also after its file was replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Where this Agent was started from: what stands there now is what the next start runs.
+#[derive(Clone, Debug)]
+pub struct Place(PathBuf);
+
+/// What runs, and what stands where it was started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnProgram {
+    /// What runs: it cannot be written to, and is kept by the system as long as it runs.
+    pub running: Measured,
+    /// What the next start runs.
+    pub placed: Measured,
+}
+
+impl Place {
+    /// Asked while this process starts: the system does not know it any more once the file was replaced.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(std::env::current_exe().unwrap_or_else(|_| OWN_PROGRAM.into()))
+    }
+
+    /// As a path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Changes whenever another file was put there.
+    ///
+    /// # Errors
+    /// That of looking at it.
+    pub fn stamp(&self) -> io::Result<Digest> {
+        hash::stamp(&self.0)
+    }
+
+    /// Reads what runs and what stands there; one file is read once.
+    ///
+    /// # Errors
+    /// That of reading one of them; what is not there is no error.
+    pub fn read(&self) -> io::Result<OwnProgram> {
+        let running = own_program()?;
+        let same = hash::stamp(Path::new(OWN_PROGRAM)).ok() == self.stamp().ok();
+        let placed = if same { running } else { file(&self.0)? };
+        Ok(OwnProgram { running, placed })
+    }
+}
 
 /// A file or folder of the runtime's that the snapshot names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +140,7 @@ impl Named {
     /// # Errors
     /// That of looking at it.
     pub fn stamp(&self) -> io::Result<Digest> {
-        hash::tree_stamp(&self.path)
+        hash::stamp(&self.path)
     }
 }
 

@@ -12,7 +12,7 @@ use node_store::{
     hash,
     models::{ModelsError, Standing, differing},
     reader::ReadError,
-    snapshot::SnapshotError,
+    snapshot::{SnapshotError, SnapshotView},
     view::View,
 };
 use node_types::{
@@ -108,16 +108,15 @@ pub fn check(
     progress: Progress<'_>,
 ) -> Result<Vec<Finding>, DriftError> {
     let snapshots = view.snapshots()?;
-    let current = snapshots.current();
-    let config = current.as_ref().map(|current| current.config.document());
     let mut findings = Vec::new();
     for artifact in view.inventory().list()? {
         let (id, mut facts) = (artifact.id, artifact.facts);
-        let looked = match (id.kind, image) {
-            (ArtifactKind::RuntimeImage, Some(said)) => engine_has(config, &id, said),
-            _ => look(view, runtime, config, &id, deep, progress)?,
+        let said = image.filter(|_| id.kind == ArtifactKind::RuntimeImage);
+        let asked = said.and_then(|said| engine_has(&snapshots, &id, said));
+        let Looked { found, how, damaged } = match asked {
+            Some(looked) => looked,
+            None => look(view, runtime, &snapshots, &id, deep, progress)?,
         };
-        let Looked { found, how, damaged } = looked.unwrap_or_else(|| Looked::not(why_not(id.kind)));
         facts.measured = found.or(facts.measured);
         findings.push(Finding { state: judge(&facts), id, facts, how, damaged });
     }
@@ -141,20 +140,10 @@ impl Looked {
     }
 }
 
-const fn why_not(kind: ArtifactKind) -> &'static str {
-    match kind {
-        ArtifactKind::ModelFile => "the node does not keep this file",
-        ArtifactKind::RuntimeImage => "the container engine was asked when the container was started",
-        ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => "runtime.folder is not set here",
-        ArtifactKind::Agent => "it is another release than this one",
-        ArtifactKind::Configuration => "it is verified whenever the store is opened",
-    }
-}
-
-/// What the engine's answer says of the image that the snapshot wants.
-fn engine_has(config: Option<&NodeConfig>, id: &ArtifactId, said: &Result<bool, String>) -> Option<Looked> {
-    let wanted = config.map(|config| &config.runtime).filter(|runtime| runtime.engine() == id.name)?;
-    let digest = wanted.digest()?;
+/// What the engine's answer says of the image that the snapshot wants; nothing of another one.
+fn engine_has(snapshots: &SnapshotView, id: &ArtifactId, said: &Result<bool, String>) -> Option<Looked> {
+    let runtime = snapshots.current().map(|current| &current.config.document().runtime);
+    let digest = runtime.filter(|runtime| runtime.engine() == id.name)?.digest()?;
     Some(match said {
         Ok(true) => Looked::at(Measured::Present(digest), How::Asked),
         Ok(false) => Looked::at(Measured::Absent, How::Asked),
@@ -162,32 +151,39 @@ fn engine_has(config: Option<&NodeConfig>, id: &ArtifactId, said: &Result<bool, 
     })
 }
 
-/// Looks at one artifact, if it can be looked at from here.
+/// Looks at one artifact.
 fn look(
     view: &View,
     runtime: &RuntimeSettings,
-    config: Option<&NodeConfig>,
+    snapshots: &SnapshotView,
     id: &ArtifactId,
     deep: bool,
     progress: Progress<'_>,
-) -> Result<Option<Looked>, DriftError> {
+) -> Result<Looked, DriftError> {
+    let config = snapshots.current().map(|current| current.config.document());
     match id.kind {
-        ArtifactKind::ModelFile => {
-            let Some((_, file)) = config.and_then(|config| file_of(config, id)) else { return Ok(None) };
-            model_file(view, id, file, deep, progress).map(Some)
-        }
+        ArtifactKind::ModelFile => match config.and_then(|config| file_of(config, id)) {
+            Some((_, file)) => model_file(view, id, file, deep, progress),
+            None => Ok(Looked::not("the node does not keep this file")),
+        },
         ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
             let named = config.map_or_else(Vec::new, |config| artifacts::named(config, runtime));
-            let Some(named) = named.into_iter().find(|named| named.id == *id) else { return Ok(None) };
+            let Some(named) = named.into_iter().find(|named| named.id == *id) else {
+                return Ok(Looked::not("runtime.folder is not set here"));
+            };
             let found = named.measure().map_err(|source| DriftError::File { path: named.path, source })?;
-            Ok(Some(Looked::at(found, How::Read)))
+            Ok(Looked::at(found, How::Read))
         }
         ArtifactKind::Agent if *id == artifacts::agent(config) => {
             let path = PathBuf::from("/proc/self/exe");
             let found = artifacts::own_program().map_err(|source| DriftError::File { path, source })?;
-            Ok(Some(Looked::at(found, How::Read)))
+            Ok(Looked::at(found, How::Read))
         }
-        ArtifactKind::Agent | ArtifactKind::RuntimeImage | ArtifactKind::Configuration => Ok(None),
+        ArtifactKind::Agent => Ok(Looked::not("it is another release than this one")),
+        ArtifactKind::RuntimeImage => {
+            Ok(Looked::not("the container engine was asked when the container was started"))
+        }
+        ArtifactKind::Configuration => Ok(Looked::at(snapshots.stored(), How::Read)),
     }
 }
 

@@ -5,8 +5,14 @@ use std::{
     time::Duration,
 };
 
-use node_store::rotation::{AgentStep, Staleness, Step, Trigger};
-use node_types::log::{Kind, Level};
+use node_store::{
+    inventory,
+    rotation::{AgentStep, Staleness, Step, Trigger},
+};
+use node_types::{
+    inventory::ArtifactId,
+    log::{Kind, Level},
+};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{blocking::blocking, node::Node};
@@ -50,6 +56,14 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Has the keeper look at an artifact again.
+fn measure(node: &Node, artifact: ArtifactId) {
+    let mut due = node.due.lock().unwrap_or_else(PoisonError::into_inner);
+    if due.insert(artifact) {
+        node.install.notify_one();
+    }
+}
+
 fn act(node: &Node, said: &mut Said, steps: &[Step]) {
     let (mut staleness_now, mut full, mut clock, mut logs) = (None, false, false, false);
     for step in steps {
@@ -83,15 +97,9 @@ fn act(node: &Node, said: &mut Said, steps: &[Step]) {
                         node.journal.note(Level::Error, Kind::Storage, step.to_string());
                     }
                 }
-                AgentStep::Measure { artifact } => {
-                    let mut due = node.due.lock().unwrap_or_else(PoisonError::into_inner);
-                    if due.insert(artifact.clone()) {
-                        node.install.notify_one();
-                    }
-                }
+                AgentStep::Measure { artifact } => measure(node, artifact.clone()),
                 AgentStep::CheckSeals { .. } => node.install.notify_one(),
-                // Verified at every opening.
-                AgentStep::VerifySnapshot { .. } => {}
+                AgentStep::VerifySnapshot { .. } => measure(node, inventory::configuration()),
             },
         }
     }

@@ -8,9 +8,12 @@ use std::cmp::Ordering;
 use node_types::{
     Digest,
     config::{ApprovedAgent, Updates},
+    inventory::Measured,
     log::Level,
 };
 use semver::Version;
+
+use crate::artifacts::OwnProgram;
 
 /// What the snapshot says of the release that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +110,29 @@ pub enum NotApproved {
     },
 }
 
+/// What the next start of the Agent runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStart {
+    /// What runs now.
+    Same,
+    /// Another release that the snapshot approves: an update that waits for its start.
+    Approved(ApprovedAgent),
+    /// Something that nobody approved, or nothing.
+    Other,
+}
+
+/// Judges what stands where the Agent was started from.
+#[must_use]
+pub fn next_start(updates: Option<&Updates>, platform: &str, program: OwnProgram) -> NextStart {
+    let OwnProgram { running, placed } = program;
+    if placed == running {
+        return NextStart::Same;
+    }
+    let Measured::Present(placed) = placed else { return NextStart::Other };
+    let release = updates.and_then(|updates| recognise(updates, platform, &placed).ok());
+    release.map_or(NextStart::Other, |release| NextStart::Approved(release.clone()))
+}
+
 /// What the node says of it in its log, if anything.
 #[must_use]
 pub fn announcement(advice: &Advice) -> Option<(Level, String)> {
@@ -177,6 +203,19 @@ mod tests {
         assert_eq!(advise(&updates(Vec::new()), "0.9.0", HERE, None), Advice::Silent);
         let elsewhere = updates(vec![release("9.0.0", Some("riscv64gc-unknown-linux-gnu"))]);
         assert_eq!(advise(&elsewhere, "0.9.0", HERE, None), Advice::Silent);
+    }
+
+    #[test]
+    fn another_program_in_the_agents_place_is_an_update_only_where_it_is_approved() {
+        let updates = updates(vec![release("0.9.0", None), release("1.0.0", None)]);
+        let [ours, newer] = [0, 1].map(|at| Measured::Present(updates.agents[at].digest));
+        let next = |placed| next_start(Some(&updates), HERE, OwnProgram { running: ours, placed });
+        assert_eq!(next(ours), NextStart::Same);
+        assert_eq!(next(newer), NextStart::Approved(updates.agents[1].clone()));
+        assert_eq!(next(Measured::Present(Digest::of(b"other"))), NextStart::Other);
+        assert_eq!(next(Measured::Absent), NextStart::Other);
+        let unasked = next_start(None, HERE, OwnProgram { running: ours, placed: newer });
+        assert_eq!(unasked, NextStart::Other, "nothing is approved");
     }
 
     #[test]

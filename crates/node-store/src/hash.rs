@@ -203,17 +203,17 @@ pub fn tree(folder: &Path) -> io::Result<Digest> {
     Ok(Digest::from_bytes(all.finalize().into()))
 }
 
-/// Changes whenever anything in a folder was written, made, removed or renamed; reads no content.
+/// Changes whenever a file, or anything in a folder, was written, made, removed or renamed; reads no content.
 ///
 /// A digest over path, inode, size and times of everything in it and of itself, of use on the machine that it was
-/// taken on alone. It is as sound as a [seal](crate::seal) without its lease: use it to find out when
-/// [`tree`] is to be asked again.
+/// taken on alone. A link is followed where `path` itself is one. It is as sound as a [seal](crate::seal) without its lease:
+/// use it to find out when [`tree`] or [`file`] is to be asked again.
 ///
 /// # Errors
 /// The operating system's, naming the path.
-pub fn tree_stamp(folder: &Path) -> io::Result<Digest> {
-    let mut all = entries(folder)?;
-    let itself = fs::symlink_metadata(folder).map_err(|error| naming(folder, &error))?;
+pub fn stamp(path: &Path) -> io::Result<Digest> {
+    let itself = fs::metadata(path).map_err(|error| naming(path, &error))?;
+    let mut all = if itself.is_dir() { entries(path)? } else { BTreeMap::new() };
     all.insert(OsString::new(), itself);
     let mut stamp = Sha256::new();
     for (path, found) in all {
@@ -421,14 +421,26 @@ mod tests {
         let original = Tree::new().digest();
         for (what, change) in changes {
             let tree = Tree::new();
-            let stamp = tree_stamp(tree.0.path()).unwrap();
-            assert_eq!(tree_stamp(tree.0.path()).unwrap(), stamp);
+            let before = stamp(tree.0.path()).unwrap();
+            assert_eq!(stamp(tree.0.path()).unwrap(), before);
             // The kernel's tick is what it stamps by.
             thread::sleep(std::time::Duration::from_millis(20));
             change(&tree);
             assert_ne!(tree.digest(), original, "{what}");
-            assert_ne!(tree_stamp(tree.0.path()).unwrap(), stamp, "{what}");
+            assert_ne!(stamp(tree.0.path()).unwrap(), before, "{what}");
         }
+    }
+
+    #[test]
+    fn the_stamp_of_a_file_is_that_of_what_a_link_to_it_leads_to() {
+        let tree = Tree::new();
+        let (file, link) = (tree.0.path().join("lib/code.py"), tree.0.path().join("link"));
+        symlink(&file, &link).unwrap();
+        let before = stamp(&link).unwrap();
+        assert_eq!(stamp(&file).unwrap(), before);
+        thread::sleep(std::time::Duration::from_millis(20));
+        tree.write("lib/code.py", "Print()");
+        assert_ne!(stamp(&link).unwrap(), before);
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub const HISTORY_MAX: u64 = 10_000;
 /// The configuration's name as an artifact.
 const CONFIGURATION: &str = "node_config";
 
+/// The configuration in force as an artifact.
+#[must_use]
+pub fn configuration() -> ArtifactId {
+    ArtifactId { kind: ArtifactKind::Configuration, name: CONFIGURATION.to_owned() }
+}
+
 /// What a snapshot expects.
 pub(crate) type Expected = BTreeMap<ArtifactId, Digest>;
 
@@ -58,8 +64,7 @@ pub(crate) fn expected_by(config: &Verified<NodeConfig>) -> Expected {
     for agent in &document.updates.agents {
         expected.insert(agent.artifact(), agent.digest);
     }
-    let itself = ArtifactId { kind: ArtifactKind::Configuration, name: CONFIGURATION.to_owned() };
-    expected.insert(itself, config.digest());
+    expected.insert(configuration(), config.digest());
     expected
 }
 

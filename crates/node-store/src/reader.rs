@@ -58,6 +58,16 @@ impl Reader {
         Self { disk, path: folder.join(database.file()), database, idle: Mutex::default() }
     }
 
+    /// The same database with no connection yet: what was read before is not remembered, so the disk is asked.
+    pub(crate) fn anew(&self) -> Self {
+        Self {
+            disk: Arc::clone(&self.disk),
+            path: self.path.clone(),
+            database: self.database,
+            idle: Mutex::default(),
+        }
+    }
+
     /// Looks at the database.
     pub(crate) fn read<T>(
         &self,

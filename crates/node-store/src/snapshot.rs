@@ -7,12 +7,16 @@
 //!
 //! The previous one is the last that passed its health check and verifies: one that never did, or that the disk has
 //! changed, is not kept to go back to. Going back never lowers the floor. After a restart digest and signatures are verified again.
+//!
+//! While the store is open, what is in force is what was verified, in memory, whatever becomes of the disk. [`Snapshots::measure`]
+//! reads the disk, and [`Snapshots::mend`] writes there again what was verified.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use node_types::{
     Digest, Network, Timestamp,
     config::NodeConfig,
+    inventory::Measured,
     keyset::VerifiedKeyset,
     log::Level,
     verify::{Floor, Refused, Term, Validity, Verified, reverify_stored, verify_config},
@@ -86,6 +90,15 @@ pub struct Unverifiable {
     pub why: Refused,
 }
 
+/// The snapshot in force beside what the disk has of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Digest of the snapshot in force.
+    pub in_force: Digest,
+    /// What is stored; see [`SnapshotView::stored`].
+    pub found: Measured,
+}
+
 /// A snapshot in force.
 #[derive(Debug)]
 pub struct InForce {
@@ -107,6 +120,7 @@ pub struct SnapshotView {
     keysets: Vec<VerifiedKeyset>,
     current: Option<Arc<InForce>>,
     previous: Option<Arc<InForce>>,
+    stored: Measured,
     floor: Floor,
     unverifiable: Vec<Unverifiable>,
 }
@@ -126,6 +140,7 @@ impl SnapshotView {
             unverifiable.push(Unverifiable { digest, why });
             Vec::new()
         });
+        let stored = found_in(&rows.snapshots, &keysets, network);
         let mut verified = [None, None];
         for row in rows.snapshots {
             match reverify_stored(&row.envelope, row.digest, &keysets, network) {
@@ -140,7 +155,7 @@ impl SnapshotView {
         // A damaged current one: the last good one is in force, the floor stays.
         let (current, previous) = if current.is_none() { (previous, None) } else { (current, previous) };
         let floor = current.iter().map(|current| Floor::at(&current.config)).fold(rows.floor, higher);
-        Ok(Self { keysets, current, previous, floor, unverifiable })
+        Ok(Self { keysets, current, previous, stored, floor, unverifiable })
     }
 
     /// The snapshot in force.
@@ -159,6 +174,12 @@ impl SnapshotView {
     #[must_use]
     pub const fn previous(&self) -> Option<&Arc<InForce>> {
         self.previous.as_ref()
+    }
+
+    /// What stood where the snapshot in force is kept: its digest where it verified, else that of the bytes that were there.
+    #[must_use]
+    pub const fn stored(&self) -> Measured {
+        self.stored
     }
 
     /// The highest version ever applied.
@@ -184,6 +205,7 @@ impl SnapshotView {
 #[derive(Debug)]
 pub struct Snapshots {
     writer: Arc<Writer>,
+    reader: Arc<Reader>,
     network: Network,
     view: RwLock<SnapshotView>,
     /// Held from the look that a change goes by until memory says what the disk says.
@@ -194,8 +216,13 @@ const CURRENT: u8 = 0;
 const PREVIOUS: u8 = 1;
 
 impl Snapshots {
-    pub(crate) const fn new(writer: Arc<Writer>, network: Network, view: SnapshotView) -> Self {
-        Self { writer, network, view: RwLock::new(view), turn: Mutex::new(()) }
+    pub(crate) const fn new(
+        writer: Arc<Writer>,
+        reader: Arc<Reader>,
+        network: Network,
+        view: SnapshotView,
+    ) -> Self {
+        Self { writer, reader, network, view: RwLock::new(view), turn: Mutex::new(()) }
     }
 
     /// Looks at what is in force now.
@@ -384,6 +411,30 @@ impl Snapshots {
         Ok(())
     }
 
+    /// Reads back what the disk has of the snapshot in force, past what this process remembers of the disk; `None` where none
+    /// is in force.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn measure(&self) -> Result<Option<Stored>, ReadError> {
+        let _turn = self.take_turn();
+        let Some(current) = self.current() else { return Ok(None) };
+        let rows = self.reader.anew().read(read_rows)?;
+        let found = self.look(|view| found_in(&rows.snapshots, &view.keysets, self.network));
+        Ok(Some(Stored { in_force: current.config.digest(), found }))
+    }
+
+    /// Writes the snapshot in force and the one before it anew, as they were verified.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn mend(&self) -> Result<(), WriteError> {
+        let _turn = self.take_turn();
+        let (current, previous) = self.look(|view| (view.current.clone(), view.previous.clone()));
+        let Some(current) = current else { return Ok(()) };
+        self.writer.submit(Effect::Keeps, move |tx| keep_in(tx, &current, previous.as_deref())).wait()
+    }
+
     /// Goes back to the last good snapshot because the one in force failed its health check. The floor
     /// stays where it is.
     ///
@@ -464,6 +515,13 @@ struct SnapshotRow {
     envelope: Vec<u8>,
     applied_at: Timestamp,
     good: bool,
+}
+
+/// What stands where the snapshot in force is kept.
+fn found_in(rows: &[SnapshotRow], keysets: &[VerifiedKeyset], network: Network) -> Measured {
+    let Some(row) = rows.iter().find(|row| row.slot == CURRENT) else { return Measured::Absent };
+    let whole = reverify_stored(&row.envelope, row.digest, keysets, network);
+    Measured::Present(whole.map_or_else(|_| Digest::of(&row.envelope), |config| config.digest()))
 }
 
 struct Rows {

@@ -14,6 +14,7 @@ use std::{
 use node_types::{
     Address, Network, NodeId, Timestamp, VolumeId,
     config::NodeConfig,
+    inventory::Measured,
     log::{Kind, Level, Record},
     verify::{Floor, Verified},
 };
@@ -23,7 +24,7 @@ use crate::{
     clock::{self, Mark, Reading},
     disk::{Disk, RealDisk},
     format::{Database, Stamp},
-    inventory::Inventory,
+    inventory::{self, Inventory},
     jobs::{JobRules, Jobs, Retired},
     keys::{self, Kek, KekSources, KeyError, NodeKey, Protection, Signer, VolumeKey},
     logs::{self, Logs, LogsView},
@@ -282,6 +283,7 @@ impl Store {
         };
         let now = store.keep_time(reading)?.now;
         store.keep_what_must_not_fall_back(now)?;
+        store.note_changed_snapshot(now);
         store.follow_snapshot(&[Trigger::Restart], now)?;
         Ok(store)
     }
@@ -300,6 +302,18 @@ impl Store {
         self.snapshots.raise_floor(jobs.floor()?)?;
         self.jobs.keep_floor(self.snapshots.floor()).wait()?;
         Ok(self.binding.skip_sequence(now.max(jobs.high_water()?)).wait()?)
+    }
+
+    /// A stored snapshot that has changed is drift, whatever comes into force in its place.
+    fn note_changed_snapshot(&self, now: Timestamp) {
+        let (stored, current) = self.snapshots.look(|view| (view.stored(), view.current().cloned()));
+        if stored == current.map_or(Measured::Absent, |current| Measured::Present(current.config.digest())) {
+            return;
+        }
+        let message = "the stored snapshot has changed on the disk and is not used";
+        self.logs.append(Record::new(now, Level::Error, Kind::Configuration, message.to_owned()));
+        // A disk that takes nothing stops no start; whoever measures next notes it.
+        let _ = self.inventory.measure(inventory::configuration(), stored, now).wait();
     }
 
     /// Puts the rules of the snapshot in force and does what they ask of jobs, traces and hashes. Done at every

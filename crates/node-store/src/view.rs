@@ -149,6 +149,11 @@ impl View {
         Ok(rotation::plan(&rules, &facts, &now))
     }
 
+    /// What the stored snapshots are read with.
+    pub(crate) const fn snapshot_reader(&self) -> &Arc<Reader> {
+        &self.snapshots
+    }
+
     /// The snapshots, each verified again.
     ///
     /// # Errors

@@ -413,7 +413,8 @@ impl Volume {
     /// not follow from the pinned one.
     pub fn snapshots(&self) -> Result<crate::snapshot::Snapshots, crate::snapshot::SnapshotError> {
         let view = self.view.snapshots()?;
-        Ok(crate::snapshot::Snapshots::new(Arc::clone(&self.state), self.stamp.network, view))
+        let (writer, reader) = (Arc::clone(&self.state), Arc::clone(self.view.snapshot_reader()));
+        Ok(crate::snapshot::Snapshots::new(writer, reader, self.stamp.network, view))
     }
 
     /// The inventory kept here.

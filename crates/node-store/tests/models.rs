@@ -16,7 +16,9 @@ use std::{
 
 use common::{NOW, create, model, open};
 use node_store::{
-    models::{Finished, Measurement, Models, ModelsError, Partial, Pruned, Scrub, Scrubbed, Standing},
+    models::{
+        Finished, Measurement, Models, ModelsError, Partial, Pruned, Scrub, Scrubbed, Standing, WasteKind,
+    },
     volume::Volume,
 };
 use node_types::{
@@ -672,12 +674,18 @@ fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
     fs::create_dir(models.folder().join("lost+found")).unwrap();
 
     let (ttl_ms, now) = (1000, NOW.plus_ms(1000));
-    assert_eq!(models.expired_partials(ttl_ms, NOW.plus_ms(999)).unwrap(), []);
-    let expired = models.expired_partials(ttl_ms, now).unwrap();
-    assert_eq!(expired.iter().map(|partial| partial.sha256).collect::<Vec<_>>(), [Digest::of(b"old")]);
+    let unfinished = |now| {
+        let waste = models.view().waste(ttl_ms, now).unwrap().into_iter();
+        waste.filter_map(|it| if let WasteKind::Unfinished(sha256) = it.kind { Some(sha256) } else { None })
+    };
+    let (old, orphan) = (Digest::of(b"old"), Digest::of(b"orphan"));
+    assert_eq!(unfinished(NOW.plus_ms(999)).collect::<Vec<_>>(), [orphan], "its time has not ended");
+    assert_eq!(unfinished(now).collect::<Vec<_>>(), [old, orphan]);
+    let waste = models.view().waste(ttl_ms, now).unwrap();
     let pruned = models.prune(ttl_ms, now).unwrap();
-    assert_eq!((pruned.partials, pruned.quarantined, pruned.orphans), (1, 1, 4));
-    assert!(pruned.bytes > 0);
+    assert_eq!((pruned.partials, pruned.quarantined, pruned.orphans), (2, 1, 3));
+    assert_eq!(pruned.bytes, waste.iter().map(|it| it.bytes).sum::<u64>());
+    assert!(pruned.bytes > 0 && waste.iter().all(|it| !it.path.exists()), "what was planned went");
     let notes = models.folder().join("notes.txt");
     for gone in [models.path(unlisted), models.path(needless), home.partial_path(Digest::of(b"old")), notes] {
         assert!(!gone.exists(), "{}", gone.display());

@@ -11,7 +11,7 @@ use std::sync::Barrier;
 use common::{create, open, volume_folder};
 use node_store::{
     inventory::Inventory,
-    snapshot::{Applied, SnapshotError, Snapshots},
+    snapshot::{Applied, SnapshotError, Snapshots, Stored},
     volume::Volume,
 };
 use node_types::{
@@ -65,13 +65,18 @@ impl Node {
     /// Flips one bit of a stored envelope while nothing is open.
     fn rot(&mut self, slot: u8) {
         self.open = None;
+        self.flip(slot, "envelope", 50);
+    }
+
+    /// Flips one bit of a stored value, so far into it, by a connection of its own.
+    fn flip(&self, slot: u8, column: &str, percent: usize) {
         let raw = rusqlite::Connection::open(volume_folder(&self.home).join("state.db")).unwrap();
-        let mut envelope: Vec<u8> = raw
-            .query_row("SELECT envelope FROM snapshots WHERE slot = ?1", [slot], |row| row.get(0))
+        let mut value: Vec<u8> = raw
+            .query_row(&format!("SELECT {column} FROM snapshots WHERE slot = ?1"), [slot], |row| row.get(0))
             .unwrap();
-        let middle = envelope.len() / 2;
-        envelope[middle] ^= 1;
-        raw.execute("UPDATE snapshots SET envelope = ?1 WHERE slot = ?2", (envelope, slot)).unwrap();
+        let at = value.len() * percent / 100;
+        value[at] ^= 1;
+        raw.execute(&format!("UPDATE snapshots SET {column} = ?1 WHERE slot = ?2"), (value, slot)).unwrap();
     }
 
     fn confirm(&self) {
@@ -273,6 +278,34 @@ fn a_snapshot_changed_on_disk_is_not_used_after_a_restart() {
     assert_eq!(node.version(), Some(1));
     assert_eq!(node.snapshots().look(|view| view.unverifiable().len()), 1);
     assert_eq!(node.snapshots().floor().version, 2);
+}
+
+/// Whatever part of it changes beneath an open store, what was verified stays in force, and is what is written there again.
+#[test]
+fn a_snapshot_changed_on_disk_while_it_is_in_force_is_told_and_written_anew() {
+    let mut node = Node::new();
+    assert_eq!(node.snapshots().measure().unwrap(), None);
+    for version in 1..=2 {
+        node.offer(&config(version)).unwrap();
+        node.confirm();
+    }
+    let in_force = node.snapshots().current().unwrap().config.digest();
+    let whole = Some(Stored { in_force, found: Measured::Present(in_force) });
+    assert_eq!(node.snapshots().measure().unwrap(), whole);
+    // The payload, a signature, and what is recorded of both.
+    for (column, percent) in [("envelope", 30), ("envelope", 97), ("digest", 50)] {
+        node.flip(0, column, percent);
+        let stored = node.snapshots().measure().unwrap().unwrap();
+        assert_eq!(stored.in_force, in_force);
+        assert!(matches!(stored.found, Measured::Present(found) if found != in_force), "{column} {percent}");
+        assert_eq!(node.version(), Some(2));
+        node.snapshots().mend().unwrap();
+        assert_eq!(node.snapshots().measure().unwrap(), whole);
+    }
+    node.restart();
+    assert_eq!(node.version(), Some(2));
+    let previous = node.snapshots().previous().unwrap();
+    assert_eq!((previous.config.document().version, previous.good), (1, true));
 }
 
 /// The good first one was deleted for a second that its row still called good, though it no longer verified.

@@ -1,6 +1,6 @@
 //! Why a file of a model does not come.
 
-use std::{error::Error as _, fmt, io, path::PathBuf};
+use std::{error::Error, fmt, io, path::PathBuf};
 
 use node_types::Digest;
 use reqwest::StatusCode;
@@ -100,6 +100,11 @@ pub enum Problem {
     /// Nobody answers.
     #[error("it cannot be reached ({0})")]
     Unreachable(String),
+    /// Nobody that this machine knows says that it is who it claims to be.
+    #[error(
+        "its certificate is not trusted here ({0}): the network has to list another source, or the system's roots lack an authority"
+    )]
+    Untrusted(String),
     /// It leads somewhere else, where nobody may be sent.
     #[error("it leads elsewhere ({0}): the network has to list where the file really is")]
     Redirect(String),
@@ -158,6 +163,7 @@ impl Problem {
             | Self::Folder(_)
             | Self::NotRegular
             | Self::Io(_)
+            | Self::Untrusted(_)
             | Self::Redirect(_)
             | Self::Size { .. }
             | Self::Encoded(_) => true,
@@ -175,8 +181,26 @@ impl Problem {
 
     /// What a request that was not answered says.
     pub(super) fn of(error: &reqwest::Error) -> Self {
-        if error.is_redirect() { Self::Redirect(chain(error)) } else { Self::Unreachable(chain(error)) }
+        if error.is_redirect() {
+            Self::Redirect(chain(error))
+        } else if is_untrusted(error) {
+            Self::Untrusted(chain(error))
+        } else {
+            Self::Unreachable(chain(error))
+        }
     }
+}
+
+/// Whether a certificate was refused. What an I/O error wraps is not its source, but stands in its place.
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped
+        .map(|wrapped| wrapped as &(dyn Error + 'static))
+        .or_else(|| error.source())
+        .is_some_and(is_untrusted)
 }
 
 /// An error with all of its causes. The URL stands beside it already.

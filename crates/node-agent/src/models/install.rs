@@ -464,7 +464,15 @@ pub async fn note(
         let level = if state == ArtifactState::Drifted { Level::Error } else { Level::Info };
         let was = was.map_or("new", ArtifactState::name);
         let fields = [("artifact", json!(id.to_string())), ("was", json!(was)), ("is", json!(state.name()))];
-        journal.measured(level, Kind::Model, None, format!("{id} is {state}"), fields);
+        let kind = match id.kind {
+            ArtifactKind::ModelFile => Kind::Model,
+            ArtifactKind::RuntimeImage | ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
+                Kind::Runtime
+            }
+            ArtifactKind::Agent => Kind::Agent,
+            ArtifactKind::Configuration => Kind::Configuration,
+        };
+        journal.measured(level, kind, None, format!("{id} is {state}"), fields);
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use std::{
 };
 
 use node_store::{
+    inventory,
     models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing},
     store::Store,
 };
@@ -48,13 +49,14 @@ pub use install::{
 };
 
 use crate::{
-    artifacts::{self, Named},
+    artifacts::{self, Named, Place},
     backoff,
     blocking::blocking,
     fetch::FetchError,
     journal::{Journal, causes},
     node::{Node, Shelf},
-    time, update,
+    time,
+    update::{self, NextStart},
 };
 
 /// Between two looks at all seals: 1 second.
@@ -67,8 +69,8 @@ const SCRUB_AGAIN: Duration = Duration::from_secs(60);
 const SEAL_MS: (u64, u64) = (1000, 60_000);
 /// How often in a row a source may give what is wrong before the model counts as one that cannot be had.
 const DOUBTS_MAX: u32 = 3;
-/// Between two looks at the stamps of the runtime's program and environment: 1 minute.
-const STAMPS_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks at the stored configuration and at where the Agent was started from: 10 seconds.
+const AROUND_EVERY: Duration = Duration::from_secs(10);
 
 /// Something that takes longer than a look.
 enum Work {
@@ -77,8 +79,8 @@ enum Work {
     Scrubbed(Digest, Result<Scrubbed, ModelsError>),
     Measured(Digest, Result<Measurement, ModelsError>),
     Own(Result<(), InstallError>),
-    /// Under this snapshot: what was read of the runtime.
-    Runtime(Digest, Vec<Read>),
+    /// Under this snapshot: what was read of the runtime, and when its stamps are looked at again.
+    Runtime(Digest, Vec<Read>, Instant),
 }
 
 /// A file or folder of the runtime's that was read.
@@ -123,8 +125,13 @@ pub struct Keeper {
     next_stamps: Option<Instant>,
     /// Which of them is not what the snapshot approves.
     runtime: BTreeMap<ArtifactId, String>,
-    /// The configuration that was noted.
-    renoted: Option<Digest>,
+    /// The configuration that was read back and noted.
+    read_back: Option<Digest>,
+    /// Where the Agent was started from, and what that looked like when it was read last.
+    place: Place,
+    placed: Option<Digest>,
+    /// When the two are looked at again.
+    next_around: Instant,
     /// Artifacts to be read again.
     due: BTreeSet<ArtifactId>,
     progress: watch::Sender<Progress>,
@@ -151,7 +158,10 @@ impl Keeper {
             stamps: BTreeMap::new(),
             next_stamps: None,
             runtime: BTreeMap::new(),
-            renoted: None,
+            read_back: None,
+            place: Place::now(),
+            placed: None,
+            next_around: Instant::now(),
             due: BTreeSet::new(),
             progress: watch::Sender::new(Progress::default()),
             node,
@@ -196,10 +206,7 @@ impl Keeper {
             self.next_stamps = None;
             self.due.insert(artifacts::agent(Some(config)));
         }
-        if self.renoted != Some(digest) {
-            self.renoted = Some(digest);
-            self.configuration(digest).await;
-        }
+        self.look_around(digest, config).await;
         self.due.append(&mut *self.node.due.lock().unwrap_or_else(PoisonError::into_inner));
         let held = match self.standings().await {
             Ok(held) => held,
@@ -345,13 +352,16 @@ impl Keeper {
         if self.work.is_empty() {
             self.seal(config, held, now);
         }
+        if self.work.is_empty() {
+            self.look_after_unlisted(config, held, now);
+        }
         while self.work.is_empty()
             && let Some(id) = self.due.pop_first()
         {
             self.measure(id, config, held);
         }
         if self.work.is_empty() {
-            self.scrub(config, held, now);
+            self.scrub(held, now);
         }
     }
 
@@ -389,6 +399,50 @@ impl Keeper {
         }
     }
 
+    /// Reads a file again that no listed model has, where it was written since: a snapshot may list its model again.
+    fn look_after_unlisted(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
+        let listed: BTreeSet<Digest> = listed(config).collect();
+        let waits = |file: &Digest| self.unscrubbed.get(file).is_some_and(|until| *until > now);
+        let broken = held.iter().find(|(file, standing)| {
+            matches!(standing, Standing::Broken(_)) && !listed.contains(file) && !waits(file)
+        });
+        if let Some((file, _)) = broken {
+            self.read_again(*file);
+        }
+    }
+
+    /// Puts a file aside that is not what was verified and that no listed model has: nobody says where it could be fetched. One
+    /// that is listed is being repaired.
+    async fn put_aside(&mut self, sha256: Digest, found: Option<Digest>) -> Result<(), InstallError> {
+        let node = Arc::clone(&self.node);
+        let current = node.store.snapshots().current();
+        if current.is_some_and(|current| listed(current.config.document()).any(|file| file == sha256)) {
+            return Ok(());
+        }
+        let now = time::now(&node.store)?;
+        let rows = node.store.models().view().models()?;
+        let files = rows.iter().flat_map(|row| row.files.iter().map(move |file| (&row.reference, file)));
+        let same = files.filter(|(_, (_, file, _))| *file == sha256);
+        let ids: Vec<_> = same
+            .map(|(model, (path, ..))| ArtifactId {
+                kind: ArtifactKind::ModelFile,
+                name: format!("{model}/{path}"),
+            })
+            .collect();
+        for id in &ids {
+            let noted = Noted::other(found.map_or(Measured::Absent, Measured::Present));
+            note(&node.store, &node.journal, id.clone(), noted).await?;
+        }
+        let store = Arc::clone(&node.store);
+        let aside = blocking(move || store.models().quarantine(sha256, now)).await?;
+        for id in ids {
+            node.store.inventory().remove(id, now).await?;
+        }
+        let text = format!("a file of a model that is not listed has changed: it is in {}", aside.display());
+        node.journal.note(Level::Warn, Kind::Model, text);
+        Ok(())
+    }
+
     /// Reads an artifact again that is due.
     fn measure(&mut self, id: ArtifactId, config: &NodeConfig, held: &BTreeMap<Digest, Standing>) {
         match id.kind {
@@ -409,14 +463,15 @@ impl Keeper {
             ArtifactKind::Agent if id != artifacts::agent(Some(config)) => {}
             ArtifactKind::Agent => {
                 let (store, journal) = (Arc::clone(&self.node.store), self.node.journal.clone());
-                self.work.spawn(async move { Work::Own(own_program(&store, &journal, id).await) });
+                let place = self.place.clone();
+                self.work.spawn(async move { Work::Own(own_program(&store, &journal, id, place).await) });
             }
             // Read again at the next look.
             ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
                 self.stamps.remove(&id);
                 self.next_stamps = self.next_stamps.map(|_| Instant::now());
             }
-            ArtifactKind::Configuration => self.renoted = None,
+            ArtifactKind::Configuration => self.read_back = None,
             // The engine asks whoever keeps containers, once it has one.
             ArtifactKind::RuntimeImage if *self.node.approved.borrow() != self.config => {}
             ArtifactKind::RuntimeImage => {
@@ -437,29 +492,80 @@ impl Keeper {
         });
     }
 
-    /// The configuration that is in force was verified when the store was opened or when it was applied.
-    async fn configuration(&self, digest: Digest) {
-        let id = ArtifactId { kind: ArtifactKind::Configuration, name: "node_config".to_owned() };
-        let (node, noted) = (&self.node, Noted::right(digest, true));
-        if let Err(error) = note(&node.store, &node.journal, id, noted).await {
-            node.journal.failed(Level::Error, Kind::Configuration, "cannot note the configuration", &error);
+    /// Looks at what is neither a model's nor the runtime's: the stored configuration, and where the Agent was started from.
+    async fn look_around(&mut self, digest: Digest, config: &NodeConfig) {
+        let now = Instant::now();
+        let unread = self.read_back != Some(digest);
+        if self.next_around > now && !unread {
+            return;
+        }
+        self.next_around = now + AROUND_EVERY;
+        self.read_back = Some(digest);
+        self.configuration(digest, unread).await;
+        let place = self.place.clone();
+        // What is not there has no stamp.
+        let placed = blocking(move || place.stamp()).await.ok();
+        if placed != self.placed {
+            self.placed = placed;
+            self.due.insert(artifacts::agent(Some(config)));
         }
     }
 
-    /// Reads the runtime's program and environment where they may have changed: their stamps are looked at once a minute.
+    /// Reads the stored configuration back. One that has changed is drift, and is written anew from what was verified; what is in
+    /// force is that, whatever the disk says.
+    async fn configuration(&self, digest: Digest, unread: bool) {
+        for mended in [false, true] {
+            let store = Arc::clone(&self.node.store);
+            let stored = match blocking(move || store.snapshots().measure()).await {
+                Ok(Some(stored)) if stored.in_force == digest => stored,
+                // Another one came into force: the next look is about that.
+                Ok(_) => return,
+                Err(error) => {
+                    let text = "cannot read the stored configuration back";
+                    self.node.journal.failed(Level::Error, Kind::Configuration, text, &error);
+                    return;
+                }
+            };
+            let right = stored.found == Measured::Present(digest);
+            let noted = if right { Noted::right(digest, unread) } else { Noted::other(stored.found) };
+            let (node, id) = (&self.node, inventory::configuration());
+            if let Err(error) = note(&node.store, &node.journal, id, noted).await {
+                let text = "cannot note the configuration";
+                node.journal.failed(Level::Error, Kind::Configuration, text, &error);
+            }
+            if right || mended {
+                return;
+            }
+            let store = Arc::clone(&self.node.store);
+            match self.node.written(blocking(move || store.snapshots().mend()).await) {
+                Ok(()) => {
+                    let text = "the stored configuration has changed on the disk: it is written anew";
+                    self.node.journal.note(Level::Warn, Kind::Configuration, text);
+                }
+                Err(error) => {
+                    let text = "cannot write the stored configuration anew";
+                    self.node.journal.failed(Level::Error, Kind::Configuration, text, &error);
+                }
+            }
+        }
+    }
+
+    /// Reads the runtime's program and environment where their stamps say that they may have changed.
     fn read_runtime(&mut self, digest: Digest, config: &NodeConfig) {
         let named = artifacts::named(config, &self.node.settings.runtime);
         if named.is_empty() {
-            self.next_stamps = Some(Instant::now() + STAMPS_EVERY);
+            self.next_stamps = Some(Instant::now() + plan::stamps_wait(Duration::ZERO));
             return;
         }
         let stamps = self.stamps.clone();
         self.work.spawn(async move {
-            let mut read = Vec::new();
+            let (mut read, mut took) = (Vec::new(), Duration::ZERO);
             for named in named {
                 let (known, asked) = (stamps.get(&named.id).copied(), named.clone());
+                let began = Instant::now();
                 // What is not there has no stamp; reading it says so.
                 let stamp = blocking(move || asked.stamp()).await.ok();
+                took += began.elapsed();
                 if stamp.is_some() && known == stamp {
                     continue;
                 }
@@ -467,12 +573,12 @@ impl Keeper {
                 let found = blocking(move || asked.measure()).await;
                 read.push(Read { named, stamp, found });
             }
-            Work::Runtime(digest, read)
+            Work::Runtime(digest, read, Instant::now() + plan::stamps_wait(took))
         });
     }
 
     /// Takes note of what was read of the runtime. What cannot be read is not what the snapshot approves.
-    async fn runtime_read(&mut self, read: Vec<Read>) {
+    async fn runtime_read(&mut self, read: Vec<Read>, next: Instant) {
         for Read { named, stamp, found } in read {
             let (id, path) = (named.id, named.path.display());
             match stamp.filter(|_| found.is_ok()) {
@@ -500,21 +606,20 @@ impl Keeper {
                 self.node.journal.failed(Level::Error, Kind::Runtime, "cannot note what was read", &error);
             }
         }
-        self.next_stamps = Some(Instant::now() + STAMPS_EVERY);
+        self.next_stamps = Some(next);
     }
 
     /// Reads the next piece again, if it is time and nobody is disturbed by it.
-    fn scrub(&mut self, config: &NodeConfig, held: &BTreeMap<Digest, Standing>, now: Instant) {
+    fn scrub(&mut self, held: &BTreeMap<Digest, Standing>, now: Instant) {
         self.unscrubbed.retain(|_, until| *until > now);
         let (Ok(files), Ok(at)) = (self.node.store.models().view().files(), time::now(&self.node.store))
         else {
             return;
         };
-        let listed: BTreeSet<Digest> = listed(config).collect();
         let sound = |file: &&HeldFile| {
             let stands =
                 matches!(held.get(&file.sha256), Some(Standing::Sealed | Standing::Untrusted { .. }));
-            stands && listed.contains(&file.sha256) && !self.unscrubbed.contains_key(&file.sha256)
+            stands && !self.unscrubbed.contains_key(&file.sha256)
         };
         let (period_ms, busy) = (self.node.settings.models.scrub_ms, self.node.is_running());
         let Some(sha256) = plan::next_scrub(files.iter().filter(sound), period_ms, busy, at) else { return };
@@ -534,8 +639,8 @@ impl Keeper {
         };
         match work {
             // Of an earlier snapshot: whatever it says is not about this one.
-            Work::Installed(config, ..) | Work::Runtime(config, _) if Some(config) != self.config => {}
-            Work::Runtime(_, read) => self.runtime_read(read).await,
+            Work::Installed(config, ..) | Work::Runtime(config, ..) if Some(config) != self.config => {}
+            Work::Runtime(_, read, next) => self.runtime_read(read, next).await,
             Work::Installed(_, reference, Ok(())) => {
                 self.installing = None;
                 self.failed.remove(&reference);
@@ -558,13 +663,17 @@ impl Keeper {
                 // It may have another stamp now, also where the shelf looks the same.
                 self.node.follow.notify_one();
             }
+            Work::Measured(sha256, Ok(Measurement::Differs { found, .. })) => {
+                if let Err(error) = self.put_aside(sha256, found).await {
+                    self.unscrubbed.insert(sha256, Instant::now() + SCRUB_AGAIN);
+                    let text = "cannot put a changed file of a model aside";
+                    self.node.journal.failed(Level::Error, Kind::Model, text, &error);
+                }
+            }
             // The next look sees how it stands now.
-            Work::Measured(
-                _,
-                Ok(Measurement::Differs { .. } | Measurement::Missing | Measurement::Stopped),
-            )
-            | Work::Own(Ok(())) => {}
-            Work::Measured(_, Err(error)) => {
+            Work::Measured(_, Ok(Measurement::Missing | Measurement::Stopped)) | Work::Own(Ok(())) => {}
+            Work::Measured(sha256, Err(error)) => {
+                self.unscrubbed.insert(sha256, Instant::now() + SCRUB_AGAIN);
                 self.node.journal.failed(
                     Level::Error,
                     Kind::Model,
@@ -778,22 +887,58 @@ pub fn brings_files(config: &NodeConfig) -> bool {
 }
 
 /// Reads the Agent's own program; the first one of a version is the one that was installed.
-async fn own_program(store: &Arc<Store>, journal: &Journal, id: ArtifactId) -> Result<(), InstallError> {
-    let found = blocking(artifacts::own_program).await;
-    let found = found.map_err(|source| InstallError::Room { folder: "/proc/self/exe".to_owned(), source })?;
-    let known = store.inventory().view().list()?.iter().any(|it| it.id == id && it.facts.recorded.is_some());
-    let installed = match found {
+///
+/// What runs cannot be changed; what stands in its place is what the next start runs. Where that is another approved release, it
+/// is an update on its way; where it is anything else, it is drift, and jobs go on with what runs.
+async fn own_program(
+    store: &Arc<Store>,
+    journal: &Journal,
+    id: ArtifactId,
+    place: Place,
+) -> Result<(), InstallError> {
+    let path = place.path().display().to_string();
+    let read = blocking(move || place.read()).await;
+    let program = read.map_err(|source| InstallError::Room { folder: path.clone(), source })?;
+    let all = store.inventory().view().list()?;
+    let mut known = false;
+    for held in all.iter().filter(|it| it.id.kind == ArtifactKind::Agent && it.facts.recorded.is_some()) {
+        if held.id == id {
+            known = true;
+        } else {
+            // Another release ran here before, and is not here any more.
+            store.inventory().remove(held.id.clone(), time::now(store)?).await?;
+        }
+    }
+    let installed = match program.running {
         Measured::Present(digest) => (!known).then_some(digest),
         Measured::Absent => None,
     };
+    let current = store.snapshots().current();
+    let updates = current.as_ref().map(|current| &current.config.document().updates);
+    let next = update::next_start(updates, artifacts::TARGET, program);
+    let found = match next {
+        NextStart::Same | NextStart::Approved(_) => program.running,
+        NextStart::Other => program.placed,
+    };
     note(store, journal, id, Noted { installed, found, read: true }).await?;
-    if let (Some(current), Measured::Present(program)) = (store.snapshots().current(), found) {
-        let advice = update::advise(
-            &current.config.document().updates,
-            crate::VERSION,
-            artifacts::TARGET,
-            Some(program),
-        );
+    match next {
+        NextStart::Same => {}
+        NextStart::Approved(release) => {
+            let version = &release.version;
+            let text =
+                format!("release {version} of the Agent stands in {path}: it runs with the next start");
+            journal.note(Level::Info, Kind::Agent, text);
+        }
+        NextStart::Other => {
+            let text = format!(
+                "{path} is not what was started from it: what was started goes on, and the next start runs what stands \
+                 there now; put an approved release there"
+            );
+            journal.note(Level::Error, Kind::Agent, text);
+        }
+    }
+    if let (Some(updates), Measured::Present(running)) = (updates, program.running) {
+        let advice = update::advise(updates, crate::VERSION, artifacts::TARGET, Some(running));
         if let Some((level, text)) = update::announcement(&advice) {
             journal.note(level, Kind::Agent, text);
         }

@@ -68,7 +68,7 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     if !standing.drifted.is_empty() {
         let drifted = count(standing.drifted.len() as u64, "artifact");
         let text = format!(
-            "{drifted} drifted from what was installed: `{command} drift check` says which pieces; the Agent repairs models"
+            "{drifted} drifted from what was installed: `{command} drift check` says which; the Agent repairs models and its configuration"
         );
         say(Health::Attention, text);
     }

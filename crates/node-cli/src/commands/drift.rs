@@ -170,17 +170,6 @@ impl FindingShown {
         }
     }
 
-    /// Whether the Agent gets it again.
-    const fn is_mended_by_the_agent(&self) -> bool {
-        match self.kind {
-            ArtifactKind::ModelFile | ArtifactKind::RuntimeImage => true,
-            ArtifactKind::Agent
-            | ArtifactKind::RuntimeBinary
-            | ArtifactKind::RuntimeEnvironment
-            | ArtifactKind::Configuration => false,
-        }
-    }
-
     /// How that is known, in words.
     fn how(&self) -> String {
         let why = self.because.as_deref().unwrap_or_default();
@@ -257,16 +246,20 @@ impl Check {
         }
         let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
         let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
-        let others = artifacts.iter().any(|artifact| artifact.drift && !artifact.is_mended_by_the_agent());
-        let next = match (drifted, others, context.holder()?) {
-            (0, _, _) => "nothing: what is here is what was installed",
-            (_, true, _) => {
-                "install again what is no model's file: neither the Agent nor `models install` can"
-            }
-            (_, false, Some(_)) => {
+        let is_any = |of: fn(ArtifactKind) -> bool| artifacts.iter().any(|it| it.drift && of(it.kind));
+        let programs = is_any(|kind| match kind {
+            ArtifactKind::Agent | ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => true,
+            ArtifactKind::ModelFile | ArtifactKind::RuntimeImage | ArtifactKind::Configuration => false,
+        });
+        let files = is_any(|kind| kind == ArtifactKind::ModelFile);
+        let next = match (drifted, programs, context.holder()?, files) {
+            (0, ..) => "nothing: what is here is what was installed",
+            (_, true, ..) => "install the programs again: neither the Agent nor `models install` can",
+            (_, false, Some(_), _) => {
                 "wait: the Agent repairs it; `resultity-node models list` shows how far it is"
             }
-            (_, false, None) => {
+            (_, false, None, false) => "start the node, which gets it again: `resultity-node run`",
+            (_, false, None, true) => {
                 "repair it: `resultity-node models install`, or start the node: `resultity-node run`"
             }
         };

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{
     home::{Home, Ran},
+    rot,
     shop::{Shop, is},
 };
 
@@ -88,6 +89,29 @@ fn a_byte_that_was_changed_is_found_named_repaired_and_remembered() {
     shop.home.run(["drift", "check", "--json"]).well();
     let after = became(&shop.home.json(history));
     assert_eq!(after, [before, vec!["drifted".to_owned(), "ok".to_owned()]].concat());
+}
+
+/// In the file of the database, beneath everything that reads it.
+#[test]
+fn a_byte_of_the_stored_snapshot_that_was_changed_is_drift_and_it_is_not_used() {
+    let shop = Shop::stocked();
+    let found = |checked: &Value| artifact(checked, "node_config").clone();
+    let before = shop.home.json(["drift", "check"]);
+    let whole = found(&before);
+    assert_eq!((&whole["state"], &whole["known"]), (&"ok".into(), &"read".into()), "{whole}");
+    rot::flip_stored_snapshot(&shop.home.volume());
+    let checked = drifted(shop.home.run(["drift", "check", "--json"])).json();
+    let changed = found(&checked);
+    assert_eq!((&changed["state"], &changed["drift"]), (&"drifted".into(), &true.into()), "{changed}");
+    assert_eq!(changed["expected"], whole["measured"]);
+    assert_ne!(changed["measured"], whole["measured"]);
+    drifted(shop.home.run(["drift", "check"])).says(&["configuration", "node_config", "resultity-node run"]);
+    // Opening it notes that, too, and nothing that does not verify is in force.
+    drop(shop.open());
+    let history = shop.home.json(["drift", "history", "--kind", "configuration"]);
+    let changes = history["changes"].as_array().unwrap();
+    assert_eq!(changes.last().unwrap()["became"], "drifted", "{history}");
+    assert!(shop.open().snapshots().current().is_none());
 }
 
 #[test]

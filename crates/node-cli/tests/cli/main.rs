@@ -22,11 +22,13 @@ mod keys;
 mod logs;
 mod models;
 mod output;
+mod rot;
 mod running;
 mod settings;
 mod shop;
 mod status;
 mod terminal;
+mod tls;
 #[path = "../../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;

@@ -16,6 +16,7 @@ use crate::{
     home::{Home, Ran, reading},
     shop::{SHARED, Shop, bring, is},
     terminal::{terminal, watch},
+    tls::{Authority, Source},
 };
 
 fn model<'a>(listed: &'a Value, name: &str) -> &'a Value {
@@ -60,6 +61,35 @@ fn what_is_listed_and_not_here_is_pending_and_then_installed() {
     }
     let text = shop.home.run(["models", "list"]).well().says(&["2 of 2", "inactive", " ago", "2, 0 active"]);
     assert!(text.out.lines().last().unwrap().starts_with("next "), "{}", text.out);
+}
+
+#[test]
+fn a_model_comes_over_tls_in_parts_and_only_from_whom_the_system_trusts() {
+    let home = Home::new();
+    let (ours, other) = (Authority::new(&home, "ours"), Authority::new(&home, "other"));
+    let source = Source::start(&ours, Shop::files());
+    let shop = Shop::in_home(home, &source.url);
+    let install = |roots: &Authority| -> Ran {
+        let mut command = shop.home.command(["models", "install", "--json"]);
+        command.env("SSL_CERT_FILE", &roots.path).output().unwrap().into()
+    };
+    // Whoever is not known is told nothing, and is named.
+    let refused = install(&other);
+    assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+    let refused = refused.says(&[&source.url, "certificate is not trusted", "UnknownIssuer"]);
+    assert_eq!(refused.json()["models"][0]["installed"], false);
+    assert!(source.asked().is_empty() && !shop.path(shop.big).exists());
+
+    let installed = install(&ours);
+    assert_eq!(installed.code, Some(0), "{installed:?}");
+    for sha256 in [shop.big, Shop::shared()] {
+        assert!(is(&shop.path(sha256), sha256));
+    }
+    let mut parts: Vec<_> = source.asked().into_iter().filter(|(path, _)| path == "weights.bin").collect();
+    parts.sort_by_key(|(_, part)| part.as_ref().map(|part| part.start));
+    let piece = usize::try_from(node_types::config::PIECE_BYTES).unwrap();
+    let parts: Vec<_> = parts.into_iter().map(|(_, part)| part).collect();
+    assert_eq!(parts, [Some(0..piece), Some(piece..piece + 1000)], "each piece by a range of its own");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A node whose snapshot lists models, and a folder of the operator's with their files.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, FileTimes, OpenOptions},
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::PathBuf,
@@ -49,7 +50,18 @@ impl Shop {
 
     /// The same, where the network names this source.
     pub(crate) fn with_source(source: &str) -> Self {
-        let (home, big) = (Home::new(), big());
+        Self::in_home(Home::new(), source)
+    }
+
+    /// The files of both models, by their paths.
+    pub(crate) fn files() -> BTreeMap<String, Vec<u8>> {
+        let shared = ["tokenizer.json", "words.txt"].map(|path| (path.to_owned(), SHARED.to_vec()));
+        shared.into_iter().chain([("weights.bin".to_owned(), big())]).collect()
+    }
+
+    /// The same in an empty home.
+    pub(crate) fn in_home(home: Home, source: &str) -> Self {
+        let big = big();
         let folder = home.path().join("brought");
         std::fs::create_dir(&folder).unwrap();
         for content in [&big[..], SHARED] {

@@ -21,6 +21,8 @@ mod models;
 mod network;
 mod operator;
 mod page;
+#[path = "../cli/rot.rs"]
+mod rot;
 mod runtimes;
 mod snapshots;
 mod stage;

@@ -10,9 +10,12 @@ use std::{
 };
 
 use node_devnet::Fault;
-use node_store::models::ModelRow;
+use node_store::{
+    models::{HeldFile, ModelRow},
+    store::{Options, Store},
+};
 use node_types::{
-    Digest,
+    Digest, Network, Timestamp,
     config::PIECE_BYTES,
     inventory::{ArtifactKind, ArtifactState},
     models::ModelState,
@@ -650,22 +653,14 @@ async fn an_environment_of_the_runtime_that_changes_is_drift_and_runs_nothing_un
     let mut stage = Stage::set(template, &settings).await;
     stage.start_node();
     stage.active().await;
-    let environment_is = async |stage: &Stage, wanted: ArtifactState| {
-        eventually(&format!("the environment is {wanted}"), || async {
-            let artifacts = stage.view().inventory().list().unwrap();
-            let found = artifacts.into_iter().find(|it| it.id.kind == ArtifactKind::RuntimeEnvironment);
-            found.filter(|it| it.state == wanted).map(|_| ())
-        })
-        .await;
-    };
-    environment_is(&stage, ArtifactState::Ok).await;
+    artifact_is(&stage, ArtifactKind::RuntimeEnvironment, ArtifactState::Ok).await;
     assert_eq!(stage.command(&["drift", "check"]).0, Some(0));
 
-    // It is looked at every minute, and at every start.
+    // It is looked at every few seconds, and at every start.
     assert_eq!(stage.stop_node().await, Some(0));
     std::fs::write(&library, "right = None\n").unwrap();
     stage.start_node();
-    environment_is(&stage, ArtifactState::Drifted).await;
+    artifact_is(&stage, ArtifactKind::RuntimeEnvironment, ArtifactState::Drifted).await;
     let (code, said) = stage.command(&["drift", "check"]);
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("runtime_environment"), "{said}");
@@ -677,7 +672,109 @@ async fn an_environment_of_the_runtime_that_changes_is_drift_and_runs_nothing_un
     std::fs::write(&library, "right = True\n").unwrap();
     stage.start_node();
     assert_eq!(stage.ended(&job).await["end"], "result");
-    environment_is(&stage, ArtifactState::Ok).await;
+    artifact_is(&stage, ArtifactKind::RuntimeEnvironment, ArtifactState::Ok).await;
+}
+
+/// The state of the first artifact of a kind.
+fn artifact_state(stage: &Stage, kind: ArtifactKind) -> Option<ArtifactState> {
+    let artifacts = stage.view().inventory().list().unwrap();
+    artifacts.into_iter().find(|it| it.id.kind == kind).map(|it| it.state)
+}
+
+async fn artifact_is(stage: &Stage, kind: ArtifactKind, wanted: ArtifactState) {
+    eventually(&format!("{kind} is {wanted}"), || async {
+        (artifact_state(stage, kind) == Some(wanted)).then_some(())
+    })
+    .await;
+}
+
+/// The heartbeats name an artifact among those that have drifted.
+async fn network_told_of_drift(stage: &Stage, kind: ArtifactKind) {
+    eventually(&format!("the network is told that {kind} has drifted"), || async {
+        let state = stage.get("state").await;
+        let drifted = state["nodes"][0]["heartbeat"]["drifted"].as_array().cloned().unwrap_or_default();
+        drifted.iter().any(|it| it.as_str().unwrap().starts_with(kind.name())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_beneath_a_running_node_is_found_be_it_configuration_agent_runtime_or_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut template, settings) = picky(folder.path());
+    let library = folder.path().join("environment/library.py");
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    std::fs::write(&library, "right = True\n").unwrap();
+    let digest = node_store::hash::tree(library.parent().unwrap()).unwrap();
+    template["runtime"]["environment"] = json!({ "path": "environment", "digest": digest });
+    let mut stage = Stage::set(template, &settings).await;
+    // The Agent runs from a file that can be replaced.
+    let (built, placed) = (stage.program.clone(), stage.folder.path().join("agent"));
+    let place = |more: &[u8]| {
+        let other = placed.with_extension("new");
+        std::fs::copy(&built, &other).unwrap();
+        File::options().append(true).open(&other).unwrap().write_all(more).unwrap();
+        std::fs::rename(&other, &placed).unwrap();
+    };
+    place(b"");
+    stage.program.clone_from(&placed);
+    stage.start_node();
+    stage.active().await;
+    // The network approves no release.
+    artifact_is(&stage, ArtifactKind::Agent, ArtifactState::Unlisted).await;
+    for kind in [ArtifactKind::Configuration, ArtifactKind::RuntimeEnvironment] {
+        artifact_is(&stage, kind, ArtifactState::Ok).await;
+    }
+
+    // What runs goes on with what was verified: another file for the next start, another snapshot on the disk.
+    place(b"\0");
+    crate::rot::flip_stored_snapshot(&stage.home().join("testnet"));
+    artifact_is(&stage, ArtifactKind::Agent, ArtifactState::Drifted).await;
+    network_told_of_drift(&stage, ArtifactKind::Agent).await;
+    let (code, said) = stage.command(&["drift", "check"]);
+    assert_eq!(code, Some(3), "{said}");
+    answered(&stage, "say").await;
+    let became = eventually("the snapshot is written anew", || async {
+        let history =
+            stage.view().inventory().history(Some(&node_store::inventory::configuration())).unwrap();
+        let became: Vec<_> = history.into_iter().map(|change| change.became).collect();
+        (became.last() == Some(&ArtifactState::Ok) && became.contains(&ArtifactState::Drifted))
+            .then_some(became)
+    })
+    .await;
+    assert!(became.ends_with(&[ArtifactState::Ok, ArtifactState::Drifted, ArtifactState::Ok]), "{became:?}");
+    assert!(stage.view().snapshots().unwrap().current().is_some_and(|current| current.good));
+    eventually("the network is told of it", || async {
+        stage.get("logs").await.to_string().contains("configuration node_config is drifted").then_some(())
+    })
+    .await;
+
+    // What runs a job is another matter: nothing runs on what nobody approved.
+    place(b"");
+    let program = folder.path().join("chatty.py");
+    let good = std::fs::read(&program).unwrap();
+    std::fs::write(&program, [good.as_slice(), b"\n# touched\n"].concat()).unwrap();
+    std::fs::write(&library, "right = None\n").unwrap();
+    for kind in [ArtifactKind::RuntimeBinary, ArtifactKind::RuntimeEnvironment] {
+        artifact_is(&stage, kind, ArtifactState::Drifted).await;
+    }
+    artifact_is(&stage, ArtifactKind::Agent, ArtifactState::Unlisted).await;
+    assert_takes_nothing(&stage).await;
+    network_told_of_drift(&stage, ArtifactKind::RuntimeBinary).await;
+    std::fs::write(&program, &good).unwrap();
+    std::fs::write(&library, "right = True\n").unwrap();
+    stage.active().await;
+    answered(&stage, "say").await;
+
+    // Where there is no other one, a start without it asks the network for it again.
+    assert_eq!(stage.stop_node().await, Some(0));
+    crate::rot::flip_stored_snapshot(&stage.home().join("testnet"));
+    stage.start_node();
+    stage.active().await;
+    artifact_is(&stage, ArtifactKind::Configuration, ArtifactState::Ok).await;
+    let history = stage.view().inventory().history(Some(&node_store::inventory::configuration())).unwrap();
+    let drifts = history.iter().filter(|change| change.became == ArtifactState::Drifted).count();
+    assert_eq!(drifts, 2, "{history:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -706,4 +803,204 @@ async fn the_file_of_a_model_goes_only_after_the_jobs_that_run_on_it() {
     eventually("2 is active", || async { (state(&stage, "2") == Some(ModelState::Active)).then_some(()) })
         .await;
     assert_eq!(stage.said().matches("it runs attempt=").count(), 1, "once");
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn ago(ms: u64) -> Timestamp {
+    Timestamp::from_ms(node_store::clock::read().unwrap().wall.ms() - ms)
+}
+
+/// What the store knows of a file that it holds.
+fn held(stage: &Stage, sha256: Digest) -> HeldFile {
+    stage.view().models().files().unwrap().into_iter().find(|file| file.sha256 == sha256).unwrap()
+}
+
+/// The file was read last so long ago, by what the store knows: time is forced, nothing else.
+fn was_read(stage: &Stage, sha256: Digest, ms: u64) -> Timestamp {
+    let at = ago(ms);
+    let state = rusqlite::Connection::open(stage.home().join("testnet/state.db")).unwrap();
+    let set =
+        "UPDATE files SET verified_at = ?2, scrub_completed_at = iif(scrub_completed_at IS NULL, NULL, ?2)
+               WHERE sha256 = ?1";
+    assert_eq!(state.execute(set, (sha256.as_bytes(), at.ms())).unwrap(), 1);
+    at
+}
+
+/// The keeper has looked twice with nothing to do: it tidies at the end of such a look.
+async fn looked_twice(stage: &Stage) {
+    for _ in 0..2 {
+        let stray = stage.home().join("testnet/models/stray");
+        std::fs::write(&stray, "?").unwrap();
+        eventually("the keeper tidies", || async { (!stray.exists()).then_some(()) }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scrub_yields_to_a_job_but_not_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = picky(folder.path());
+    // A file's round begins after half of this, and an eighth of it later where a job runs.
+    let mut stage = Stage::set(template, &format!("{settings}\nscrub_ms = {}", 8 * HOUR_MS)).await;
+    stage.start_node();
+    stage.active().await;
+    let (sha256, gate) = (Digest::of(b"m"), folder.path().join("gate"));
+    let job = stage.submit("hold").await;
+    eventually("it runs", || async { stage.said().contains("it runs attempt=1").then_some(()) }).await;
+    let due = was_read(&stage, sha256, 4 * HOUR_MS + HOUR_MS / 2);
+    looked_twice(&stage).await;
+    assert_eq!(held(&stage, sha256).scrub.completed_at, None, "it waits for the job");
+    assert!(stage.job(&job).await["end"].is_null());
+
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(stage.ended(&job).await["end"], "result");
+    let read = |since: Timestamp| held(&stage, sha256).scrub.completed_at.filter(|at| *at > since);
+    eventually("it is read when nothing runs", || async { read(due) }).await;
+
+    std::fs::remove_file(&gate).unwrap();
+    let job = stage.submit("hold").await;
+    eventually("it runs", || async {
+        (stage.said().matches("it runs attempt=1").count() == 2).then_some(())
+    })
+    .await;
+    let due = was_read(&stage, sha256, 5 * HOUR_MS + HOUR_MS / 2);
+    eventually("it is read beside the job", || async { read(due) }).await;
+    assert!(stage.job(&job).await["end"].is_null());
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(stage.ended(&job).await["end"], "result");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_goes_on_after_sigkill_where_it_was_and_reads_what_is_archived() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = crate::runtimes::chatty(folder.path());
+    let (model, sha256) = brought(folder.path(), "1", &"x".repeat(usize::try_from(PIECE_BYTES).unwrap() + 1));
+    let template = with(template, "/models", json!([model]));
+    // The second of two pieces is read an eighth of this after the first.
+    let mut stage = Stage::set(template, &format!("{settings}\nscrub_ms = {}", 16 * HOUR_MS)).await;
+    stage.start_node();
+    stage.active().await;
+    was_read(&stage, sha256, 9 * HOUR_MS);
+    let begun = eventually("the first piece is read", || async {
+        Some(held(&stage, sha256).scrub).filter(|scrub| scrub.next_piece == 1)
+    })
+    .await;
+    stage.kill_node();
+    // Whoever began again would find this.
+    flip(&kept(&stage, sha256), 4711);
+    stage.seal_as_it_is(sha256);
+    stage.start_node();
+    stage.active().await;
+    looked_twice(&stage).await;
+    assert_eq!(held(&stage, sha256).scrub, begun, "the second piece waits for its time");
+    let began = ago(3 * HOUR_MS);
+    let database = rusqlite::Connection::open(stage.home().join("testnet/state.db")).unwrap();
+    database.execute("UPDATE files SET scrub_began_at = ?1", [began.ms()]).unwrap();
+    drop(database);
+    let scrub = eventually("the round ends", || async {
+        Some(held(&stage, sha256).scrub).filter(|scrub| scrub.completed_at.is_some())
+    })
+    .await;
+    assert_eq!((scrub.began_at, scrub.next_piece), (Some(began), 0));
+    assert!(!stage.said().contains("though its seal holds"), "it was not begun again");
+
+    // The next round finds it, also where no snapshot lists its model any more.
+    let (second, second_sha256) = brought(folder.path(), "2", "another");
+    stage.post("/v1/devnet/snapshots", &json!({ "models": [second] })).await;
+    eventually("1 is archived", || async {
+        (state(&stage, "1") == Some(ModelState::Archived)).then_some(())
+    })
+    .await;
+    was_read(&stage, sha256, 9 * HOUR_MS);
+    eventually("it is put aside", || async { (!kept(&stage, sha256).exists()).then_some(()) }).await;
+    assert!(stage.said().contains("though its seal holds"));
+    let id =
+        node_types::inventory::ArtifactId { kind: ArtifactKind::ModelFile, name: "m@1/m.bin".to_owned() };
+    eventually("it is on record, and not here any more", || async {
+        let known = stage.view().inventory().list().unwrap();
+        let history = stage.view().inventory().history(Some(&id)).unwrap();
+        let drifted = history.iter().any(|change| change.became == ArtifactState::Drifted);
+        (drifted && known.iter().all(|artifact| artifact.id != id)).then_some(())
+    })
+    .await;
+    let aside = stage.view().models().quarantined().unwrap();
+    assert_eq!(aside.iter().map(|file| file.sha256).collect::<Vec<_>>(), [sha256]);
+    assert!(kept(&stage, second_sha256).exists());
+    answered(&stage, "say").await;
+}
+
+/// A source on loopback that serves one file, the first time with a wrong byte; gives its address.
+async fn liar(content: &'static [u8]) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut sent = content.to_vec();
+        sent[0] ^= 1;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(stream.read_u8().await.unwrap());
+            }
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", sent.len());
+            stream.write_all(&[head.as_bytes(), &sent].concat()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            sent = content.to_vec();
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_came_wrong_is_quarantined_and_comes_again_at_the_next_sync_and_old_partial_ones_go() {
+    let content = b"what the network approved";
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = crate::runtimes::chatty(folder.path());
+    let sha256 = Digest::of(content);
+    // Nobody has announced its pieces: it is judged when all of it is here.
+    let model = json!({
+        "name": "m", "version": "1", "tasks": ["completion"], "engine": "stand-in", "memory_bytes": 0,
+        "files": [{ "path": "m.bin", "bytes": content.len(), "sha256": sha256 }], "sources": [liar(content).await],
+    });
+    let template = with(with(template, "/models", json!([model])), "/timings/sync_ms", 1000);
+    let mut stage = Stage::set(template, &settings).await;
+    // Begun by an Agent that ended long ago, and lately.
+    let store =
+        Store::open(&Options::new(&stage.home(), Network::Testnet), &node_store::clock::read().unwrap());
+    let store = store.unwrap();
+    let partial = |content: &[u8], at| {
+        let (bytes, sha256) = (content.len() as u64, Digest::of(content));
+        let file =
+            node_types::config::ModelFile { path: "x".into(), bytes, sha256, pieces_blake3: Vec::new() };
+        drop(store.models().begin(&file, at).unwrap());
+        sha256
+    };
+    // They are kept for an hour.
+    let (_old, young) = (partial(b"old", ago(HOUR_MS)), partial(b"young", ago(HOUR_MS / 2)));
+    drop(store);
+
+    stage.start_node();
+    let failed = eventually("the first try fails", || async {
+        stage.said().lines().find(|line| line.contains("model m@1 is not installed")).map(str::to_owned)
+    })
+    .await;
+    assert!(failed.contains("quarantine"), "{failed}");
+    stage.active().await;
+    assert_eq!(hash(&kept(&stage, sha256)), sha256);
+    let aside = stage.view().models().quarantined().unwrap();
+    assert_eq!(
+        aside.iter().map(|file| file.sha256).collect::<Vec<_>>(),
+        [sha256],
+        "what came first is kept aside"
+    );
+    assert_eq!(std::fs::read(&aside[0].path).unwrap()[1..], content[1..]);
+    answered(&stage, "say").await;
+    eventually("the old partial file is gone, and the young one is not", || async {
+        let left: Vec<_> =
+            stage.view().models().partials().unwrap().into_iter().map(|it| it.sha256).collect();
+        (left == [young]).then_some(())
+    })
+    .await;
 }

@@ -28,6 +28,8 @@ pub struct Stage {
     pub url: String,
     /// What the node's environment has more.
     pub environment: Vec<(&'static str, PathBuf)>,
+    /// What is run as the node, and as its commands.
+    pub program: PathBuf,
     settings: Settings,
     node: Option<Child>,
 }
@@ -100,7 +102,9 @@ impl Stage {
         std::fs::write(home.join("node.toml"), format!("network_url = \"{url}\"\n{runtime}")).unwrap();
         // The same address if it is started again.
         let settings = Settings { listen: devnet.address(), ..settings };
-        let stage = Self { folder, devnet: Some(devnet), url, environment: Vec::new(), settings, node: None };
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_resultity-node"));
+        let environment = Vec::new();
+        let stage = Self { folder, devnet: Some(devnet), url, environment, program, settings, node: None };
         assert_eq!(stage.command(&["init"]).0, Some(0));
         stage
     }
@@ -126,9 +130,16 @@ impl Stage {
 
     /// The same in another home.
     pub fn command_in(&self, home: &Path, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = binary(home).args(arguments).output().unwrap();
+        let output = self.binary(home).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.code(), text)
+    }
+
+    fn binary(&self, home: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        // Nodes of other tests run at the same time.
+        command.arg("--home").arg(home).env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
+        command
     }
 
     pub fn start_node(&mut self) {
@@ -144,7 +155,7 @@ impl Stage {
     pub fn start_in(&self, home: &Path, flags: &[&str]) -> Child {
         let log =
             File::options().append(true).create(true).open(self.folder.path().join("node.log")).unwrap();
-        binary(home)
+        self.binary(home)
             .args(["run", "--log", "debug,hyper_util=info,tungstenite=info"])
             .args(flags)
             .envs(self.environment.clone())
@@ -316,13 +327,6 @@ impl Drop for Stage {
             eprintln!("{}", self.said());
         }
     }
-}
-
-fn binary(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_resultity-node"));
-    // Nodes of other tests run at the same time.
-    command.arg("--home").arg(home).env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
-    command
 }
 
 /// Looks until there is something.

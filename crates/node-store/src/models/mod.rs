@@ -191,6 +191,28 @@ pub enum Scrubbed {
     Missing,
 }
 
+/// Something in the folder that is of no use any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waste {
+    /// What it is.
+    pub kind: WasteKind,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes of the disk that it takes: a partial file has its full length from the start.
+    pub bytes: u64,
+}
+
+/// What is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WasteKind {
+    /// A partial file whose time has ended.
+    Unfinished(Digest),
+    /// A file in quarantine whose time has ended.
+    Quarantined,
+    /// A file that nothing knows and no model needs, by its name where that is a digest.
+    Unknown(Option<Digest>),
+}
+
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -337,6 +359,56 @@ impl ModelsView {
         }
         found.sort_by_key(|file| (file.at, file.sha256));
         Ok(found)
+    }
+
+    /// What is of no use any more at `now`: partial files of which nothing was kept for `ttl_ms`, quarantined ones that were moved as
+    /// long ago, files that no model has and that were verified as long ago, and whatever else is in the folder that nothing knows and
+    /// no model has. Archived models count.
+    pub fn waste(&self, ttl_ms: u64, now: Timestamp) -> Result<Vec<Waste>, ModelsError> {
+        let (files, partials, needed) =
+            self.reader.read(|tx| Ok((table::files(tx)?, table::partials(tx)?, table::needed(tx)?)))?;
+        let is_old = |at: Timestamp| at.plus_ms(ttl_ms) <= now;
+        let (folder, partial_folder) = (&self.folder, self.folder.join(PARTIAL));
+        let mut all = Vec::new();
+        let mut add = |kind, path: PathBuf| -> Result<(), ModelsError> {
+            let seen = Seen::at(&path).map_err(failed(&path))?;
+            if seen.as_ref().is_none_or(|seen| seen.kind != FileType::Directory) {
+                all.push(Waste { kind, bytes: seen.map_or(0, |seen| seen.taken), path });
+            }
+            Ok(())
+        };
+        let partials = partials.into_iter().map(|row| row.partial);
+        let partials: BTreeMap<_, _> = partials.map(|it| (it.sha256, it.touched_at)).collect();
+        let begun = names(&partial_folder).map_err(failed(&partial_folder))?;
+        let unfinished = partials.iter().filter(|(_, touched_at)| is_old(**touched_at)).map(|(it, _)| *it);
+        // What has no row is begun anew, and so is no use.
+        let lost = begun.iter().filter_map(|name| digest(name)).filter(|it| !partials.contains_key(it));
+        for sha256 in unfinished.chain(lost) {
+            add(WasteKind::Unfinished(sha256), partial_folder.join(sha256.hex()))?;
+        }
+        for file in self.quarantined().map_err(failed(&folder.join(QUARANTINE)))? {
+            if is_old(file.at) {
+                add(WasteKind::Quarantined, file.path)?;
+            }
+        }
+        // What is fetched anew is being repaired. A crash may have taken the row of what a model has and was just verified.
+        let (kept, needless): (Vec<_>, Vec<_>) = files.into_iter().map(|row| row.held).partition(|held| {
+            let sha256 = &held.sha256;
+            !is_old(held.verified_at) || needed.contains(sha256) || partials.contains_key(sha256)
+        });
+        let kept: BTreeSet<_> = kept.iter().map(|held| held.sha256).chain(needed).collect();
+        let here = names(folder).map_err(failed(folder))?;
+        let strangers = here.iter().filter_map(|name| digest(name)).filter(|it| !kept.contains(it));
+        let orphans: BTreeSet<_> = needless.iter().map(|held| held.sha256).chain(strangers).collect();
+        for sha256 in orphans {
+            add(WasteKind::Unknown(Some(sha256)), folder.join(sha256.hex()))?;
+        }
+        for (folder, names) in [(folder, here), (&partial_folder, begun)] {
+            for name in names.iter().filter(|name| digest(name).is_none()) {
+                add(WasteKind::Unknown(None), folder.join(name))?;
+            }
+        }
+        Ok(all)
     }
 
     /// Where a file stands once it is here.
@@ -607,19 +679,7 @@ impl Models {
         self.inner.discard(sha256).map(|_| ())
     }
 
-    /// Partial files of which nothing was kept for `ttl_ms`.
-    ///
-    /// # Errors
-    /// [`ModelsError::Read`].
-    pub fn expired_partials(&self, ttl_ms: u64, now: Timestamp) -> Result<Vec<PartialFile>, ModelsError> {
-        let mut partials = self.inner.view.partials()?;
-        partials.retain(|partial| partial.touched_at.plus_ms(ttl_ms) <= now);
-        Ok(partials)
-    }
-
-    /// Removes partial files and quarantined ones that are older than `ttl_ms`, files that no model has and that were
-    /// verified longer ago than that, and whatever else is in the folder that nothing knows and no model has. Archived
-    /// models count. What is open stays.
+    /// Removes what is [waste](ModelsView::waste) and not open.
     ///
     /// # Errors
     /// [`ModelsError`]; what was removed before stays removed.
@@ -627,38 +687,27 @@ impl Models {
         let inner = &self.inner;
         let _turn = inner.take_turn();
         let mut pruned = Pruned::default();
-        for partial in self.expired_partials(ttl_ms, now)? {
-            if !inner.is_open(partial.sha256) {
-                pruned.bytes += inner.discard(partial.sha256)?;
-                pruned.partials += 1;
-            }
-        }
-        let quarantined = inner.view.quarantined().map_err(failed(&self.folder().join(QUARANTINE)))?;
-        for file in quarantined.iter().filter(|file| file.at.plus_ms(ttl_ms) <= now) {
-            pruned.bytes += delete(&file.path)?;
-            pruned.quarantined += 1;
-        }
-        let open = inner.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_old = move |verified: Timestamp| verified.plus_ms(ttl_ms) <= now;
-        let forgotten =
-            inner.writer.submit(Effect::Shrinks, move |tx| table::drop_orphans(tx, &open, is_old));
-        forgotten.wait()?;
-        let known = inner.view.reader.read(|tx| {
-            let mut known: BTreeSet<_> = table::files(tx)?.into_iter().map(|row| row.held.sha256).collect();
-            // A crash may have taken the row of one that was just verified.
-            known.extend(table::needed(tx)?);
-            let partials = table::partials(tx)?.into_iter().map(|row| row.partial.sha256);
-            Ok((known, partials.collect::<BTreeSet<_>>()))
-        })?;
-        let partial = self.folder().join(PARTIAL);
-        for (folder, known) in [(self.folder(), &known.0), (partial.as_path(), &known.1)] {
-            for name in names(folder).map_err(failed(folder))? {
-                let path = folder.join(&name);
-                let kept = digest(&name).is_some_and(|it| known.contains(&it) || inner.is_open(it));
-                let seen = Seen::at(&path).map_err(failed(&path))?;
-                if !kept && seen.is_some_and(|seen| seen.kind != FileType::Directory) {
-                    pruned.bytes += delete(&path)?;
-                    pruned.orphans += 1;
+        for waste in inner.view.waste(ttl_ms, now)? {
+            match waste.kind {
+                WasteKind::Unfinished(sha256) if inner.is_open(sha256) => {}
+                WasteKind::Unfinished(sha256) => {
+                    pruned.bytes += inner.discard(sha256)?;
+                    pruned.partials += 1;
+                }
+                WasteKind::Quarantined => {
+                    pruned.bytes += delete(&waste.path)?;
+                    pruned.quarantined += 1;
+                }
+                WasteKind::Unknown(Some(sha256)) if inner.is_open(sha256) => {}
+                WasteKind::Unknown(sha256) => {
+                    // A model may have come to need it since.
+                    let forgotten = inner.writer.submit(Effect::Shrinks, move |tx| {
+                        sha256.map_or(Ok(true), |sha256| table::drop_orphan(tx, sha256))
+                    });
+                    if forgotten.wait()? {
+                        pruned.bytes += delete(&waste.path)?;
+                        pruned.orphans += 1;
+                    }
                 }
             }
         }

@@ -218,20 +218,12 @@ pub(super) fn needed(tx: &Connection) -> rusqlite::Result<BTreeSet<Digest>> {
     Ok(models(tx)?.into_iter().flat_map(|row| row.files).map(|(_, sha256, _)| sha256).collect())
 }
 
-/// Forgets the files that no model has and that nobody fetches, unless they were verified lately.
-pub(super) fn drop_orphans(
-    tx: &Connection,
-    open: &BTreeSet<Digest>,
-    is_old: impl Fn(Timestamp) -> bool,
-) -> rusqlite::Result<()> {
-    let needed = needed(tx)?;
-    let fetched: BTreeSet<_> = partials(tx)?.into_iter().map(|row| row.partial.sha256).collect();
-    for HeldFile { sha256, verified_at, .. } in files(tx)?.into_iter().map(|row| row.held) {
-        if is_old(verified_at) && ![&needed, &fetched, open].iter().any(|kept| kept.contains(&sha256)) {
-            drop_file(tx, sha256)?;
-        }
+/// Forgets a file, unless a model has it. Says whether it may go.
+pub(super) fn drop_orphan(tx: &Connection, sha256: Digest) -> rusqlite::Result<bool> {
+    if needed_by(tx, sha256, None)?.is_some() {
+        return Ok(false);
     }
-    Ok(())
+    drop_file(tx, sha256).map(|()| true)
 }
 
 /// Keeps how a model stands; since when, changes with the state alone.

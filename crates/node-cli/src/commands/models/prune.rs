@@ -1,19 +1,13 @@
 //! `models prune`: takes away what no model needs.
 
-use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::Args;
 use node_agent::time;
-use node_store::view::View;
+use node_store::{models::WasteKind, view::View};
 use node_types::{
-    Digest, Timestamp,
+    Timestamp,
     config::{NodeConfig, Timings},
-    models::ModelState,
 };
 use serde::Serialize;
 
@@ -105,7 +99,7 @@ impl Prune {
         let ttl = |timings: &Timings| timings.partial_file_ttl_ms;
         let ttl_ms = if self.all { 0 } else { config.as_ref().map_or(TTL_MS, |config| ttl(&config.timings)) };
         let pruned = if self.dry_run {
-            plan(&view, &context.models_folder(), ttl_ms, context::now(&view)?)?
+            plan(&view, ttl_ms, context::now(&view)?)?
         } else {
             prune(context, config.as_ref(), ttl_ms)?
         };
@@ -128,28 +122,17 @@ fn prune(context: &Context, config: Option<&NodeConfig>, ttl_ms: u64) -> Result<
 }
 
 /// What the store would remove.
-fn plan(view: &View, folder: &Path, ttl_ms: u64, now: Timestamp) -> Result<Pruned, Failure> {
-    let unreadable = |source| Failure::File { what: "read", path: folder.to_owned(), source };
-    let models = view.models();
-    let mut files = Vec::new();
-    let partials = models.partials()?;
-    for file in partials.iter().filter(|file| file.touched_at.plus_ms(ttl_ms) <= now) {
-        let path = folder.join("partial").join(file.sha256.hex());
-        let bytes = taken(&path).map_err(unreadable)?;
-        files.push(Going { kind: "unfinished", path, bytes });
-    }
-    for file in models.quarantined().map_err(unreadable)? {
-        if file.at.plus_ms(ttl_ms) <= now {
-            let bytes = taken(&file.path).map_err(unreadable)?;
-            files.push(Going { kind: "quarantined", path: file.path, bytes });
-        }
-    }
-    let needed = models.models()?.into_iter().filter(|row| row.state != ModelState::Archived);
-    let needed = needed.flat_map(|row| row.files.into_iter().map(|(_, sha256, _)| sha256));
-    let known = models.files()?.into_iter().map(|file| file.sha256).chain(needed);
-    files.extend(unknown(folder, known).map_err(unreadable)?);
-    let begun = partials.into_iter().map(|file| file.sha256);
-    files.extend(unknown(&folder.join("partial"), begun).map_err(unreadable)?);
+fn plan(view: &View, ttl_ms: u64, now: Timestamp) -> Result<Pruned, Failure> {
+    let going = view.models().waste(ttl_ms, now)?.into_iter().map(|waste| Going {
+        kind: match waste.kind {
+            WasteKind::Unfinished(_) => "unfinished",
+            WasteKind::Quarantined => "quarantined",
+            WasteKind::Unknown(_) => "unknown",
+        },
+        path: waste.path,
+        bytes: waste.bytes,
+    });
+    let files: Vec<Going> = going.collect();
     let of = |kind| files.iter().filter(|file| file.kind == kind).count() as u64;
     Ok(Pruned {
         dry_run: true,
@@ -159,33 +142,4 @@ fn plan(view: &View, folder: &Path, ttl_ms: u64, now: Timestamp) -> Result<Prune
         bytes: files.iter().map(|file| file.bytes).sum(),
         files: Some(files),
     })
-}
-
-/// The files in a folder that are none of the known ones.
-fn unknown(folder: &Path, known: impl Iterator<Item = Digest>) -> io::Result<Vec<Going>> {
-    let known: BTreeSet<OsString> = known.map(|sha256| sha256.hex().into()).collect();
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if !known.contains(&entry.file_name()) && !entry.file_type()?.is_dir() {
-            let path = entry.path();
-            found.push(Going { kind: "unknown", bytes: taken(&path)?, path });
-        }
-    }
-    found.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(found)
-}
-
-/// Bytes of the disk that a file takes: unfinished ones have their full length from the start.
-fn taken(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        // Blocks are counted in 512 bytes, whatever the file system's own are (inode(7)).
-        found => Ok(found?.blocks() * 512),
-    }
 }
