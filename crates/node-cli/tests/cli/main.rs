@@ -17,6 +17,8 @@ mod keys;
 mod logs;
 mod models;
 mod output;
+#[path = "../../../node-store/tests/fixtures/private.rs"]
+mod private;
 mod running;
 mod settings;
 mod shop;
