@@ -11,16 +11,23 @@ mod docs;
 mod doctor;
 mod drift;
 mod home;
+#[path = "../shared/host.rs"]
+#[expect(dead_code, reason = "others run programs of this machine")]
+mod host;
 mod init;
 mod jobs;
 mod keys;
 mod logs;
 mod models;
 mod output;
+#[path = "../shared/pages.rs"]
+mod pages;
 #[path = "../../../node-store/tests/fixtures/private.rs"]
 mod private;
 mod running;
 mod settings;
+#[path = "../shared/shell.rs"]
+mod shell;
 mod shop;
 mod status;
 mod terminal;
