@@ -302,13 +302,15 @@ impl From<AgentError> for Failure {
 impl Failure {
     /// Why a volume cannot be looked at, to somebody who handles releases: a start is one way out, and not the only one.
     pub(crate) fn before_its_first_start(self) -> Self {
-        match self {
-            Self::Store(StoreError::Volume(VolumeError::Format(FormatError::TooOld {
-                path,
-                found,
-                newest,
-            }))) => Self::NotStarted { path, found, newest },
-            other => other,
+        if let Self::Store(StoreError::Volume(VolumeError::Format(FormatError::TooOld {
+            path,
+            found,
+            newest,
+        }))) = self
+        {
+            Self::NotStarted { path, found, newest }
+        } else {
+            self
         }
     }
 

@@ -102,7 +102,7 @@ fn a_running_node_is_looked_at_as_the_pages_say() {
     home.file("alerts.yml", std::fs::read(root().join("deploy/prometheus/alerts.yml")).unwrap());
     let page = "docs/monitoring.md";
     run_all(page, &home, |_, shell| drop(shell.types(&Line("resultity-node run # until Ctrl-C".to_owned()))));
-    run_all("docs/status-page.md", &worked(), nothing);
+    run_all("docs/status-page.md", &Home::with_node(), nothing);
 }
 
 #[test]
