@@ -9,6 +9,7 @@ use node_agent::{
 use node_store::{
     backup::BackupError,
     binding::BadLink,
+    format::FormatError,
     keys::{KeyError, KeystoreError},
     models::ModelsError,
     reader::ReadError,
@@ -223,6 +224,19 @@ pub(crate) enum Failure {
         /// Where it would be.
         kept: PathBuf,
     },
+    /// This release was put in place, and no Agent of it has brought the volume up to date.
+    #[error(
+        "{path} has format {found}, this release reads {newest}: start the Agent, it migrates the file; if it does not start, \
+         `resultity-node update undo` brings back the release before, which reads it"
+    )]
+    NotStarted {
+        /// The database.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// This release's.
+        newest: u32,
+    },
     /// A backup.
     #[error(transparent)]
     Backup(BackupError),
@@ -286,6 +300,20 @@ impl From<AgentError> for Failure {
 }
 
 impl Failure {
+    /// Why a volume cannot be looked at, to somebody who handles releases: a start is one way out, and not the only one.
+    pub(crate) fn before_its_first_start(self) -> Self {
+        if let Self::Store(StoreError::Volume(VolumeError::Format(FormatError::TooOld {
+            path,
+            found,
+            newest,
+        }))) = self
+        {
+            Self::NotStarted { path, found, newest }
+        } else {
+            self
+        }
+    }
+
     /// The exit code: the table is in the help text ([`crate::cli::EXIT_CODES`]).
     pub(crate) fn code(&self) -> u8 {
         match self {
@@ -333,6 +361,7 @@ impl Failure {
             | Self::NotApproved { .. }
             | Self::Packaged { .. }
             | Self::NothingKept { .. }
+            | Self::NotStarted { .. }
             | Self::Backup(_)
             | Self::Agent(_)
             | Self::Http(_)
@@ -382,6 +411,7 @@ impl Failure {
             Self::NotApproved { .. } => "not_approved",
             Self::Packaged { .. } => "packaged",
             Self::NothingKept { .. } => "nothing_kept",
+            Self::NotStarted { .. } => "not_started",
             Self::Agent(AgentError::RunsTwice { .. }) => "runs_twice",
             Self::Agent(_) => "agent",
             Self::Http(_) => "devnet_request",

@@ -71,32 +71,51 @@ fn digest_of(file: &File) -> io::Result<Digest> {
     hashes.map(|hashes| hashes.sha256).ok_or_else(|| io::Error::other("it was not read to its end"))
 }
 
-/// The file behind all links.
+/// The file behind all links; where nothing stands under this name, the name in the folder behind all links.
 ///
 /// # Errors
-/// [`Failure::File`].
+/// [`Failure::File`]; also for a link that leads nowhere.
 pub(crate) fn resolved(path: &Path) -> Result<PathBuf, Failure> {
-    fs::canonicalize(path).map_err(|source| Failure::File { what: "find", path: path.to_owned(), source })
+    let refused = |source| Failure::File { what: "find", path: path.to_owned(), source };
+    let full = std::path::absolute(path).map_err(refused)?;
+    match (fs::canonicalize(&full), full.parent(), full.file_name()) {
+        (Err(error), Some(folder), Some(name))
+            if error.kind() == io::ErrorKind::NotFound && !full.is_symlink() =>
+        {
+            Ok(fs::canonicalize(folder).map_err(refused)?.join(name))
+        }
+        (resolved, ..) => resolved.map_err(refused),
+    }
 }
 
-/// Puts a copy of `from` in the place of a program, 0755, and keeps the program under `<name>.previous`; gives that name. Where
-/// it is the program already nothing changes: the one that is kept is still the one before.
+/// Puts a copy of `from` in the place of a program, 0755, and keeps the program under `<name>.previous`; gives that name where
+/// there is one to go back to. Where it is the program already nothing changes: the one that is kept is still the one before.
+/// Where no program stands there, none is kept.
 ///
 /// The copy itself is what is compared with `expected`, so that whoever writes to `from` meanwhile gains nothing. At every
 /// moment a whole program stands in the place.
 ///
 /// # Errors
 /// [`Failure::File`]; then the program is as it was.
-pub(crate) fn put_in_place(from: &Path, program: &Path, expected: &Digest) -> Result<PathBuf, Failure> {
-    if digest(program)? == *expected {
-        return Ok(beside(program, "previous"));
+pub(crate) fn put_in_place(
+    from: &Path,
+    program: &Path,
+    expected: &Digest,
+) -> Result<Option<PathBuf>, Failure> {
+    let held = match digest(program) {
+        Err(Failure::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        held => Some(held?),
+    };
+    if held == Some(*expected) {
+        return Ok(Some(beside(program, "previous")).filter(|kept| kept.exists()));
     }
     let new = beside(program, "new");
     let refused = |path: &Path, source| Failure::File { what: "write", path: path.to_owned(), source };
     let mut source =
         open(from).map_err(|source| Failure::File { what: "read", path: from.to_owned(), source })?;
     let copied = copy_new(&mut source, &new, expected);
-    let placed = copied.and_then(|()| keep(program)).and_then(|kept| swap(&new, program).map(|()| kept));
+    let kept = copied.and_then(|()| held.map(|_| keep(program)).transpose());
+    let placed = kept.and_then(|kept| swap(&new, program).map(|()| kept));
     placed.map_err(|error| {
         // It holds nothing that is not in `from`.
         let _ = remove(&new);
@@ -112,7 +131,7 @@ pub(crate) fn put_in_place(from: &Path, program: &Path, expected: &Digest) -> Re
 pub(crate) fn put_back(program: &Path) -> Result<PathBuf, Failure> {
     let kept = beside(program, "previous");
     match rustix::fs::renameat_with(CWD, program, CWD, &kept, RenameFlags::EXCHANGE) {
-        Err(rustix::io::Errno::NOENT) => Err(Failure::NothingKept { kept }),
+        Err(rustix::io::Errno::NOENT) if !kept.exists() => Err(Failure::NothingKept { kept }),
         exchanged => match exchanged.map_err(io::Error::from).and_then(|()| sync_folder(program)) {
             Ok(()) => Ok(kept),
             Err(source) => Err(Failure::File { what: "write", path: program.to_owned(), source }),

@@ -1,6 +1,7 @@
 //! The Agent as a container, as `deploy/` has it: what the node is outlives `down` and `up`, and another image.
 //!
-//! The image is built from the binary of this tree. The runtime is a stand-in: what is tested is the Agent's state. The network is
+//! The image is built from the binary of this tree, the secrets and `.env` are made, and the node is started, by the commands of
+//! deploy/README.md. The runtime is a stand-in: what is tested is the Agent's state. The network is
 //! a devnet in a container of the same image, which shares the Agent's addresses because it listens on loopback alone; a relay
 //! beside it lets the test in.
 //!
@@ -16,6 +17,11 @@
 
 #[path = "../../node-agent/tests/container/compiled.rs"]
 mod compiled;
+#[path = "shared/host.rs"]
+mod host;
+#[path = "shared/pages.rs"]
+#[expect(dead_code, reason = "no command of these runs beside others")]
+mod pages;
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -24,7 +30,9 @@ use std::{
     time::Duration,
 };
 
+use host::{root, told};
 use node_types::Digest;
+use pages::{Line, Pages};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -41,7 +49,10 @@ struct Composition {
     project: String,
     /// `docker compose` or `docker-compose`.
     compose: Vec<&'static str>,
-    image: String,
+    /// The image of the Agent, where it is another one than the page's.
+    image: Option<String>,
+    /// What the page's image is called, and whether it is to go with the composition.
+    built: (String, bool),
     /// Whether the runtime answers nothing that says HOLD.
     holds: bool,
 }
@@ -58,15 +69,15 @@ impl Composition {
         let compose = compose.into_iter().find(works);
         let compose = compose.expect("there is an engine: install docker-compose, or its plugin for docker");
         assert!(rustix::process::geteuid().is_root(), "there is an engine: run this test as root");
-        done(Command::new("docker").arg("info"));
+        told(Command::new("docker").arg("info"));
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let project = format!(
             "resultity-test-{}",
             &Digest::of(folder.path().as_os_str().as_encoded_bytes()).hex()[..12]
         );
-        let image = format!("{project}:1");
-        let composition = Self { folder, project, compose, image, holds: true };
+        let built = (format!("resultity-node:{}", env!("CARGO_PKG_VERSION")), false);
+        let mut composition = Self { folder, project, compose, image: None, built, holds: true };
         composition.prepare();
         Some(composition)
     }
@@ -79,9 +90,8 @@ impl Composition {
         std::fs::write(self.path(name), content).unwrap();
     }
 
-    /// Images, secrets, models, the devnet's template, and what the test adds to the composition.
-    fn prepare(&self) {
-        done(Command::new(repository().join("scripts/image")).args(["agent", &self.image]));
+    /// Images, models, the devnet's template, what the test adds to the composition, and what the page's commands need.
+    fn prepare(&mut self) {
         std::fs::create_dir(self.path("stand-in")).unwrap();
         std::fs::copy(compiled::stand_in(), self.path("stand-in/stand_in")).unwrap();
         self.write(
@@ -89,13 +99,18 @@ impl Composition {
             b"FROM scratch\nCOPY stand_in /stand_in\nENTRYPOINT [\"/stand_in\"]\n",
         );
         self.build(&self.stand_in(), "stand-in");
-        self.write("kek", &[b'k'; 48]);
-        self.write("runtime-key", b"key-of-the-runtime");
-        std::fs::create_dir(self.path("models")).unwrap();
+        for folder in ["models", "deploy", "bin"] {
+            std::fs::create_dir(self.path(folder)).unwrap();
+        }
+        std::fs::copy(root().join("deploy/compose.yaml"), self.path("deploy/compose.yaml")).unwrap();
+        // Root needs no leave, and may have the plugin alone.
+        self.program("sudo", "exec \"$@\"");
+        self.program("docker-compose", &format!("exec {} \"$@\"", self.compose_path()));
         self.write("template.json", template().to_string().as_bytes());
+        let image = format!("${{RESULTITY_IMAGE:-{}}}", self.built.0);
         let beside = |image: &str, command: &[&str]| json!({ "image": image, "command": command, "network_mode": "service:node", "depends_on": ["node"] });
         let mut devnet = beside(
-            "${RESULTITY_IMAGE}",
+            &image,
             &["devnet", "run", "--folder", "/var/lib/resultity/net", "--template", "/template.json"],
         );
         devnet["volumes"] = json!([
@@ -104,7 +119,7 @@ impl Composition {
         ]);
         let mut relay = beside(&self.stand_in(), &["--port", "7412", "--relay", DEVNET]);
         // So that it is made anew when the node is: compose does not see that it stands in the old one's network.
-        relay["environment"] = json!({ "BESIDE": "${RESULTITY_IMAGE}" });
+        relay["environment"] = json!({ "BESIDE": image });
         let override_file = json!({
             "services": {
                 "node": { "environment": { "RESULTITY_SHUTDOWN_GRACE_MS": "200" } },
@@ -113,7 +128,57 @@ impl Composition {
             },
             "volumes": { "devnet": {} },
         });
-        self.write("override.json", override_file.to_string().as_bytes());
+        self.write("deploy/override.json", override_file.to_string().as_bytes());
+    }
+
+    /// A program that the page's commands find first.
+    fn program(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// Where compose is, whatever comes first in the PATH.
+    fn compose_path(&self) -> String {
+        let found = told(Command::new("sh").args(["-c", "command -v \"$0\"", self.compose[0]]));
+        [&[found.trim()], &self.compose[1..]].concat().join(" ")
+    }
+
+    /// Runs a block of the page in a folder, with what stands here for what a reader fills in; gives what it said.
+    fn types(&self, folder: &Path, block: &[Line]) -> String {
+        let mut script = "set -e\n".to_owned();
+        for line in block {
+            script += &line.0;
+            script.push('\n');
+        }
+        let models = self.path("models");
+        for (reader, here) in [
+            ("https://node.example.org", &*format!("http://{DEVNET}")),
+            ("sha256:...", &self.stand_in()),
+            ("/srv/models", models.to_str().unwrap()),
+            ("<the name of the model's file there>", "none"),
+        ] {
+            script = script.replace(reader, here);
+        }
+        let mut command = Command::new("sh");
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        self.surround(&mut command);
+        told(command.args(["-c", &script]).current_dir(folder).env("PATH", path))
+    }
+
+    /// The page's way from nothing to a node that runs; gives what `init` and `status` said.
+    fn begin(&mut self) -> String {
+        let mut pages = Pages::of("compose");
+        let [image] = pages.take("deploy/README.md");
+        let images = told(Command::new("docker").args(["images", "--quiet", &self.built.0]));
+        self.built.1 = images.is_empty();
+        assert_eq!(self.types(root(), &[image]).trim(), self.built.0);
+        let secrets: [Line; 5] = pages.take("deploy/README.md");
+        self.types(self.folder.path(), &secrets);
+        let node: [Line; 5] = pages.take("deploy/README.md");
+        let said = self.types(&self.path("deploy"), &node);
+        pages.end();
+        said
     }
 
     fn stand_in(&self) -> String {
@@ -122,49 +187,39 @@ impl Composition {
 
     fn build(&self, tag: &str, folder: &str) {
         let mut command = Command::new("docker");
-        done(command.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", tag]).arg(self.path(folder)));
+        told(command.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", tag]).arg(self.path(folder)));
+    }
+
+    /// What compose reads from its environment: whose composition it is, and what differs from `.env`.
+    fn surround(&self, command: &mut Command) {
+        command
+            .env("COMPOSE_FILE", "compose.yaml:override.json")
+            .env("COMPOSE_PROJECT_NAME", &self.project)
+            .env("HOLD", if self.holds { "--hold" } else { "--answer" });
+        if let Some(image) = &self.image {
+            command.env("RESULTITY_IMAGE", image);
+        }
     }
 
     fn compose(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.compose[0]);
-        command
-            .args(&self.compose[1..])
-            .arg("-f")
-            .arg(repository().join("deploy/compose.yaml"))
-            .arg("-f")
-            .arg(self.path("override.json"))
-            .args(["-p", &self.project])
-            .args(arguments)
-            .env("RESULTITY_IMAGE", &self.image)
-            .env("RESULTITY_NETWORK_URL", format!("http://{DEVNET}"))
-            .env("RESULTITY_RUNTIME_IMAGE", self.stand_in())
-            .env("RESULTITY_RUNTIME_KEY", "key-of-the-runtime")
-            .env("RESULTITY_MODELS", self.path("models"))
-            .env("RESULTITY_MODEL", "none")
-            .env("RESULTITY_SECRETS", self.folder.path())
-            .env("HOLD", if self.holds { "--hold" } else { "--answer" });
+        self.surround(&mut command);
+        command.args(&self.compose[1..]).args(arguments).current_dir(self.path("deploy"));
         command
     }
 
     fn up(&self) {
-        done(&mut self.compose(&["up", "-d", "-t", "3"]));
+        told(&mut self.compose(&["up", "-d", "-t", "3"]));
     }
 
     fn down(&self) {
-        done(&mut self.compose(&["down", "-t", "3"]));
-    }
-
-    /// A command of the node's, in a container of its own.
-    fn node(&self, arguments: &[&str]) -> Value {
-        let mut all = vec!["run", "--rm", "-T", "--no-deps", "node"];
-        all.extend(arguments);
-        serde_json::from_str(&done(&mut self.compose(&all))).unwrap()
+        told(&mut self.compose(&["down", "-t", "3"]));
     }
 
     /// The service's container, as the engine describes it.
     fn container(&self, service: &str) -> Value {
-        let id = done(&mut self.compose(&["ps", "-q", service]));
-        let told = done(Command::new("docker").args(["inspect", id.trim()]));
+        let id = told(&mut self.compose(&["ps", "-q", service]));
+        let told = told(Command::new("docker").args(["inspect", id.trim()]));
         serde_json::from_str::<Value>(&told).unwrap()[0].take()
     }
 
@@ -246,26 +301,17 @@ impl Composition {
 impl Drop for Composition {
     fn drop(&mut self) {
         let _ = self.compose(&["down", "--volumes", "--remove-orphans", "-t", "0"]).output();
-        for tag in ["1", "2", "stand-in"] {
-            let _ = Command::new("docker").args(["rmi", "-f", &format!("{}:{tag}", self.project)]).output();
+        let mut images = vec![self.stand_in(), format!("{}:2", self.project)];
+        if self.built.1 {
+            images.push(self.built.0.clone());
         }
+        let _ = Command::new("docker").args(["rmi", "-f"]).args(images).output();
     }
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
 fn run(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Runs a command that must succeed.
-fn done(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// One model, and one job at a time, so that what comes after a job that is held waits.
@@ -294,11 +340,11 @@ fn template() -> Value {
 async fn the_node_outlives_its_containers_and_their_image() {
     let Some(mut composition) = Composition::new() else { return };
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let made = composition.node(&["init", "--json"]);
-    assert_eq!(made["protection"], "container_secret");
-    composition.up();
+    let said = composition.begin();
     let node = composition.active().await;
-    assert_eq!(made["node"], node);
+    for part in ["A node is made.", "container secret", &node] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 
     // The Agent has its volume and two secrets, the runtime has the models; both are closed.
     for (service, user, writable) in
@@ -344,7 +390,8 @@ async fn the_node_outlives_its_containers_and_their_image() {
     }
     composition.held(&jobs).await;
     composition.down();
-    let list = composition.node(&["jobs", "list", "--json"]).to_string();
+    let list =
+        told(&mut composition.compose(&["run", "--rm", "-T", "--no-deps", "node", "jobs", "list", "--json"]));
     assert!(jobs.iter().all(|job| list.contains(job)), "{list}");
     composition.holds = false;
     composition.up();
@@ -362,10 +409,11 @@ async fn the_node_outlives_its_containers_and_their_image() {
     composition.held(&jobs).await;
     let before = composition.container("node")["Image"].clone();
     std::fs::create_dir(composition.path("update")).unwrap();
-    let update = format!("FROM {}\nLABEL resultity.test=update\n", composition.image);
+    let update = format!("FROM {}\nLABEL resultity.test=update\n", composition.built.0);
     composition.write("update/Dockerfile", update.as_bytes());
-    composition.image = format!("{}:2", composition.project);
-    composition.build(&composition.image, "update");
+    let image = format!("{}:2", composition.project);
+    composition.build(&image, "update");
+    composition.image = Some(image);
     composition.holds = false;
     composition.up();
     assert_ne!(composition.container("node")["Image"], before);

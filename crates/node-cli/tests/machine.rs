@@ -1,5 +1,6 @@
 //! The package on an empty machine: installed by apt, its node sealed under a credential of systemd, its unit started, killed and
-//! stopped by systemd with all that the unit takes away, its node moved away, and the package purged.
+//! stopped by systemd with all that the unit takes away; a program of one's own in its place, brought up to date and taken back; its
+//! node moved away, and the package purged. What a person would type is taken from docs/install.md, security.md and upgrade.md.
 //!
 //! The machine is a Debian in a container, in which systemd is the first process (`scripts/machine`). It has no network but itself;
 //! the devnet runs in it too. The runtime is a stand-in that the Agent starts in its sandbox.
@@ -10,6 +11,11 @@
 
 #[path = "../../node-agent/tests/container/compiled.rs"]
 mod compiled;
+#[path = "shared/host.rs"]
+mod host;
+#[path = "shared/pages.rs"]
+#[expect(dead_code, reason = "no command of these runs beside others")]
+mod pages;
 
 use std::{
     path::{Path, PathBuf},
@@ -18,28 +24,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use host::{root, told};
 use node_types::Digest;
+use pages::{Line, Pages};
 use serde_json::{Value, json};
 
 /// Where the engine listens.
 const SOCKET: &str = "/var/run/docker.sock";
 /// The longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// This release.
+const NOW: &str = env!("CARGO_PKG_VERSION");
 /// A command of the node's that sees its credential where the service does not run.
 const SEALED: &str = "systemd-run -qPG --wait -p LoadCredentialEncrypted=resultity-kek:/etc/credstore.encrypted/resultity-kek \
                       resultity-node";
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
-}
-
-/// Runs it, and gives its standard output.
-#[track_caller]
-fn told(command: &mut Command) -> String {
-    let ended = command.output().unwrap();
-    assert!(ended.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ended.stderr));
-    String::from_utf8(ended.stdout).unwrap()
-}
 
 /// A machine; gone when it is dropped.
 struct Machine(String);
@@ -98,6 +96,26 @@ impl Machine {
         said
     }
 
+    /// Runs a command of a page as it stands there, in root's folder.
+    #[track_caller]
+    fn types(&self, line: &Line) -> String {
+        let (code, said) = self.tries(&format!("cd /root\n{}", line.0));
+        assert!(
+            code.is_some_and(|code| line.codes().contains(&code)),
+            "{}: {said}{}",
+            line.0,
+            self.journal()
+        );
+        said
+    }
+
+    /// A program that commands of the pages call, and that an empty machine does not have.
+    fn program(&self, name: &str, script: &str) {
+        let path = format!("/usr/local/bin/{name}");
+        self.write(&path, format!("#!/bin/sh\n{script}\n").as_bytes());
+        self.does(&format!("chmod 755 {path}"));
+    }
+
     #[track_caller]
     fn json(&self, line: &str) -> Value {
         let (_, said) = self.tries(line);
@@ -118,6 +136,15 @@ impl Machine {
     /// What systemd says of the node's service.
     fn service(&self, property: &str) -> String {
         self.does(&format!("systemctl show --value -p {property} resultity-node")).trim().to_owned()
+    }
+
+    /// The digest of the program that the service runs.
+    fn runs(&self) -> String {
+        self.does(&format!("sha256sum </proc/{}/exe", self.service("MainPID")))
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     /// Starts the service, which ends at once with `code` and is left alone.
@@ -166,6 +193,11 @@ fn eventually(look: impl Fn() -> bool) -> bool {
     false
 }
 
+/// The digest of a file in the machine, in hex.
+fn digest_in(machine: &Machine, path: &str) -> String {
+    machine.does(&format!("sha256sum {path}")).split(' ').next().unwrap().to_owned()
+}
+
 /// One model, and a runtime that the Agent starts.
 fn template(program: &Path) -> Value {
     json!({
@@ -196,8 +228,18 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     let Some(machine) = Machine::start() else { return };
     let package =
         told(Command::new(root().join("scripts/package")).envs([("PROFILE", "dev"), ("BUILT", "1")]));
-    machine.copy(&PathBuf::from(package.lines().last().unwrap()), "/opt/node.deb");
-    machine.does("apt-get install -y /opt/node.deb");
+    let package = PathBuf::from(package.lines().last().unwrap());
+    let version = told(Command::new("dpkg-deb").arg("-f").arg(&package).arg("Version"));
+    machine.copy(&package, &format!("/root/resultity-node_{}_amd64.deb", version.trim()));
+    // Root needs no leave, and what a person would write into the settings is written.
+    machine.program("sudo", "exec \"$@\"");
+    machine.program("editor", "exec cp /opt/settings \"$1\"");
+    machine.does("umask 077; head -c 20 /dev/urandom | base64 >/root/backup.pass");
+    let mut pages = Pages::of("machine");
+    let [install_own] = pages.take("docs/install.md");
+    let own_unit: [Line; 3] = pages.take("docs/install.md");
+    let [install, edit, init, doctor, enable, status, export] = pages.take("docs/install.md");
+    machine.types(&Line(install.0.replace("<version>", version.trim())));
     assert_eq!(machine.service("UnitFileState"), "disabled", "a node is made first");
 
     // What only a person can mend ends it for good: no settings, no node.
@@ -209,32 +251,38 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     machine.write(&format!("/srv/models/{}", Digest::of(b"m").hex()), b"m");
     let settings = "network_url = \"http://127.0.0.1:7411\"\n[runtime]\nfolder = \"/srv/runtime\"\n\
                     [models]\nfolders = [\"/srv/models\"]\n";
-    machine.write("/etc/resultity/node.toml", settings.as_bytes());
+    machine.write("/opt/settings", settings.as_bytes());
+    machine.types(&edit);
     machine.ends_for_good_with("5");
 
-    // The node, made without the credential and sealed under it afterwards: by the words of docs/security.md.
-    machine.does("install -d -m 700 /etc/credstore.encrypted");
-    machine.does(
-        "head -c 48 /dev/urandom | systemd-creds encrypt --name=resultity-kek - /etc/credstore.encrypted/resultity-kek",
-    );
-    machine.does(
-        "install -D -m 644 -t /etc/systemd/system/resultity-node.service.d \
-         /usr/share/doc/resultity-node/examples/credential.conf && systemctl daemon-reload",
-    );
-    let made = machine.json("resultity-node init --json");
-    assert_eq!(made["protection"], "obfuscation_only");
-    assert!(made["next"].as_str().unwrap().contains("systemctl enable --now"), "{made}");
-    machine.does(&format!("{SEALED} key reseal --to-credential"));
+    // A node that was made without the credential is sealed under it; another one is made under it.
+    let credential: [Line; 4] = pages.take("docs/security.md");
+    let [sealed, sealed_init, reseal, move_out] = pages.take("docs/security.md");
+    let under = |line: &Line| Line(format!("{}\n{}", sealed.0, line.0));
+    for line in &credential {
+        machine.types(line);
+    }
+    let said = machine.types(&init);
+    assert!(said.contains("obfuscation only") && said.contains("systemctl enable --now"), "{said}");
+    machine.types(&under(&reseal));
+    assert_eq!(machine.json("resultity-node status --json")["protection"], "systemd");
     let next = machine.json(&format!("{SEALED} init --if-missing --json"))["next"].take();
     assert!(next.as_str().unwrap().starts_with("start it: `systemctl"), "a backup needs the service: {next}");
+    machine.does("rm -r /var/lib/resultity/testnet");
+    machine.types(&under(&sealed_init));
+    let made = machine.json("resultity-node status --json");
+    assert_eq!(made["protection"], "systemd");
+    machine.types(&doctor);
 
     machine.write("/opt/template.json", template(&program).to_string().as_bytes());
     machine.does(
         "systemd-run -q --unit devnet resultity-node devnet run --folder /opt/net --template /opt/template.json",
     );
-    machine.does("systemctl enable -q --now resultity-node");
-    let status = machine.active();
-    assert_eq!((&status["node"], &status["protection"]), (&made["node"], &json!("systemd")));
+    machine.types(&enable);
+    let seen = machine.active();
+    assert_eq!((&seen["node"], &seen["protection"]), (&made["node"], &json!("systemd")));
+    let said = machine.types(&status);
+    assert!(said.contains(made["node"].as_str().unwrap()), "{said}");
 
     // The walls stand: the runtime is nobody, sees files of its own, and can gain nothing.
     let runtime = machine.does("cat $(dirname $(grep -lx stand_in /proc/[0-9]*/comm))/status");
@@ -250,9 +298,8 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     for name in ["agent", "modes", "keys", "databases", "stamps", "runtime", "sandbox", "network"] {
         assert_eq!(finding(name)["verdict"], "ok", "{found:#}");
     }
-    machine.does("umask 077; head -c 20 /dev/urandom | base64 >/opt/pass");
-    machine.does("resultity-node key export --out /opt/key.json --passphrase-file /opt/pass");
-    machine.does("resultity-node backup create /opt/backup --with-keys --passphrase-file /opt/pass");
+    machine.types(&export);
+    machine.does("resultity-node backup create /opt/backup --with-keys --passphrase-file /root/backup.pass");
 
     // Killed, it is started again, and its runtime with it; stopped, it ends well.
     let pid = machine.service("MainPID");
@@ -271,8 +318,60 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     let (code, said) = machine.tries("resultity-node rotate");
     assert!(code == Some(1) && said.contains("systemd-run"), "{said}");
 
+    // A program of one's own under the same unit, where a checkout was built.
+    machine.does("install -D /usr/bin/resultity-node /root/target/release/resultity-node && mkdir -p /root/deploy/systemd");
+    machine.copy(&root().join("deploy/systemd/resultity-node.service"), "/root/deploy/systemd/");
+    machine.types(&install_own);
+    for line in &own_unit {
+        machine.types(line);
+    }
+    machine.active();
+    let old = digest_in(&machine, "/usr/local/bin/resultity-node");
+    assert_eq!(machine.runs(), old);
+
+    // The next release is the same program but for its number: the network approves it, and it takes the place of the one that runs.
+    let next = NOW.replace(|letter: char| letter.is_ascii_digit(), "9");
+    let pattern = NOW.replace('.', "\\.");
+    machine
+        .does(&format!("LC_ALL=C sed 's/{pattern}/{next}/g' </usr/bin/resultity-node >/root/resultity-node"));
+    let new = digest_in(&machine, "/root/resultity-node");
+    let agents = json!([
+        { "version": NOW, "digest": format!("sha256:{old}") },
+        { "version": next, "digest": format!("sha256:{new}") },
+    ]);
+    let approved = json!({ "updates": { "agents": agents, "runtimes": [] } });
+    machine.does(&format!("resultity-node devnet snapshot '{approved}'"));
+    let advice = || {
+        serde_json::from_str(&machine.tries("resultity-node update check --json").1).unwrap_or(Value::Null)
+    };
+    assert!(eventually(|| advice()["advice"] == "newer"), "{:#}", advice());
+    let [check, verify] = pages.take("docs/upgrade.md");
+    let [apply, restart] = pages.take("docs/upgrade.md");
+    let [undo, back] = pages.take("docs/upgrade.md");
+    assert!(machine.types(&check).contains(&next));
+    assert!(machine.types(&verify).contains("approved"));
+    for ([place, start], running, said) in
+        [([apply, restart], &new, "current"), ([undo, back], &old, "newer")]
+    {
+        machine.types(&place);
+        machine.types(&start);
+        let seen = machine.active();
+        assert_eq!((&machine.runs(), &seen["node"]), (running, &made["node"]), "{}", place.0);
+        assert_eq!(advice()["advice"], said, "{}", place.0);
+        // What the node measured of itself, and says of it.
+        let measured = || {
+            let found = machine.json("resultity-node drift check --json");
+            let all = found["artifacts"].as_array().unwrap();
+            all.iter().any(|it| it["kind"] == "agent" && it["measured"] == format!("sha256:{running}"))
+        };
+        assert!(eventually(measured), "{}: {}", place.0, machine.does("resultity-node drift history"));
+    }
+    machine.does("systemctl stop resultity-node && rm /etc/systemd/system/resultity-node.service /usr/local/bin/resultity-node*");
+    machine.does("systemctl daemon-reload");
+
     // A node that was moved away stays down; the package goes, and the node's files stay.
-    machine.does(&format!("{SEALED} move out /opt/node.move --passphrase-file /opt/pass"));
+    machine.types(&under(&move_out));
+    pages.end();
     machine.ends_for_good_with("6");
     let said = machine.does("apt-get purge -y resultity-node");
     assert!(said.contains("/var/lib/resultity stays"), "{said}");

@@ -3,27 +3,16 @@
 #![expect(clippy::print_stdout, reason = "the score is for whoever reads the run")]
 #![expect(clippy::disallowed_methods, reason = "a test's own files")]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+#[path = "shared/host.rs"]
+mod host;
 
+use std::{path::PathBuf, process::Command};
+
+use host::{root, told};
 use serde_json::Value;
 
 /// What `systemd-analyze security` may give at the most: 0 is a service that can do nothing, 10 one that can do all.
 const EXPOSURE_MAX: f64 = 4.1;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
-}
-
-/// Runs it, and gives its standard output.
-#[track_caller]
-fn told(command: &mut Command) -> String {
-    let ended = command.output().unwrap();
-    assert!(ended.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ended.stderr));
-    String::from_utf8(ended.stdout).unwrap()
-}
 
 /// The package with the program under test, and what is in it, put into a folder.
 fn package() -> (tempfile::TempDir, PathBuf) {

@@ -8,17 +8,16 @@ mod common;
 #[path = "fixtures/contents.rs"]
 #[expect(dead_code, reason = "the generator fills the volumes")]
 mod contents;
+#[path = "fixtures/private.rs"]
+mod private;
 #[path = "../../node-types/tests/trust/common.rs"]
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use node_store::{format::Database, store::Store};
+use private::copy;
 
 /// The formats of state.db, jobs.db and logs.db, and what their fixture must hold.
 type Fixture = ([u32; 3], fn(&Store));
@@ -34,22 +33,6 @@ const FIXTURE_BYTES_MAX: u64 = 1 << 20;
 
 fn fixture([state, jobs, logs]: [u32; 3]) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{state}-{jobs}-{logs}"))
-}
-
-/// Copies a folder, as private as a volume must be: a checkout keeps no such permissions.
-fn copy(from: &Path, to: &Path) -> u64 {
-    fs::create_dir(to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
-    let entry_bytes = |entry: fs::DirEntry| {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            return copy(&entry.path(), &target);
-        }
-        let bytes = fs::copy(entry.path(), &target).unwrap();
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
-        bytes
-    };
-    fs::read_dir(from).unwrap().map(|entry| entry_bytes(entry.unwrap())).sum()
 }
 
 #[test]

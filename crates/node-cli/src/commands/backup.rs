@@ -109,7 +109,7 @@ pub(crate) struct Restore {
 /// This is dangerous: jobs that the old node has answered since the backup was made are answered a second time. It is for a
 /// network that cannot be asked any more. This machine's clock must be right: message numbers go on above those of its time.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   resultity-node backup unfence --old-node-answered-nothing")]
 pub(crate) struct Unfence {
     /// Say that the node that the backup was made of has answered no job since, and does not run

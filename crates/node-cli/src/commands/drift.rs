@@ -1,5 +1,4 @@
 //! `drift`: what is here against what was installed and approved. Looking changes nothing; the Agent mends.
-
 use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},

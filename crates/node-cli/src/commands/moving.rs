@@ -72,7 +72,7 @@ pub(crate) struct In {
 ///
 /// This is dangerous: if the file of `move out` was used, or ever will be, two of one node exist. Delete the file first.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   resultity-node move undo --file-was-not-used")]
 pub(crate) struct Undo {
     /// Say that the file of `move out` was not used and never will be

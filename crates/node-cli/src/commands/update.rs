@@ -181,7 +181,8 @@ fn verify(context: &Context, file: &Path) -> Result<Verdict, Failure> {
 #[derive(Serialize)]
 struct Placed {
     program: PathBuf,
-    kept: PathBuf,
+    /// The one before, where there is one.
+    kept: Option<PathBuf>,
     version: Option<String>,
     next: String,
 }
@@ -191,7 +192,9 @@ impl Report for Placed {
         let what =
             self.version.as_ref().map_or_else(|| "the one before".to_owned(), |it| format!("release {it}"));
         page.toned_row("in place", Tone::Good, format!("{what} is {}", self.program.display()));
-        page.row("kept", self.kept.display());
+        if let Some(kept) = &self.kept {
+            page.row("kept", kept.display());
+        }
         page.row("next", &self.next);
     }
 }
@@ -209,13 +212,13 @@ fn apply(context: &Context, file: &Path, to: Option<&Path>) -> Result<Verdict, F
 fn undo(context: &Context, to: Option<&Path>) -> Result<Verdict, Failure> {
     let program = place(to)?;
     let kept = files::put_back(&program)?;
-    show_placed(context, program, kept, None)
+    show_placed(context, program, Some(kept), None)
 }
 
 fn show_placed(
     context: &Context,
     program: PathBuf,
-    kept: PathBuf,
+    kept: Option<PathBuf>,
     version: Option<String>,
 ) -> Result<Verdict, Failure> {
     let next = match as_owner(context, Context::holder)? {
@@ -231,7 +234,7 @@ fn show_placed(
 /// What the snapshot in force approves.
 fn updates(context: &Context) -> Result<Updates, Failure> {
     let (updates, validity) = as_owner(context, |context| {
-        let view = context.view()?;
+        let view = context.view().map_err(Failure::before_its_first_start)?;
         let snapshots = view.snapshots()?;
         let current = snapshots.current().ok_or(Failure::NoSnapshot("applied"))?;
         Ok((current.config.document().updates.clone(), snapshots.validity(context::now(&view)?)))
@@ -269,7 +272,7 @@ fn as_owner<T: Send>(
     }
 }
 
-/// The file whose place is meant: the one behind a link, so that the link stays.
+/// The file whose place is meant, which may be empty: the one behind a link, so that the link stays.
 fn place(to: Option<&Path>) -> Result<PathBuf, Failure> {
     let program = match to {
         Some(path) => files::resolved(path)?,

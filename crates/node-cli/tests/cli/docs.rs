@@ -1,111 +1,132 @@
-//! The operators' pages: every command in a `console` block is run as it stands there, and what the code can say has an entry.
+//! The operators' pages: every command is run as it stands there, and what the code can say has an entry.
 //!
-//! A line of such a block begins with `$ ` and is run by a shell, one after the other, in one folder for the page. It must end
-//! with 0, unless it ends with a comment `# ends with 0 or 7`. What cannot be run here (a service manager, Docker, an Agent that
-//! runs for ever) stands in blocks of another language.
+//! Here are run the `console` blocks that name nobody else (`shared/pages.rs` says who runs what), each page's in one folder.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::collections::BTreeSet;
 
 use node_store::store::Store;
 
-use crate::home::{Home, PROGRAM, job, reading};
-
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
+use crate::{
+    home::{Home, job, reading},
+    host::root,
+    pages::{self, ELSEWHERE, Line, RUNNERS},
+    shell::Shell,
+};
 
 fn page(name: &str) -> String {
-    std::fs::read_to_string(project().join("docs").join(name)).unwrap()
+    std::fs::read_to_string(root().join("docs").join(name)).unwrap()
 }
 
-/// The commands of a page, and the exit codes that each may end with.
-fn commands(page: &str) -> Vec<(String, Vec<i32>)> {
-    let mut found = Vec::new();
-    let mut inside = false;
-    for line in page.lines() {
-        if let Some(language) = line.trim_start().strip_prefix("```") {
-            inside = !inside && language == "console";
-        } else if let Some(command) = line.strip_prefix("$ ").filter(|_| inside) {
-            let codes = command.split_once("# ends with ").map_or(vec![0], |(_, codes)| {
-                codes.split(" or ").map(|code| code.trim().parse().unwrap()).collect()
-            });
-            found.push((command.to_owned(), codes));
-        } else if inside {
-            assert!(line.is_empty(), "only commands stand in console blocks: {line:?}");
-        }
-    }
-    found
-}
-
-/// A node that has worked, with a job of the ID that the pages name.
-fn worked(home: &Home) {
-    let store = home.fill();
+/// Gives a node that has worked a job of the ID that the pages name.
+fn with_the_job(store: &Store) {
     let now = reading().wall;
     let mut told = job(9, now);
     told.id = "0192f0c1-2b3c-7def-8a00-000000000001".parse().unwrap();
     store.jobs().accept(&told, now).wait().unwrap();
-    drop::<Store>(store);
 }
 
-fn run_all(name: &str, home: &Home) {
+/// A home with a node that has worked.
+fn worked() -> Home {
+    let home = Home::new();
+    with_the_job(&home.fill());
+    home
+}
+
+/// The pages whose commands are run here.
+const PAGES: &[&str] = &[
+    "README.md",
+    "docs/backup-and-move.md",
+    "docs/everyday.md",
+    "docs/install.md",
+    "docs/monitoring.md",
+    "docs/security.md",
+    "docs/status-page.md",
+    "docs/troubleshooting.md",
+];
+
+/// Runs what stands in the blocks of a page, and before each block what is to happen before it.
+fn run_all(name: &str, home: &Home, before: impl Fn(usize, &mut Shell)) {
+    assert!(PAGES.contains(&name));
     home.file("node.pass", "correct horse");
     home.file("backup.pass", "staple battery");
-    // The program under the name that the pages use, without touching the machine's folders.
-    let programs = home.path().join("bin");
-    std::fs::create_dir(&programs).unwrap();
-    std::os::unix::fs::symlink(PROGRAM, programs.join("resultity-node")).unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
-    let commands = commands(&page(name));
-    assert!(!commands.is_empty(), "{name} shows no command");
-    for (command, codes) in commands {
-        let ran = Command::new("sh")
-            .args(["-c", &command])
-            .env_clear()
-            .envs([("PATH", path.as_str()), ("HOME", home.path().to_str().unwrap())])
-            .env("RESULTITY_HOME", home.path())
-            .current_dir(home.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let code = ran.status.code().unwrap();
-        let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
-        assert!(codes.contains(&code), "{name}: `{command}` ended with {code}:\n{said}");
+    // Nothing listens there: what is shown is a node without its network.
+    home.file("node.toml", "network_url = \"http://127.0.0.1:9\"\n");
+    let mut shell = Shell::new(home.path());
+    shell.program("promtool", &format!("exec {}/scripts/promtool \"$@\"", root().display()));
+    let blocks = pages::all().into_iter().filter(|block| block.page == name && block.runner.is_empty());
+    let mut commands = 0;
+    for (number, block) in blocks.enumerate() {
+        before(number, &mut shell);
+        for line in block.lines {
+            shell.types(&line);
+            commands += 1;
+        }
     }
+    assert!(commands > 0, "{name} shows no command");
+    shell.ends();
 }
+
+fn nothing(_: usize, _: &mut Shell) {}
 
 #[test]
 fn the_way_to_a_node_can_be_gone_as_it_is_written() {
-    run_all("install.md", &Home::new());
+    run_all("docs/install.md", &Home::new(), nothing);
 }
 
 #[test]
 fn every_days_commands_do_what_they_say() {
+    run_all("docs/everyday.md", &worked(), nothing);
+}
+
+#[test]
+fn the_first_page_does_what_it_says() {
     let home = Home::new();
-    worked(&home);
-    run_all("everyday.md", &home);
+    run_all("README.md", &home, |number, _| {
+        // What it shows of a node is shown of one that has worked.
+        if number == 1 {
+            with_the_job(&home.works(Store::open(&home.options(), &reading()).unwrap()));
+        }
+    });
 }
 
 #[test]
 fn the_commands_for_trouble_and_for_the_key_can_be_run() {
-    for name in ["troubleshooting.md", "security.md", "backup-and-move.md"] {
-        let home = Home::new();
-        worked(&home);
-        run_all(name, &home);
+    for name in ["docs/troubleshooting.md", "docs/security.md", "docs/backup-and-move.md"] {
+        run_all(name, &worked(), nothing);
     }
 }
 
 #[test]
-fn every_page_that_shows_commands_is_run() {
-    let run = ["install.md", "everyday.md", "troubleshooting.md", "security.md", "backup-and-move.md"];
-    for entry in std::fs::read_dir(project().join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") && !commands(&page(&name)).is_empty() {
-            assert!(run.contains(&name.as_str()), "nobody runs the commands of {name}");
+fn a_running_node_is_looked_at_as_the_pages_say() {
+    let home = worked();
+    home.file("alerts.yml", std::fs::read(root().join("deploy/prometheus/alerts.yml")).unwrap());
+    let page = "docs/monitoring.md";
+    run_all(page, &home, |_, shell| drop(shell.types(&Line("resultity-node run # until Ctrl-C".to_owned()))));
+    run_all("docs/status-page.md", &Home::with_node(), nothing);
+}
+
+#[test]
+fn every_command_of_every_page_is_run_by_somebody() {
+    let blocks = pages::all();
+    for block in &blocks {
+        let place = format!("{}, {}", block.page, block.heading);
+        let runner = RUNNERS.iter().find(|(word, _)| *word == block.runner);
+        let (word, file) = runner.unwrap_or_else(|| panic!("{place}: nobody is {:?}", block.runner));
+        if word.is_empty() {
+            assert_eq!(block.language, "console", "{place}: a block of sh names who runs it");
+            assert!(PAGES.contains(&&*block.page), "{place}: nobody runs this page");
+        } else {
+            let source = std::fs::read_to_string(root().join("crates/node-cli/tests").join(file)).unwrap();
+            assert!(source.contains(&format!("Pages::of(\"{word}\")")), "{place}: {file} does not run it");
         }
+    }
+    assert!(blocks.len() > 30, "{} blocks", blocks.len());
+    // What is left out still stands somewhere.
+    let whole: String = ["README.md", "docs/install.md", "docs/status-page.md"]
+        .map(|page| std::fs::read_to_string(root().join(page)).unwrap())
+        .concat();
+    for (command, _) in ELSEWHERE {
+        assert!(whole.contains(command), "no page has {command} any more");
     }
 }
 
@@ -115,7 +136,7 @@ fn quoted(page: &str) -> BTreeSet<&str> {
 }
 
 fn source(path: &str) -> String {
-    std::fs::read_to_string(project().join("crates").join(path)).unwrap()
+    std::fs::read_to_string(root().join("crates").join(path)).unwrap()
 }
 
 /// The variants of an enum by its source, in the words that serde makes of them.

@@ -107,9 +107,12 @@ impl Home {
 
     /// Fills it and leaves the store open, as an Agent would.
     pub(crate) fn fill(&self) -> Store {
-        let reading = reading();
-        let store = Store::create(&self.options(), None, &reading).unwrap();
-        let now = reading.wall;
+        self.works(Store::create(&self.options(), None, &reading()).unwrap())
+    }
+
+    /// Has the node of a new volume work.
+    pub(crate) fn works(&self, store: Store) -> Store {
+        let now = reading().wall;
         store.snapshots().pin(trusted(&keyset(1, 1, &[&network_key()]))).unwrap();
         store.apply_envelope(&envelope(1, now), now).unwrap();
         fill_jobs(&store, now);

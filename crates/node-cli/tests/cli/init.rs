@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     home::{Home, PROGRAM},
+    pages::Pages,
     terminal::terminal,
 };
 
@@ -160,7 +161,11 @@ impl Person {
 fn a_beginner_is_asked_what_is_needed_and_ends_with_a_backup_and_the_next_command() {
     let home = Home::new();
     let folder = home.path().join("my node");
-    let (mut person, child) = Person::starts(&home, &["init"]);
+    let mut pages = Pages::of("terminal");
+    let [typed] = pages.take("docs/install.md");
+    pages.end();
+    let arguments: Vec<_> = typed.bare().split(' ').skip(1).collect();
+    let (mut person, child) = Person::starts(&home, &arguments);
     person.answers("Which? [1]", "3");
     person.answers("a number from 1 to 2", "1");
     person.answers("Folder? [", folder.to_str().unwrap());

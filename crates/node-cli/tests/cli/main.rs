@@ -16,15 +16,24 @@ mod docs;
 mod doctor;
 mod drift;
 mod home;
+#[path = "../shared/host.rs"]
+#[expect(dead_code, reason = "others run programs of this machine")]
+mod host;
 mod init;
 mod jobs;
 mod keys;
 mod logs;
 mod models;
 mod output;
+#[path = "../shared/pages.rs"]
+mod pages;
+#[path = "../../../node-store/tests/fixtures/private.rs"]
+mod private;
 mod rot;
 mod running;
 mod settings;
+#[path = "../shared/shell.rs"]
+mod shell;
 mod shop;
 mod status;
 mod terminal;

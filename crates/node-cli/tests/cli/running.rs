@@ -1,7 +1,6 @@
 //! Beside an Agent that holds the volume: looking works, changing is refused with its pid.
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Stdio},
     thread::sleep,
@@ -11,7 +10,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::home::{Home, QUEUED, Ran, id};
+use crate::{
+    home::{Home, QUEUED, Ran, id},
+    private::copy,
+};
 
 #[test]
 fn looking_works_beside_the_holder_and_changing_is_refused() {
@@ -129,21 +131,6 @@ fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
     let ends = home.run(["logs", "--grep", "the Agent ends", "--json"]).well();
     assert_eq!(ends.out.lines().count(), 1, "{}", ends.out);
     assert_eq!(home.run(["status", "--check"]).code, Some(12), "no Agent runs");
-}
-
-/// A copy of a folder, as private as a volume must be.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (entry, target) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
-            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o600)).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     home::{Home, PROGRAM, Ran, document, network_key, reading},
+    private::copy,
     trust::{keyset, signed_config, trusted, with},
 };
 
@@ -85,6 +86,46 @@ fn an_approved_file_takes_the_programs_place_and_the_old_one_comes_back() {
     for half in ["resultity-node.new", "resultity-node.keeping"] {
         assert!(!home.path().join(half).exists(), "{half}");
     }
+}
+
+#[test]
+fn a_place_in_which_no_program_stands_is_filled_and_nothing_is_kept_or_said_to_be() {
+    let home = approving(json!([release("99.0.0", NEXT)]));
+    let (next, program) = (home.file("downloaded", NEXT), home.path().join("resultity-node"));
+    // The second time it is there already, and still nothing was replaced.
+    for _ in 0..2 {
+        let placed = home.json(["update", "apply", text(&next), "--to", text(&program)]);
+        assert_eq!((&placed["program"], &placed["kept"]), (&json!(program), &Value::Null), "{placed}");
+        assert_eq!(std::fs::read(&program).unwrap(), NEXT);
+        assert_eq!(program.metadata().unwrap().mode() & 0o777, 0o755);
+    }
+    let said = home.run(["update", "apply", text(&next), "--to", text(&program)]).well();
+    assert!(!said.out.contains("previous"), "{}", said.out);
+    home.run(["update", "undo", "--to", text(&program)]).failed(1, &["resultity-node.previous"]);
+    let nowhere = home.path().join("nowhere/resultity-node");
+    home.run(["update", "apply", text(&next), "--to", text(&nowhere)]).failed(1, &["nowhere"]);
+    let link = home.path().join("link");
+    std::os::unix::fs::symlink(home.path().join("gone"), &link).unwrap();
+    home.run(["update", "apply", text(&next), "--to", text(&link)]).failed(1, &["link"]);
+    assert!(link.is_symlink());
+}
+
+/// A new release was put in place and does not start: what `update` says must not lead to a start alone, and the way back works.
+#[test]
+fn before_the_first_start_on_an_old_volume_the_way_back_is_said_and_can_be_gone() {
+    let home = Home::new();
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node-store/tests/fixtures/1-1-1");
+    copy(&old, &home.volume());
+    let (program, next) = installed(&home);
+    home.file("resultity-node.previous", b"the release before");
+    for command in
+        [&["update", "check"][..], &["update", "verify", text(&next)], &["update", "apply", text(&next)]]
+    {
+        let refused = home.run(command).failed(1, &["start the Agent", "`resultity-node update undo`"]);
+        assert!(!refused.err.contains("Agent once"), "{}", refused.err);
+    }
+    home.run(["update", "undo", "--to", text(&program)]).well().says(&["the one before"]);
+    assert_eq!(std::fs::read(&program).unwrap(), b"the release before");
 }
 
 /// An update that was cut off had kept the program and not yet replaced it: both names were one file, and renaming one to the
