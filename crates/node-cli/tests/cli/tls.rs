@@ -33,11 +33,13 @@ impl Authority {
     }
 }
 
+/// The part of a file that each request asked for; `None` for all of it.
+type Asked = Mutex<Vec<(String, Option<Range<usize>>)>>;
+
 /// A server of files over TLS, for as long as the test runs.
 pub(crate) struct Source {
     pub(crate) url: String,
-    /// The part of a file that each request asked for; `None` for all of it.
-    asked: Arc<Mutex<Vec<(String, Option<Range<usize>>)>>>,
+    asked: Arc<Asked>,
 }
 
 impl Source {
@@ -75,7 +77,7 @@ fn serve(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     files: &BTreeMap<String, Vec<u8>>,
-    asked: &Mutex<Vec<(String, Option<Range<usize>>)>>,
+    asked: &Asked,
 ) -> io::Result<()> {
     let connection = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut reader = BufReader::new(StreamOwned::new(connection, stream));
