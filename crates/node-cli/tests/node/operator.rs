@@ -59,7 +59,7 @@ async fn set(otlp: &str, files: &Path) -> Stage {
 }
 
 /// Hands in a completion of so many tokens, whatever the model would say.
-async fn submit_long(stage: &Stage, prompt: &str, tokens: u32) -> String {
+pub async fn submit_long(stage: &Stage, prompt: &str, tokens: u32) -> String {
     let request = json!({
         "model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": true, "stop": ["<never>"],
     });

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     browser::{BACKSPACE, Browser, DOWN, TAB, UP},
     models::{answered, set, tools},
+    operator::submit_long,
     stage::{Stage, eventually, external, running, with},
 };
 
@@ -209,6 +210,8 @@ async fn the_page_fits_every_screen_in_light_and_dark_while_the_real_model_answe
     let browser = Browser::open().await;
     browser.go(&page_of(&stage).await).await;
     browser.until("five jobs are shown", &holds("chart-text", "5 answered")).await;
+    let long = submit_long(&stage, "Once upon a time", 400).await;
+    browser.until("one is at work", &holds("work", &long)).await;
     let folder = std::env::var("SCREENSHOTS").ok();
     let mut grounds = Vec::new();
     for (name, width, height, scheme) in SCREENS {
