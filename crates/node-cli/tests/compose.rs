@@ -168,6 +168,12 @@ impl Composition {
         serde_json::from_str::<Value>(&told).unwrap()[0].take()
     }
 
+    /// The program that the Agent runs.
+    fn program(&self) -> Vec<u8> {
+        let pid = self.container("node")["State"]["Pid"].clone();
+        std::fs::read(format!("/proc/{pid}/exe")).unwrap()
+    }
+
     /// Asks the devnet.
     async fn ask(&self, path: &str, body: Option<&Value>) -> Option<Value> {
         let node = self.container("node");
@@ -300,10 +306,14 @@ async fn the_node_outlives_its_containers_and_their_image() {
     let node = composition.active().await;
     assert_eq!(made["node"], node);
 
-    // The Agent has its volume and two secrets, the runtime has the models; both are closed.
-    for (service, user, writable) in
-        [("node", "65532:65532", vec!["/var/lib/resultity"]), ("runtime", "65534:65534", vec![])]
-    {
+    // The Agent has its volume and two secrets, the runtime has the models; both are closed, and the engine keeps little or
+    // nothing of what they say.
+    let little = json!({ "Type": "json-file", "Config": { "max-size": "10m", "max-file": "3" } });
+    let nothing = json!({ "Type": "none", "Config": {} });
+    for (service, user, writable, log) in [
+        ("node", "65532:65532", vec!["/var/lib/resultity"], little),
+        ("runtime", "65534:65534", vec![], nothing),
+    ] {
         let container = composition.container(service);
         let (host, mounts) = (&container["HostConfig"], container["Mounts"].as_array().unwrap());
         assert_eq!(
@@ -314,6 +324,7 @@ async fn the_node_outlives_its_containers_and_their_image() {
             host["SecurityOpt"].to_string().contains("no-new-privileges")
                 && host["PidsLimit"].as_u64() > Some(0)
         );
+        assert_eq!(host["LogConfig"], log);
         let found = mounts
             .iter()
             .filter(|it| it["RW"] == true && it["Type"] == "volume")
@@ -351,7 +362,7 @@ async fn the_node_outlives_its_containers_and_their_image() {
     assert_eq!(composition.active().await, node);
     composition.ended(&jobs).await;
 
-    // Another image, without going down before.
+    // Another image with another program in it, without going down before.
     composition.holds = true;
     composition.up();
     composition.active().await;
@@ -360,15 +371,21 @@ async fn the_node_outlives_its_containers_and_their_image() {
         jobs.push(composition.submit(prompt).await);
     }
     composition.held(&jobs).await;
-    let before = composition.container("node")["Image"].clone();
+    let before = (composition.container("node")["Image"].clone(), composition.program());
+    // What stands behind the end of a program changes nothing of what it does.
+    let update = [&before.1[..], b"another build"].concat();
     std::fs::create_dir(composition.path("update")).unwrap();
-    let update = format!("FROM {}\nLABEL resultity.test=update\n", composition.image);
-    composition.write("update/Dockerfile", update.as_bytes());
+    composition.write("update/resultity-node", &update);
+    let file = composition.path("update/resultity-node");
+    std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
+    let dockerfile = format!("FROM {}\nCOPY resultity-node /resultity-node\n", composition.image);
+    composition.write("update/Dockerfile", dockerfile.as_bytes());
     composition.image = format!("{}:2", composition.project);
     composition.build(&composition.image, "update");
     composition.holds = false;
     composition.up();
-    assert_ne!(composition.container("node")["Image"], before);
     assert_eq!(composition.active().await, node);
+    assert_ne!(composition.container("node")["Image"], before.0);
+    assert!(composition.program() == update, "the Agent that runs is the other one");
     composition.ended(&jobs).await;
 }
