@@ -8,6 +8,7 @@
 )]
 
 mod browser;
+mod chatty;
 mod clock;
 mod containers;
 mod copies;
