@@ -7,7 +7,7 @@
 //! call was not refused is not enough.
 //!
 //! `host` starts an Agent of the test's with what only system calls can plant: another user, a key in the session's
-//! keyring, a segment of System V memory.
+//! and the user's keyring, a segment of System V memory.
 //!
 //! It may use `unsafe`, because system calls that no safe crate offers are what it is for. It depends on `libc` alone, so that a
 //! static build for an image without any other file takes seconds. It is no part of a node.

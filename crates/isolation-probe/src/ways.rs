@@ -16,7 +16,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{facts::Facts, host};
@@ -26,11 +26,12 @@ type Outcome = Result<String, String>;
 pub(crate) type Way = fn(&Facts) -> Outcome;
 
 /// Every way, by name.
-pub(crate) const WAYS: [(&str, Way); 41] = [
+pub(crate) const WAYS: [(&str, Way); 47] = [
     ("key_file", |facts| holds(facts, &read(facts.path("key")?)?)),
     ("key_write", key_write),
     ("key_rename", key_rename),
     ("key_folder", |facts| lists(&parent(facts.path("key")?))),
+    ("key_folder_swapped", |facts| swapped(&parent(facts.path("key")?), &Facts::own_folder())),
     ("volume_folder", |facts| lists(facts.path("volume")?)),
     ("volume_modes", volume_modes),
     ("hard_link_found", |facts| holds(facts, &read(facts.path("link")?)?)),
@@ -63,10 +64,16 @@ pub(crate) const WAYS: [(&str, Way); 41] = [
         holds(facts, &all)
     }),
     ("own_arguments", |facts| holds(facts, std::env::args().collect::<String>().as_bytes())),
-    ("docker_socket", docker_socket),
+    ("engine_socket", |_| engines(Path::new("/"))),
+    ("engine_socket_linked", engine_linked),
+    ("engine_socket_of_others", |facts| {
+        engines(&agent(facts, "root")?).or_else(|_| engines(Path::new("/proc/1/root")))
+    }),
     ("session_keyring", |facts| keyring(facts, libc::KEY_SPEC_SESSION_KEYRING)),
+    ("user_keyring", |facts| keyring(facts, libc::KEY_SPEC_USER_KEYRING)),
     ("requested_key", requested_key),
     ("core_dump", core_dump),
+    ("agent_core_dump", agent_core_dump),
     ("shared_file", |facts| holds(facts, &read(facts.path("shared-file")?)?)),
     ("shared_segment", shared_segment),
     ("abstract_socket", abstract_socket),
@@ -84,6 +91,7 @@ pub(crate) const WAYS: [(&str, Way); 41] = [
     ("disks", disks),
     ("kernel_memory", kernel_memory),
     ("models_write", models_write),
+    ("model_swapped", |facts| swapped(facts.path("model")?, facts.path("key")?)),
 ];
 
 /// The longest that an answer is waited for.
@@ -283,39 +291,69 @@ fn inherited_descriptors(facts: &Facts) -> Outcome {
     Err("none of them holds the secret".to_owned())
 }
 
-fn docker_socket(facts: &Facts) -> Outcome {
-    let told = facts.path("docker-socket").map(Path::to_owned).into_iter();
-    let usual = ["/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from);
+/// Asks the container engines whose sockets stand below a root.
+fn engines(root: &Path) -> Outcome {
     let mut why = String::new();
-    for path in told.chain(usual) {
-        let asked = UnixStream::connect(&path).and_then(|mut stream| {
-            stream.set_read_timeout(Some(LIMIT))?;
-            stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-            Ok(stream)
-        });
-        match asked.map_err(said).and_then(heard) {
-            Ok(answer) if answer.windows(3).any(|part| part == b"200") => {
-                return Ok(path.display().to_string());
-            }
-            Ok(_) => why = "no answer".to_owned(),
+    for name in ["run/docker.sock", "var/run/docker.sock", "run/podman/podman.sock"] {
+        match engine(&root.join(name)) {
+            Ok(found) => return Ok(found),
             Err(error) => why = error,
         }
     }
     Err(why)
 }
 
+fn engine(path: &Path) -> Outcome {
+    let mut stream = UnixStream::connect(path).map_err(said)?;
+    stream.set_read_timeout(Some(LIMIT)).map_err(said)?;
+    stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n").map_err(said)?;
+    let answer = heard(stream)?;
+    if answer.windows(3).any(|part| part == b"200") {
+        Ok(path.display().to_string())
+    } else {
+        Err("no answer".to_owned())
+    }
+}
+
+/// By a name of the probe's own, where names are what is refused.
+fn engine_linked(_: &Facts) -> Outcome {
+    let own = Facts::own_folder().join("engine");
+    let _ = fs::remove_file(&own);
+    std::os::unix::fs::symlink("/run/docker.sock", &own).map_err(said)?;
+    let asked = engine(&own);
+    let _ = fs::remove_file(&own);
+    asked
+}
+
+/// Puts a link in the place of something of the Agent's, and takes it back: whatever opens it meanwhile opens what the link names.
+fn swapped(path: &Path, target: &Path) -> Outcome {
+    let away = path.with_extension("away");
+    fs::rename(path, &away).map_err(said)?;
+    let linked = std::os::unix::fs::symlink(target, path);
+    let found = fs::read_link(path);
+    if linked.is_ok() {
+        let _ = fs::remove_file(path);
+    }
+    fs::rename(&away, path).map_err(said)?;
+    linked.and(found).map(|found| format!("it led to {}", found.display())).map_err(said)
+}
+
 fn keyring(facts: &Facts, ring: libc::c_int) -> Outcome {
+    let name = host::key_name(facts)?;
+    // What is found is linked into a keyring of this process's: a key can be read by whoever has it in one.
+    let own = libc::KEY_SPEC_PROCESS_KEYRING;
     // SAFETY: the texts end with a zero and outlive the call.
     let key = unsafe {
-        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SEARCH, ring, c"user".as_ptr(), host::KEY.as_ptr(), 0)
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SEARCH, ring, c"user".as_ptr(), name.as_ptr(), own)
     };
     read_key(facts, key)
 }
 
 fn requested_key(facts: &Facts) -> Outcome {
+    let name = host::key_name(facts)?;
     // SAFETY: the texts end with a zero and outlive the call.
     let key = unsafe {
-        libc::syscall(libc::SYS_request_key, c"user".as_ptr(), host::KEY.as_ptr(), std::ptr::null::<u8>(), 0)
+        libc::syscall(libc::SYS_request_key, c"user".as_ptr(), name.as_ptr(), std::ptr::null::<u8>(), 0)
     };
     read_key(facts, key)
 }
@@ -362,6 +400,33 @@ fn core_dump(_: &Facts) -> Outcome {
     } else {
         Err("no core dump".to_owned())
     }
+}
+
+/// Has a process that holds the secret as the Agent does write its memory to a file, and looks for the secret there.
+fn agent_core_dump(facts: &Facts) -> Outcome {
+    let bearer: libc::pid_t = facts.number("bearer")?;
+    let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit outlives the call.
+    let limit = unsafe { libc::prlimit(bearer, libc::RLIMIT_CORE, &raw const all, std::ptr::null_mut()) };
+    let limit = if limit < 0 { last() } else { "its limit was raised".to_owned() };
+    // SAFETY: nothing is passed but numbers.
+    if unsafe { libc::kill(bearer, libc::SIGABRT) } < 0 {
+        return Err(last());
+    }
+    // The kernel writes first and ends it then.
+    let deadline = Instant::now() + 10 * LIMIT;
+    // SAFETY: nothing is passed but numbers.
+    while unsafe { libc::kill(bearer, 0) } == 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let secret = facts.secret()?;
+    for entry in fs::read_dir(facts.path("bearers-folder")?).map_err(said)?.flatten() {
+        let bytes = fs::read(entry.path()).map_err(said)?;
+        if bytes.windows(secret.len()).any(|part| part == secret.as_bytes()) {
+            return Ok(format!("the secret is in {}", entry.path().display()));
+        }
+    }
+    Err(format!("no core dump: {limit}"))
 }
 
 fn shared_segment(facts: &Facts) -> Outcome {

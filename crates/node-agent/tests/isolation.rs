@@ -17,9 +17,9 @@ mod container;
 mod runtime;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::{DirBuilder, File},
-    io::Write,
+    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
     os::{
         linux::net::SocketAddrExt,
@@ -29,12 +29,18 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Command, Stdio},
     thread,
 };
 
+use bollard::{
+    models::{ContainerCreateBody, HostConfig},
+    query_parameters::{CreateContainerOptions, InspectContainerOptions, StartContainerOptions},
+};
 use node_agent::runtime::{
-    ContainerPlan, Endpoint, ModelsMount, Plan, ProcessPlan, Supervisor, Tuning, container::SOCKET, sandbox,
+    ContainerPlan, Endpoint, ModelsMount, Plan, ProcessPlan, Supervisor, Tuning,
+    container::{SOCKET, obtain},
+    sandbox,
 };
 use node_types::{Digest, job::Mode};
 use runtime::*;
@@ -45,17 +51,54 @@ use serde_json::{Value, json};
 const AGENT: &str = "RESULTITY_ISOLATION_TEST";
 /// The plain user: a number without a name.
 const PLAIN: u32 = 54_321;
+/// The environment variable that makes this program a bearer of the secret; it holds a [`Scene`] as JSON.
+const BEARER: &str = "RESULTITY_ISOLATION_BEARER";
+/// The environment variable that says that the kernel took keys.
+const KEYS: &str = "RESULTITY_ISOLATION_KEYS";
 /// Ways that are open to anybody of the Agent's user where nothing protects it, whatever the machine.
-const OPEN: [&str; 9] = [
+const OPEN: [&str; 31] = [
     "key_file",
+    "key_write",
+    "key_rename",
     "key_folder",
+    "key_folder_swapped",
+    "volume_folder",
+    "volume_modes",
     "hard_link_found",
     "hard_link_made",
+    "symlink_made",
+    "agent_maps",
     "agent_environment",
+    "agent_arguments",
     "agent_descriptors",
+    "agent_root",
+    "agent_folder",
+    "agent_signal",
+    "agent_limits",
     "inherited_descriptors",
     "own_environment",
+    "shared_file",
+    "shared_segment",
+    "abstract_socket",
+    "volume_socket",
     "loopback",
+    "machine_service",
+    "fast_open",
+    "udp",
+    "models_write",
+    "model_swapped",
+    "mounts",
+];
+/// Of these the ones that are closed to a container all the same: it is no child of the Agent's, and has fewer capabilities.
+const CLOSED_TO_CONTAINERS: [&str; 8] = [
+    "inherited_descriptors",
+    "own_environment",
+    "agent_maps",
+    "agent_environment",
+    "agent_descriptors",
+    "agent_root",
+    "agent_folder",
+    "mounts",
 ];
 
 /// What is open to a container all the same: a service of this machine that listens on all its addresses. Engines close their
@@ -100,7 +143,18 @@ struct Scene {
 enum Around {
     Nothing,
     Sandbox,
+    /// A container as anybody might make one.
+    OpenContainer,
     Container,
+}
+
+impl Around {
+    const fn protects(self) -> bool {
+        match self {
+            Self::Sandbox | Self::Container => true,
+            Self::Nothing | Self::OpenContainer => false,
+        }
+    }
 }
 
 impl Scene {
@@ -114,6 +168,10 @@ impl Scene {
 
     fn models(&self) -> PathBuf {
         self.volume().join("models")
+    }
+
+    fn bearers_folder(&self) -> PathBuf {
+        self.folder.join("bearer")
     }
 
     fn shared_file(&self) -> PathBuf {
@@ -184,8 +242,14 @@ fn own_address() -> IpAddr {
     routed.and_then(|()| socket.local_addr()).map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
 }
 
-/// What the probe is told. `models` is where it should see them.
-fn facts(scene: &Scene, listening: Vec<(&'static str, String)>, address: usize, model: &str) -> Vec<String> {
+/// What the probe is told. `model` is where it should see the model, `bearer` the process that may fall.
+fn facts(
+    scene: &Scene,
+    listening: Vec<(&'static str, String)>,
+    address: usize,
+    bearer: u32,
+    model: &str,
+) -> Vec<String> {
     let backwards: String = scene.secret.chars().rev().collect();
     let told = [
         ("--host", "{host}".to_owned()),
@@ -198,10 +262,52 @@ fn facts(scene: &Scene, listening: Vec<(&'static str, String)>, address: usize, 
         ("--link", scene.folder.join("link").display().to_string()),
         ("--shared-file", scene.shared_file().display().to_string()),
         ("--segment", scene.segment.to_string()),
+        ("--bearer", bearer.to_string()),
+        ("--bearers-folder", scene.bearers_folder().display().to_string()),
         ("--model", model.to_owned()),
     ];
     let told = told.into_iter().chain(listening);
     ["serve".to_owned()].into_iter().chain(told.flat_map(|(name, value)| [name.to_owned(), value])).collect()
+}
+
+/// Not a test of its own: a process with the secret in its memory, as an Agent has it, which may fall. Without a scene it does
+/// nothing.
+#[test]
+fn the_bearer() {
+    let Ok(scene) = std::env::var(BEARER) else { return };
+    let scene: Scene = serde_json::from_str(&scene).unwrap();
+    if scene.around.protects() {
+        sandbox::harden_self().unwrap();
+    }
+    let in_memory = scene.secret.into_boxed_str();
+    // Until whoever started it has ended, or it is ended itself.
+    writeln!(std::io::stdout(), "\nBEARING").unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+    drop(in_memory);
+}
+
+/// Starts the bearer, and waits until it has the secret.
+fn bearer(scene: &Scene) -> u32 {
+    DirBuilder::new().mode(0o700).create(scene.bearers_folder()).unwrap();
+    let mut child = Command::new(scene.folder.join("agent"))
+        .args(["--exact", "the_bearer", "--nocapture"])
+        .env_remove(AGENT)
+        .env(BEARER, json!(scene).to_string())
+        .current_dir(scene.bearers_folder())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.into_iter().any(|line| line == "BEARING"));
+    let pid = child.id();
+    // Whoever looks for it after its end finds nothing.
+    let stdin = child.stdin.take();
+    thread::spawn(move || {
+        let _ = child.wait();
+        drop(stdin);
+    });
+    pid
 }
 
 /// Not a test of its own: the Agent. Without a scene it does nothing.
@@ -221,19 +327,23 @@ async fn the_agent() {
     // when the runtime tries everything,
     let address = in_memory.as_ptr().addr();
     let model = match scene.around {
-        Around::Nothing => scene.models().join("first").display().to_string(),
+        Around::Nothing | Around::OpenContainer => scene.models().join("first").display().to_string(),
         Around::Sandbox | Around::Container => "{model}".to_owned(),
     };
-    let args = facts(&scene, listening, address, &model);
+    let args = facts(&scene, listening, address, bearer(&scene), &model);
     let report = match scene.around {
         Around::Nothing => unprotected(&scene, &work_folder, args).await,
         Around::Sandbox => sandboxed(&scene, work_folder, args).await,
+        Around::OpenContainer => loosely_contained(&scene, &work_folder, args).await,
         Around::Container => contained(&scene, args).await,
     };
 
     // then it says what it reached.
     drop((in_memory, passed_on));
     let mut out = std::io::stdout();
+    if std::env::var_os(KEYS).is_some() {
+        writeln!(out, "\nKEYS").unwrap();
+    }
     writeln!(out, "\nREPORT {report}").unwrap();
 }
 
@@ -272,23 +382,64 @@ async fn sandboxed(scene: &Scene, work_folder: PathBuf, args: Vec<String>) -> Va
 async fn contained(scene: &Scene, args: Vec<String>) -> Value {
     sandbox::harden_self().unwrap();
     let stage = container::stage().await.unwrap();
+    let supervisor = container::start(contained_plan(scene, &stage, args));
+    let report = tried(&*container::ready(&supervisor).await).await;
+    supervisor.stop().await;
+    report
+}
+
+fn contained_plan(scene: &Scene, stage: &container::Stage, args: Vec<String>) -> ContainerPlan {
     let config = json!({
         "architecture": "amd64", "os": "linux",
         "config": { "Entrypoint": ["/probe"], "Labels": { "resultity.test": stage.owner.node } },
         "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer(&scene.folder))] },
     });
     let (digest, config) = stage.archive(&config, &layer(&scene.folder));
-    let plan = ContainerPlan {
+    ContainerPlan {
         digest,
         config_digest: Some(config),
         args,
         models: Some(ModelsMount { folder: scene.models(), first: Some("first".to_owned()) }),
         ..stage.plan(&[])
+    }
+}
+
+/// In the same image, as somebody might run it who wants no trouble: as root, in this machine's namespaces, with its folders.
+async fn loosely_contained(scene: &Scene, work_folder: &Path, args: Vec<String>) -> Value {
+    DirBuilder::new().mode(0o755).create(work_folder).unwrap();
+    let stage = container::stage().await.unwrap();
+    let plan = contained_plan(scene, &stage, Vec::new());
+    // As the engine has it once it was run; that it serves is of no account here.
+    obtain(&plan).await.unwrap();
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let fill = |arg: String| arg.replace("{host}", "127.0.0.1").replace("{port}", &port.to_string());
+    let folders = [scene.folder.clone(), "/run".into(), "/dev/shm".into()];
+    let host = HostConfig {
+        security_opt: Some(["seccomp=unconfined", "apparmor=unconfined"].map(str::to_owned).to_vec()),
+        network_mode: Some("host".to_owned()),
+        pid_mode: Some("host".to_owned()),
+        ipc_mode: Some("host".to_owned()),
+        binds: Some(folders.map(|folder| format!("{0}:{0}", folder.display())).to_vec()),
+        ..HostConfig::default()
     };
-    let supervisor = container::start(plan);
-    let report = tried(&*container::ready(&supervisor).await).await;
-    supervisor.stop().await;
-    report
+    let body = ContainerCreateBody {
+        image: Some(plan.config_digest.unwrap().to_string()),
+        cmd: Some(args.into_iter().map(fill).collect()),
+        env: Some(vec![format!("HOME={}", work_folder.display())]),
+        labels: Some(HashMap::from([("resultity.node".to_owned(), stage.owner.node.to_string())])),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    };
+    let made = stage.engine.create_container(None::<CreateContainerOptions>, body).await.unwrap();
+    stage.engine.start_container(&made.id, None::<StartContainerOptions>).await.unwrap();
+    let endpoint = Endpoint::new(&format!("http://127.0.0.1:{port}"), None).unwrap();
+    while endpoint.healthy().await.is_err() {
+        let found = stage.engine.inspect_container(&made.id, None::<InspectContainerOptions>).await.unwrap();
+        assert_eq!(found.state.unwrap().running, Some(true), "the probe ended");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // The stage takes the container away.
+    tried(&endpoint).await
 }
 
 fn layer(folder: &Path) -> Vec<u8> {
@@ -324,8 +475,8 @@ async fn unprotected(scene: &Scene, work_folder: &Path, args: Vec<String>) -> Va
 }
 
 /// Sets a scene and runs an Agent in it, as `user` where that is another one. Gives what its runtime reached of all that
-/// it tried, each with the detail.
-fn run(user: Option<u32>, around: Around) -> BTreeMap<String, (bool, String)> {
+/// it tried, each with the detail, and whether the kernel took keys.
+fn run(user: Option<u32>, around: Around) -> (BTreeMap<String, (bool, String)>, bool) {
     let folder = open_folder();
     for (name, file) in
         [("probe", probe()), ("helper", tuning().helper), ("agent", std::env::current_exe().unwrap())]
@@ -366,11 +517,11 @@ fn run(user: Option<u32>, around: Around) -> BTreeMap<String, (bool, String)> {
         let (name, detail) = (way["way"].as_str().unwrap(), way["detail"].as_str().unwrap());
         (name.to_owned(), (way["reached"].as_bool().unwrap(), detail.to_owned()))
     });
-    ways.collect()
+    (ways.collect(), said.lines().any(|line| line == "KEYS"))
 }
 
 /// Asserts that nothing was reached, but for what is `left`, of at least 12 ways.
-fn assert_closed(ways: &BTreeMap<String, (bool, String)>, left: Option<&str>) {
+fn assert_closed((ways, _): &(BTreeMap<String, (bool, String)>, bool), left: Option<&str>) {
     for (name, (reached, detail)) in ways {
         eprintln!("{name}: {}: {detail}", if *reached { "REACHED" } else { "closed" });
     }
@@ -380,13 +531,34 @@ fn assert_closed(ways: &BTreeMap<String, (bool, String)>, left: Option<&str>) {
     assert!(reached.is_empty(), "{reached:#?}");
 }
 
-fn assert_open(ways: &BTreeMap<String, (bool, String)>) {
+/// Asserts that every way is open that can be on this machine.
+fn assert_open((ways, keys): &(BTreeMap<String, (bool, String)>, bool), user: Option<u32>, around: Around) {
     let reached: Vec<&str> =
         ways.iter().filter(|(_, (reached, _))| *reached).map(|(name, _)| name.as_str()).collect();
     eprintln!("{} of {}: {reached:?}", reached.len(), ways.len());
-    for name in OPEN {
-        assert!(reached.contains(&name), "{name}: {:?}", ways[name]);
-    }
+    let root = user.is_none() && is_root();
+    let contained = around == Around::OpenContainer;
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    // A program that takes core dumps may do anything with them.
+    let dumps = !text("/proc/sys/kernel/core_pattern").contains(['|', '/'])
+        && (root || rustix::process::getrlimit(rustix::process::Resource::Core).maximum != Some(0));
+    // A child may not trace its parent there.
+    let traces =
+        !contained && (root || matches!(text("/proc/sys/kernel/yama/ptrace_scope").trim(), "" | "0"));
+    let some = |names: &[&'static str], wanted: bool| if wanted { names.to_vec() } else { Vec::new() };
+    let wanted: Vec<&str> = [
+        OPEN.into_iter().filter(|name| !contained || !CLOSED_TO_CONTAINERS.contains(name)).collect(),
+        some(&["agent_core_dump"], dumps),
+        some(&["agent_memory", "agent_trace", "agent_read_memory", "agent_take_descriptor"], traces),
+        some(&["session_keyring", "requested_key"], *keys && !contained),
+        some(&["user_keyring"], *keys && !contained),
+        some(&["engine_socket", "engine_socket_linked"], root && Path::new(SOCKET).exists()),
+        some(&["engine_socket_of_others"], root && !contained && Path::new(SOCKET).exists()),
+    ]
+    .concat();
+    let closed: Vec<_> =
+        wanted.iter().filter(|name| !reached.contains(*name)).map(|name| (name, &ways[*name])).collect();
+    assert!(closed.is_empty(), "{closed:#?}");
 }
 
 /// The plain user to become; whoever runs the tests is one, unless that is the superuser.
@@ -416,8 +588,18 @@ fn a_runtime_in_a_container_reaches_nothing() {
 
 #[test]
 fn without_the_protection_the_same_probe_reaches_the_key() {
-    assert_open(&run(plain(), Around::Nothing));
-    assert_open(&run(None, Around::Nothing));
+    for user in [plain(), None] {
+        assert_open(&run(user, Around::Nothing), user, Around::Nothing);
+    }
+}
+
+#[test]
+fn in_a_container_without_the_protection_the_same_probe_reaches_the_key() {
+    if !Path::new(SOCKET).exists() {
+        eprintln!("not tested: there is no container engine at {SOCKET}");
+        return;
+    }
+    assert_open(&run(None, Around::OpenContainer), None, Around::OpenContainer);
 }
 
 /// A scene without an Agent beside it.

@@ -1,9 +1,9 @@
 //! Canaries on every path through the real program, at its most talkative: a key, a key-encryption key, passphrases, prompts
-//! and answers, an e-mail address and a balance. None may be found afterwards in what it said, in its files, its
-//! arguments, its environment or what it left of a crash.
+//! and answers, an e-mail address and a balance. None may be found afterwards in what it said, showed and sent, in its files,
+//! its arguments and environment, its runtime's, or what it left of a crash.
 //!
 //! One exception, and it is asserted to be the only one: the e-mail address of the account link stands in `state.db` and in a
-//! backup of it, because the link is kept there, and is shown by `account show` and `status`.
+//! backup of it, because the link is kept there, and is shown by `account`.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -11,6 +11,8 @@
     reason = "a test that cannot go on must fail, has files of its own, and shows the node's log then"
 )]
 
+#[path = "node/chatty.rs"]
+mod chatty;
 #[path = "node/stage.rs"]
 #[expect(dead_code, reason = "each test program uses its part of it")]
 mod stage;
@@ -27,16 +29,19 @@ use std::{
     os::unix::{fs::PermissionsExt, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
 };
 
+use axum::{Router, body::Bytes, extract::State};
 use node_store::keys::{NodeKey, export_keystore};
 use node_types::{Digest, id::hex_encode};
-use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use serde_json::json;
+use tokio::{net::TcpListener, task::JoinHandle};
 use zeroize::Zeroizing;
 
 use crate::{
-    stage::{Stage, eventually, external, with},
+    stage::{Stage, children, eventually, external, with},
     stand_in::StandIn,
 };
 
@@ -105,6 +110,49 @@ fn unpacked(archive: &str) -> Vec<u8> {
     zstd::decode_all(File::open(archive).unwrap()).unwrap()
 }
 
+/// A collector, which keeps what it is sent.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<u8>>>);
+
+impl Collector {
+    /// Listens, and gives where.
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let keep = async |State(Self(held)): State<Self>, body: Bytes| {
+            held.lock().unwrap().extend_from_slice(&body);
+        };
+        let routes = Router::new().fallback(keep).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        url
+    }
+}
+
+/// Everything that the page's stream of events says until the Agent ends.
+fn listen(page: &str) -> JoinHandle<Vec<u8>> {
+    let url = format!("{page}/v1/events?level=trace");
+    tokio::spawn(async move {
+        let (mut stream, mut said) = (reqwest::get(url).await.unwrap(), Vec::new());
+        while let Ok(Some(part)) = stream.chunk().await {
+            said.extend_from_slice(&part);
+        }
+        said
+    })
+}
+
+/// How a life of the Agent ends.
+enum End {
+    Signal(Signal),
+    /// The system gives it no more memory.
+    NoMemory,
+}
+
+/// The processes below one, and those below these.
+fn descendants(parent: u32) -> Vec<u32> {
+    let below = children(parent).into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    below.flat_map(|pid| [vec![pid], descendants(pid)].concat()).collect()
+}
+
 /// The Agent, ended with the test if the test did not end it.
 struct Agent(Child);
 
@@ -123,6 +171,7 @@ fn start(stage: &Stage, folder: &Path, log: &Path) -> Agent {
         .arg(stage.home())
         .args(["run", "--log", "trace", "--page-listen", "127.0.0.1:0"])
         .current_dir(folder)
+        .env("RUST_BACKTRACE", "full")
         .stdout(said.try_clone().unwrap())
         .stderr(said)
         .stdin(Stdio::null())
@@ -134,6 +183,13 @@ fn end(mut node: Agent, signal: Signal) {
     kill_process(Pid::from_child(&node.0), signal).unwrap();
     let status = node.0.wait().unwrap();
     assert!(status.success() || status.signal() == Some(signal.as_raw()), "{status} after {signal:?}");
+    assert!(!status.core_dumped(), "its memory was written to a file");
+}
+
+/// Waits until it has fallen for want of memory.
+async fn starves(mut node: Agent) {
+    let status = eventually("it falls", || std::future::ready(node.0.try_wait().unwrap())).await;
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{status}");
     assert!(!status.core_dumped(), "its memory was written to a file");
 }
 
@@ -163,7 +219,7 @@ fn parts_left(home: &Path, sealed: &BTreeSet<Vec<u8>>) -> usize {
 async fn no_canary_is_found_anywhere() {
     // A core dump must be forbidden by the node, not by whoever runs the tests.
     let most = getrlimit(Resource::Core).maximum;
-    setrlimit(Resource::Core, rustix::process::Rlimit { current: most, maximum: most }).unwrap();
+    setrlimit(Resource::Core, Rlimit { current: most, maximum: most }).unwrap();
     let secrets = tempfile::tempdir().unwrap();
     let secret = |name: &str, text: &str| {
         let path = secrets.path().join(name);
@@ -176,20 +232,30 @@ async fn no_canary_is_found_anywhere() {
     let keystore =
         secret("key.json", &export_keystore(&node_key, &Zeroizing::new(PASSPHRASE.to_owned())).unwrap());
 
-    // Given a node with a key that is known, linked to an account,
-    let runtime = StandIn::start().await;
-    let settings = format!("[keys]\nsecret_file = \"{kek}\"\n[runtime]\nurl = \"{}\"", runtime.url);
+    // Given a node with a key that is known, linked to an account, which logs to a collector and to files,
+    let (runtime, collector) = (StandIn::start().await, Collector::default());
+    let (program, records) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (printing, settings) = chatty::chatty(program.path());
+    // The operator's server at first, a program of the Agent's later.
+    let settings = settings.replace("[runtime]", &format!("[runtime]\nurl = \"{}\"", runtime.url));
+    let settings = format!(
+        "{settings}\n[keys]\nsecret_file = \"{kek}\"\n[otlp]\nendpoint = \"{}\"\nmetrics_ms = 500\n\
+         [log_file]\nfolder = {}\nbytes_max = 4096\nfiles_max = 1000",
+        collector.start().await,
+        json!(records.path()),
+    );
     let stage = Stage::set(with(external(), "/limits/execution_timeout_ms", 20_000), &settings).await;
     std::fs::remove_dir_all(stage.home().join("testnet")).unwrap();
     let mut heard = Heard::default();
     let mut command = |arguments: &[&str], code: i32| {
         let (ended, said) = stage.command(arguments);
         assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        heard.hear("arguments", arguments.join(" "));
         heard.hear(arguments.join(" "), said.clone());
         said
     };
     command(&["init", "--key-file", &keystore, "--passphrase-file", &pass], 0);
-    command(&["account", "link", "--email", EMAIL], 0);
+    command(&["account", "link", "--email-file", &secret("address", EMAIL)], 0);
 
     // when it has run jobs that end in every way, was aborted and killed amid them, and ended in good order,
     let (folder, logs) = (stage.folder.path().join("cwd"), stage.folder.path().join("said"));
@@ -233,7 +299,13 @@ async fn no_canary_is_found_anywhere() {
     .await;
     runtime.hold(true);
     let mut held = BTreeSet::new();
-    for (signal, first) in [(Signal::ABORT, "held-1"), (Signal::KILL, "held-2")] {
+    for (end_by, first) in [
+        (End::Signal(Signal::ABORT), "held-1"),
+        (End::Signal(Signal::KILL), "held-2"),
+        (End::NoMemory, "held-3"),
+    ] {
+        let page = stage.page().await;
+        let events = listen(&page);
         jobs.push(submit(first, 600_000).await);
         let with_this_one = eventually("its key and its request are kept", || async {
             let all = sealed(&stage.home());
@@ -244,10 +316,20 @@ async fn no_canary_is_found_anywhere() {
         // A backup without keys, and a bundle for strangers, amid its jobs.
         let archive = |name: &str| secrets.path().join(format!("{name}.{first}")).display().to_string();
         let (backup, bundle) = (archive("backup"), archive("bundle"));
-        for arguments in [["backup", "create", &backup].as_slice(), &["bundle", &bundle]] {
+        for arguments in
+            [["backup", "create", &backup].as_slice(), &["bundle", &bundle], &["doctor", "--json"]]
+        {
             let (ended, said) = stage.command(arguments);
-            assert_eq!(ended, Some(0), "{arguments:?}: {said}");
+            // The doctor may find something in this machine.
+            assert!(
+                ended == Some(0) || arguments[0] == "doctor" && ended == Some(7),
+                "{arguments:?}: {said}"
+            );
             heard.hear(arguments[0], said);
+        }
+        for path in ["/", "/v1/status", "/v1/logs?level=trace", "/metrics"] {
+            let answer = reqwest::get(format!("{page}{path}")).await.unwrap().error_for_status().unwrap();
+            heard.hear(format!("the page, {path}"), answer.bytes().await.unwrap());
         }
         let (backup, bundle) = (unpacked(&backup), unpacked(&bundle));
         assert!(held.iter().any(|part| holds(&backup, part)), "the jobs are in the backup, sealed");
@@ -261,12 +343,22 @@ async fn no_canary_is_found_anywhere() {
                 std::fs::read(Path::new(&process).join(what)).unwrap(),
             );
         }
-        end(node, signal);
+        match end_by {
+            End::Signal(signal) => end(node, signal),
+            End::NoMemory => {
+                let none = Rlimit { current: Some(0), maximum: Some(0) };
+                prlimit(Some(Pid::from_child(&node.0)), Resource::As, none).unwrap();
+                // More than it can have lying about.
+                jobs.push(submit(&format!("large {}", PROMPT.repeat(70_000)), 600_000).await);
+                starves(node).await;
+            }
+        }
+        heard.hear("the page's events", events.await.unwrap());
         assert!(parts_left(&stage.home(), &held) > 0, "what was held is looked for where it is not");
         heard.files(&stage.home());
         node = start(&stage, &folder, &log);
     }
-    assert!(held.len() >= 4, "two jobs were held, each with a key and a request");
+    assert!(held.len() >= 6, "three jobs were held, each with a key and a request");
     runtime.hold(false);
     for job in &jobs {
         stage.ended(job).await;
@@ -282,12 +374,42 @@ async fn no_canary_is_found_anywhere() {
     })
     .await;
     heard.files(&stage.home());
+
+    // nor does a runtime of its own have or say what it should not, which prints what it is asked and dies of it,
+    let events = listen(&stage.page().await);
+    stage.post("/v1/devnet/snapshots", &json!({ "runtime": printing["runtime"] })).await;
+    eventually("its runtime is a program of its own", || async {
+        let view = stage.view().snapshots().unwrap();
+        (view.current().unwrap().config.document().version == 3).then_some(())
+    })
+    .await;
+    stage.active().await;
+    let said = submit("say", 600_000).await;
+    assert_eq!(stage.ended(&said).await["end"], "result");
+    let of_program: Vec<u32> = descendants(node.0.id());
+    for pid in &of_program {
+        for what in ["cmdline", "environ"] {
+            let name = format!("{what} of the runtime's process");
+            heard.hear(name, std::fs::read(format!("/proc/{pid}/{what}")).unwrap());
+        }
+    }
+    assert!(!heard.places(b"chatty.py\0").is_empty(), "{of_program:?}");
+    let died = submit("die", 600_000).await;
+    assert_eq!(stage.ended(&died).await["failure"]["kind"], "attempts_exhausted");
+    jobs.extend([said, died]);
+    eventually("nothing of them is left", || async {
+        (stage.view().jobs().tally().unwrap().jobs == 0).then_some(())
+    })
+    .await;
     end(node, Signal::TERM);
+    heard.hear("the page's events", events.await.unwrap());
+    heard.files(&stage.home());
 
     // nor does any command say what it should not,
     let mut command = |arguments: &[&str], code: i32| {
         let (ended, said) = stage.command(arguments);
         assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        heard.hear("arguments", arguments.join(" "));
         heard.hear(arguments.join(" "), said.clone());
         said
     };
@@ -322,7 +444,22 @@ async fn no_canary_is_found_anywhere() {
     let network_has = stage.get("logs").await.to_string();
     assert!(network_has.contains("answered"), "{network_has}");
     heard.hear("the logs that the network got", network_has);
+    heard.hear("what the collector got", collector.0.lock().unwrap().clone());
     heard.files(&logs);
+    heard.files(records.path());
+    assert!(files(records.path()).len() > 1, "the files of the log did not change");
+    for (place, what) in [
+        ("the page, /", "<html"),
+        ("the page, /metrics", "# TYPE"),
+        ("the page's events", "event: log"),
+        ("what the collector got", "answered"),
+        ("doctor", "findings"),
+    ] {
+        assert!(heard.places(what.as_bytes()).iter().any(|from| from.ends_with(place)), "{place}: {what}");
+    }
+    // Whatever wants memory first.
+    let fell = ["memory allocation of", "panicked at"].map(|said| heard.places(said.as_bytes()));
+    assert!(fell.concat().iter().any(|from| from.ends_with("said/log")), "its fall made it say nothing");
     assert_eq!(files(&folder), Vec::<PathBuf>::new(), "a crash left something");
     assert!(
         heard.places(b"TRACE").iter().any(|from| from.ends_with("said/log")),
@@ -332,14 +469,8 @@ async fn no_canary_is_found_anywhere() {
         assert_eq!(heard.places(&canary), Vec::<&str>::new(), "{name}");
     }
     // The account link's address is where the link is kept and shown, and nowhere else.
-    let expected = [
-        "account link --email",
-        "account show",
-        "status",
-        "testnet/state.db",
-        "testnet/state.db-wal",
-        BACKUP,
-    ];
+    let expected =
+        ["account link --email-file", "account show", "testnet/state.db", "testnet/state.db-wal", BACKUP];
     for place in ["state.db", BACKUP] {
         assert!(heard.places(EMAIL.as_bytes()).iter().any(|from| from.ends_with(place)), "{place}");
     }

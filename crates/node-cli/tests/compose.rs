@@ -104,8 +104,8 @@ impl Composition {
         }
         std::fs::copy(root().join("deploy/compose.yaml"), self.path("deploy/compose.yaml")).unwrap();
         // Root needs no leave, and may have the plugin alone.
-        self.program("sudo", "exec \"$@\"");
-        self.program("docker-compose", &format!("exec {} \"$@\"", self.compose_path()));
+        self.script("sudo", "exec \"$@\"");
+        self.script("docker-compose", &format!("exec {} \"$@\"", self.compose_path()));
         self.write("template.json", template().to_string().as_bytes());
         let image = format!("${{RESULTITY_IMAGE:-{}}}", self.built.0);
         let beside = |image: &str, command: &[&str]| json!({ "image": image, "command": command, "network_mode": "service:node", "depends_on": ["node"] });
@@ -132,7 +132,7 @@ impl Composition {
     }
 
     /// A program that the page's commands find first.
-    fn program(&self, name: &str, script: &str) {
+    fn script(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
@@ -221,6 +221,12 @@ impl Composition {
         let id = told(&mut self.compose(&["ps", "-q", service]));
         let told = told(Command::new("docker").args(["inspect", id.trim()]));
         serde_json::from_str::<Value>(&told).unwrap()[0].take()
+    }
+
+    /// The program that the Agent runs.
+    fn program(&self) -> Vec<u8> {
+        let pid = self.container("node")["State"]["Pid"].clone();
+        std::fs::read(format!("/proc/{pid}/exe")).unwrap()
     }
 
     /// Asks the devnet.
@@ -346,10 +352,14 @@ async fn the_node_outlives_its_containers_and_their_image() {
         assert!(said.contains(part), "{part}: {said}");
     }
 
-    // The Agent has its volume and two secrets, the runtime has the models; both are closed.
-    for (service, user, writable) in
-        [("node", "65532:65532", vec!["/var/lib/resultity"]), ("runtime", "65534:65534", vec![])]
-    {
+    // The Agent has its volume and two secrets, the runtime has the models; both are closed, and the engine keeps little or
+    // nothing of what they say.
+    let little = json!({ "Type": "json-file", "Config": { "max-size": "10m", "max-file": "3" } });
+    let nothing = json!({ "Type": "none", "Config": {} });
+    for (service, user, writable, log) in [
+        ("node", "65532:65532", vec!["/var/lib/resultity"], little),
+        ("runtime", "65534:65534", vec![], nothing),
+    ] {
         let container = composition.container(service);
         let (host, mounts) = (&container["HostConfig"], container["Mounts"].as_array().unwrap());
         assert_eq!(
@@ -360,6 +370,7 @@ async fn the_node_outlives_its_containers_and_their_image() {
             host["SecurityOpt"].to_string().contains("no-new-privileges")
                 && host["PidsLimit"].as_u64() > Some(0)
         );
+        assert_eq!(host["LogConfig"], log);
         let found = mounts
             .iter()
             .filter(|it| it["RW"] == true && it["Type"] == "volume")
@@ -398,7 +409,7 @@ async fn the_node_outlives_its_containers_and_their_image() {
     assert_eq!(composition.active().await, node);
     composition.ended(&jobs).await;
 
-    // Another image, without going down before.
+    // Another image with another program in it, without going down before.
     composition.holds = true;
     composition.up();
     composition.active().await;
@@ -407,16 +418,22 @@ async fn the_node_outlives_its_containers_and_their_image() {
         jobs.push(composition.submit(prompt).await);
     }
     composition.held(&jobs).await;
-    let before = composition.container("node")["Image"].clone();
+    let before = (composition.container("node")["Image"].clone(), composition.program());
+    // What stands behind the end of a program changes nothing of what it does.
+    let update = [&before.1[..], b"another build"].concat();
     std::fs::create_dir(composition.path("update")).unwrap();
-    let update = format!("FROM {}\nLABEL resultity.test=update\n", composition.built.0);
-    composition.write("update/Dockerfile", update.as_bytes());
+    composition.write("update/resultity-node", &update);
+    let file = composition.path("update/resultity-node");
+    std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
+    let dockerfile = format!("FROM {}\nCOPY resultity-node /resultity-node\n", composition.built.0);
+    composition.write("update/Dockerfile", dockerfile.as_bytes());
     let image = format!("{}:2", composition.project);
     composition.build(&image, "update");
     composition.image = Some(image);
     composition.holds = false;
     composition.up();
-    assert_ne!(composition.container("node")["Image"], before);
     assert_eq!(composition.active().await, node);
+    assert_ne!(composition.container("node")["Image"], before.0);
+    assert!(composition.program() == update, "the Agent that runs is the other one");
     composition.ended(&jobs).await;
 }

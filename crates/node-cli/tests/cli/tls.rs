@@ -33,13 +33,13 @@ impl Authority {
     }
 }
 
-/// The part of a file that each request asked for; `None` for all of it.
-type Asked = Mutex<Vec<(String, Option<Range<usize>>)>>;
+/// The path of each request, and the part of the file that it asked for; `None` for all of it.
+type Asked = Vec<(String, Option<Range<usize>>)>;
 
 /// A server of files over TLS, for as long as the test runs.
 pub(crate) struct Source {
     pub(crate) url: String,
-    asked: Arc<Asked>,
+    asked: Arc<Mutex<Asked>>,
 }
 
 impl Source {
@@ -67,7 +67,7 @@ impl Source {
         source
     }
 
-    pub(crate) fn asked(&self) -> Vec<(String, Option<Range<usize>>)> {
+    pub(crate) fn asked(&self) -> Asked {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -77,7 +77,7 @@ fn serve(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     files: &BTreeMap<String, Vec<u8>>,
-    asked: &Asked,
+    asked: &Mutex<Asked>,
 ) -> io::Result<()> {
     let connection = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut reader = BufReader::new(StreamOwned::new(connection, stream));

@@ -9,6 +9,7 @@
 )]
 
 mod browser;
+mod chatty;
 mod clock;
 #[path = "../../../node-agent/tests/common/collector.rs"]
 #[expect(dead_code, reason = "the targets' tests use more of it")]

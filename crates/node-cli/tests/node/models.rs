@@ -488,7 +488,7 @@ async fn a_model_that_does_not_fit_the_machine_is_refused_before_a_byte_is_fetch
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_right_again() {
     let folder = tempfile::tempdir().unwrap();
-    let (template, settings) = crate::runtimes::chatty(folder.path());
+    let (template, settings) = crate::chatty::chatty(folder.path());
     let mut stage = Stage::set(template, &settings).await;
     stage.start_node();
     stage.active().await;
@@ -565,7 +565,7 @@ async fn a_source_that_drips_and_is_mended_costs_time_and_no_byte_twice() {
 /// A template and settings for the chatty stand-in, which reads the model that it is given: one that says `refuse` fails every
 /// request. A prompt that says `hold` waits until there is a file `gate` beside the program.
 fn picky(folder: &Path) -> (Value, String) {
-    let (template, settings) = crate::runtimes::chatty(folder);
+    let (template, settings) = crate::chatty::chatty(folder);
     let asked = "        print(\"asked:\", prompt, flush=True)\n";
     let more = "        gate = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), \"gate\")
         while prompt == \"hold\" and not os.path.exists(gate):

@@ -21,7 +21,6 @@ use crate::{
     collector::{Collector, Receiver, attribute, body},
     copies::{archive, boots, exit_code, fence, new_home, passphrase, well},
     models::{set_as, tools},
-    page::page_of,
     stage::{Stage, eventually, with},
 };
 
@@ -130,7 +129,7 @@ fn steady(report: &Value) -> Value {
 
 /// `status`, the page and the heartbeat while a job is with the runtime.
 async fn the_reports_agree(stage: &Stage, job: &str) {
-    let page = page_of(stage).await;
+    let page = stage.page().await;
     let (told, by_page) = eventually("both say the same", || async {
         let told = json_of(stage, &["status"]);
         let asked = reqwest::get(format!("{page}/v1/status")).await.unwrap().bytes().await.unwrap();
@@ -158,7 +157,7 @@ async fn the_reports_agree(stage: &Stage, job: &str) {
 
 /// Metrics by Prometheus and through the collector are what the jobs' own stories say.
 async fn the_figures_are_those_of_the_jobs(stage: &Stage, receiver: &Receiver, jobs: &[&str]) {
-    let page = page_of(stage).await;
+    let page = stage.page().await;
     let (count, prompt, written) = eventually("they agree", || async {
         let text = reqwest::get(format!("{page}/metrics")).await.unwrap().text().await.unwrap();
         let figure = |name: &str| -> f64 {

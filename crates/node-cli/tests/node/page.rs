@@ -25,17 +25,6 @@ async fn submit(stage: &Stage, prompt: &str) -> String {
     stage.post("/v1/devnet/jobs", &body).await["id"].as_str().unwrap().to_owned()
 }
 
-/// Where the node's page is, as the command line finds it.
-pub async fn page_of(stage: &Stage) -> String {
-    let page = eventually("the node has a page", || async {
-        let (code, said) = stage.command(&["status", "--json"]);
-        assert_eq!(code, Some(0), "{said}");
-        let standing: Value = serde_json::from_str(&said).unwrap();
-        (standing["source"] == "agent").then(|| standing["agent"]["page"].as_str().unwrap().to_owned())
-    });
-    page.await
-}
-
 fn holds(id: &str, text: &str) -> String {
     format!("return document.getElementById({}).textContent.includes({})", json!(id), json!(text))
 }
@@ -61,7 +50,7 @@ async fn tab_to(browser: &Browser, id: &str) {
 async fn the_page_follows_a_job_without_a_reload_and_takes_no_name_for_markup() {
     let (stage, runtime) = running(hostile()).await;
     let browser = Browser::open().await;
-    browser.go(&page_of(&stage).await).await;
+    browser.go(&stage.page().await).await;
     browser.run("window.kept = 1").await;
     browser.until("the page is live", &holds("live", "live")).await;
     browser.until("the node takes jobs", &holds("health-why", "It takes jobs.")).await;
@@ -98,7 +87,7 @@ async fn the_log_is_filtered_by_the_keyboard_alone() {
         stage.ended(job).await;
     }
     let browser = Browser::open().await;
-    browser.go(&page_of(&stage).await).await;
+    browser.go(&stage.page().await).await;
     browser.until("the page is live", &holds("live", "live")).await;
     stage.fault(Fault::Drop);
     browser.until("the log grows", &holds("log", "not connected")).await;
@@ -138,7 +127,7 @@ async fn the_log_is_filtered_by_the_keyboard_alone() {
 async fn every_part_is_there_after_one_request_and_has_a_name_for_a_screen_reader() {
     let (stage, _runtime) = running(hostile()).await;
     let browser = Browser::open().await;
-    browser.go(&page_of(&stage).await).await;
+    browser.go(&stage.page().await).await;
     browser.until("the page is live", &holds("live", "live")).await;
     // One document below 100 KB, and the stream of what changes, which is listed once it has ended.
     let asked = "return performance.getEntriesByType('resource').map(one => new URL(one.name).pathname)";
@@ -208,7 +197,7 @@ async fn the_page_fits_every_screen_in_light_and_dark_while_the_real_model_answe
         answered(&stage, question).await;
     }
     let browser = Browser::open().await;
-    browser.go(&page_of(&stage).await).await;
+    browser.go(&stage.page().await).await;
     browser.until("five jobs are shown", &holds("chart-text", "5 answered")).await;
     let long = submit_long(&stage, "Once upon a time", 400).await;
     browser.until("one is at work", &holds("work", &long)).await;

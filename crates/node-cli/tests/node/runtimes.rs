@@ -115,37 +115,10 @@ async fn real_embeddings_come_through_the_network_from_a_server_of_the_operators
     assert_ne!(vectors[0], vectors[2]);
 }
 
-/// A template and settings for the chatty stand-in, started by the Agent from `folder`.
-pub fn chatty(folder: &std::path::Path) -> (serde_json::Value, String) {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    assert!(std::process::Command::new(root.join("scripts/runtime")).status().unwrap().success());
-    let program = include_bytes!("chatty.py");
-    std::fs::write(folder.join("chatty.py"), program).unwrap();
-    for (path, mode) in [(folder.to_owned(), 0o755), (folder.join("chatty.py"), 0o755)] {
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-    }
-    std::os::unix::fs::symlink(root.join(".tools/runtime/venv"), folder.join("venv")).unwrap();
-    let models = folder.join("models");
-    std::fs::create_dir(&models).unwrap();
-    std::fs::write(models.join(node_types::Digest::of(b"m").hex()), "m").unwrap();
-    let interpreter = std::fs::read_to_string(root.join(".tools/runtime/interpreter")).unwrap();
-    let readable = json!([root.join(".tools/runtime"), interpreter.trim()]);
-    let runtime = json!({
-        "kind": "process", "engine": "stand-in", "command": "chatty.py",
-        "digest": node_types::Digest::of(program), "args": ["{port}"],
-    });
-    let settings = format!(
-        "[runtime]\nfolder = {}\nreadable = {readable}\n[models]\nfolders = [{}]",
-        json!(folder),
-        json!(models)
-    );
-    (with(external(), "/runtime", runtime), settings)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_runtime_prints_of_a_prompt_is_kept_nowhere_when_it_dies_and_it_is_started_again() {
     let folder = tempfile::tempdir().unwrap();
-    let (template, settings) = chatty(folder.path());
+    let (template, settings) = crate::chatty::chatty(folder.path());
     let mut stage = Stage::set(template, &settings).await;
     stage.start_node();
     stage.active().await;

@@ -311,6 +311,17 @@ impl Stage {
         .await;
     }
 
+    /// Where the node's page is, as the command line finds it.
+    pub async fn page(&self) -> String {
+        let page = eventually("the node has a page", || async {
+            let (code, said) = self.command(&["status", "--json"]);
+            assert_eq!(code, Some(0), "{said}");
+            let standing: Value = serde_json::from_str(&said).unwrap();
+            (standing["source"] == "agent").then(|| standing["agent"]["page"].as_str().unwrap().to_owned())
+        });
+        page.await
+    }
+
     /// What the Agent said so far.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("node.log")).unwrap_or_default()
