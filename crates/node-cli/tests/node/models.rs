@@ -873,7 +873,7 @@ async fn the_scrub_yields_to_a_job_but_not_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrub_goes_on_after_sigkill_where_it_was_and_reads_what_is_archived() {
     let folder = tempfile::tempdir().unwrap();
-    let (template, settings) = crate::runtimes::chatty(folder.path());
+    let (template, settings) = crate::chatty::chatty(folder.path());
     let (model, sha256) = brought(folder.path(), "1", &"x".repeat(usize::try_from(PIECE_BYTES).unwrap() + 1));
     let template = with(template, "/models", json!([model]));
     // The second of two pieces is read an eighth of this after the first.
@@ -957,7 +957,7 @@ async fn liar(content: &'static [u8]) -> String {
 async fn a_file_that_came_wrong_is_quarantined_and_comes_again_at_the_next_sync_and_old_partial_ones_go() {
     let content = b"what the network approved";
     let folder = tempfile::tempdir().unwrap();
-    let (template, settings) = crate::runtimes::chatty(folder.path());
+    let (template, settings) = crate::chatty::chatty(folder.path());
     let sha256 = Digest::of(content);
     // Nobody has announced its pieces: it is judged when all of it is here.
     let model = json!({
