@@ -498,7 +498,7 @@ mod tests {
             |_, host| host.ulimits.as_mut().unwrap()[0].name = text("RLIMIT_CORE"),
             |_, host| host.restart_policy = None,
             |made, _| {
-                made.config.as_mut().unwrap().env.as_mut().unwrap().push("RUNTIME_API_KEY=key".to_owned())
+                made.config.as_mut().unwrap().env.as_mut().unwrap().push("RUNTIME_API_KEY=key".to_owned());
             },
         ];
         for change in same {
