@@ -207,7 +207,7 @@ pub fn tree(folder: &Path) -> io::Result<Digest> {
 ///
 /// A digest over path, inode, size and times of everything in it and of itself, of use on the machine that it was
 /// taken on alone. A link is followed where `path` itself is one. It is as sound as a [seal](crate::seal) without its lease:
-/// use it to find out when [`tree`] or [`file`] is to be asked again.
+/// use it to find out when [`tree`] or [`file()`] is to be asked again.
 ///
 /// # Errors
 /// The operating system's, naming the path.

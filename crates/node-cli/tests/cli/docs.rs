@@ -52,7 +52,9 @@ fn run_all(name: &str, home: &Home, before: impl Fn(usize, &mut Shell)) {
     // Nothing listens there: what is shown is a node without its network.
     home.file("node.toml", "network_url = \"http://127.0.0.1:9\"\n");
     let mut shell = Shell::new(home.path());
-    shell.program("promtool", &format!("exec {}/scripts/promtool \"$@\"", root().display()));
+    // Which would else take this one for the machine's.
+    let (path, tools) = (std::env::var("PATH").unwrap(), root().join("scripts/promtool"));
+    shell.program("promtool", &format!("PATH='{path}' exec '{}' \"$@\"", tools.display()));
     let blocks = pages::all().into_iter().filter(|block| block.page == name && block.runner.is_empty());
     let mut commands = 0;
     for (number, block) in blocks.enumerate() {
