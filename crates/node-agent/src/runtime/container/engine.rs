@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker, models::SystemVersion};
+use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 
 use super::error::ContainerError;
 
@@ -22,24 +22,6 @@ pub(super) struct Engine {
     pub(super) patient: Docker,
     /// The memory of its machine.
     pub(super) memory_bytes: u64,
-    /// Whose it is.
-    pub(super) make: Make,
-}
-
-/// Whose engine it is, where the same wish has two forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Make {
-    /// Docker, and whatever speaks as Docker does.
-    Docker,
-    /// Podman.
-    Podman,
-}
-
-impl Make {
-    fn of(version: &SystemVersion) -> Self {
-        let parts = version.components.iter().flatten();
-        if parts.into_iter().any(|part| part.name == "Podman Engine") { Self::Podman } else { Self::Docker }
-    }
 }
 
 impl Engine {
@@ -58,14 +40,13 @@ impl Engine {
             let (found, wanted) = (found.to_string(), OLDEST.to_string());
             return Err(ContainerError::OldEngine { socket: socket.to_owned(), found, wanted });
         }
-        let make = Make::of(&quick.version().await.map_err(away)?);
         let about = quick.info().await.map_err(away)?;
         let options = about.security_options.unwrap_or_default();
         if let Some(problem) = unfit(&options) {
             return Err(ContainerError::UnfitEngine { socket: socket.to_owned(), problem });
         }
         let memory_bytes = about.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-        Ok(Self { memory_bytes, make, patient: quick.clone().with_timeout(IMAGE_LIMIT), quick })
+        Ok(Self { memory_bytes, patient: quick.clone().with_timeout(IMAGE_LIMIT), quick })
     }
 }
 

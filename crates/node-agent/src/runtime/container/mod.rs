@@ -233,7 +233,7 @@ impl Running {
     ) -> Result<Self, RuntimeError> {
         let Prepared { engine, image } = prepared;
         let memory_bytes = plan.memory_bytes.unwrap_or(engine.memory_bytes / 4 * 3);
-        let asked = spec::asked(plan, &image.id, memory_bytes, engine.make);
+        let asked = spec::asked(plan, &image.id, memory_bytes);
         let digest = spec::plan_digest(&asked)?;
         let network = find_network(&engine, &plan.owner).await?;
         let mut starting = Starting {

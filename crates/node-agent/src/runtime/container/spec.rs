@@ -11,7 +11,7 @@ use bollard::models::{
 use node_types::Digest;
 use zeroize::Zeroizing;
 
-use super::{ContainerPlan, engine::Make, error::ContainerError};
+use super::{ContainerPlan, error::ContainerError};
 
 /// Who it runs as, whatever the image says: nobody.
 const USER: &str = "65534:65534";
@@ -22,13 +22,8 @@ const MODELS: &str = "/models";
 /// The only folder that can be written.
 const TMP: &str = "/tmp";
 /// How it is mounted: 1 GiB at most, which counts as the container's memory. It belongs to its user, because engines give
-/// it the mode that the folder has in the image; Podman has a word of its own for that and refuses Docker's.
-const fn tmp_options(make: Make) -> &'static str {
-    match make {
-        Make::Docker => "rw,noexec,nosuid,nodev,uid=65534,gid=65534,mode=0700,size=1073741824",
-        Make::Podman => "rw,noexec,nosuid,nodev,U,mode=0700,size=1073741824",
-    }
-}
+/// it the mode that the folder has in the image.
+const TMP_OPTIONS: &str = "rw,noexec,nosuid,nodev,uid=65534,gid=65534,mode=0700,size=1073741824";
 /// The variable with the key of this start.
 const API_KEY: &str = "RUNTIME_API_KEY";
 /// The label with the digest of everything that a container was made with.
@@ -51,7 +46,7 @@ const USUAL_CAPABILITIES: [&str; 11] = [
 ];
 
 /// What a container of `plan` is made with, but for its network and its key.
-pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64, make: Make) -> ContainerCreateBody {
+pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64) -> ContainerCreateBody {
     let memory = Some(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
     let models = plan.models.as_ref().map(|models| Mount {
         typ: Some(MountType::BIND),
@@ -71,7 +66,7 @@ pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64, make: 
     };
     let host = HostConfig {
         readonly_rootfs: Some(true),
-        tmpfs: Some(HashMap::from([(TMP.to_owned(), tmp_options(make).to_owned())])),
+        tmpfs: Some(HashMap::from([(TMP.to_owned(), TMP_OPTIONS.to_owned())])),
         mounts: Some(models.into_iter().collect()),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -478,13 +473,8 @@ mod tests {
     #[test]
     fn a_container_that_is_less_closed_in_any_way_is_told_by_that_way() {
         let plan = plan();
-        let asked = completed(
-            asked(&plan, "sha256:image", 1 << 30, Make::Docker),
-            &plan,
-            Digest::of(b"plan"),
-            "network",
-            "",
-        );
+        let asked =
+            completed(asked(&plan, "sha256:image", 1 << 30), &plan, Digest::of(b"plan"), "network", "");
         verify(&asked, &made(&asked)).unwrap();
         for (number, (words, change)) in CHANGES.iter().enumerate() {
             let mut made = made(&asked);
@@ -499,13 +489,8 @@ mod tests {
     #[test]
     fn what_engines_say_in_other_words_is_the_same() {
         let plan = plan();
-        let asked = completed(
-            asked(&plan, "sha256:image", 1 << 30, Make::Docker),
-            &plan,
-            Digest::of(b"plan"),
-            "network",
-            "",
-        );
+        let asked =
+            completed(asked(&plan, "sha256:image", 1 << 30), &plan, Digest::of(b"plan"), "network", "");
         let same: [Change; 6] = [
             |_, host| host.security_opt = texts("no-new-privileges:true"),
             |_, host| host.cap_drop = Some(USUAL_CAPABILITIES.map(|it| format!("CAP_{it}")).to_vec()),
