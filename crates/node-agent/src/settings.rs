@@ -174,7 +174,7 @@ pub struct RuntimeSettings {
     pub work: Option<PathBuf>,
     /// For the kind `process`: more that it may read (never write), for example a virtual environment.
     pub readable: Vec<PathBuf>,
-    /// For the kind `container`: the socket of the container engine, Docker's or Podman's; `/var/run/docker.sock` unless set.
+    /// For the kind `container`: the socket of the container engine; `/var/run/docker.sock` unless set.
     pub socket: Option<PathBuf>,
     /// For the kind `container`: a folder with archives of images, each an OCI image layout named
     /// `<hex of the manifest's digest>.tar`; what is not there is pulled.

@@ -99,7 +99,7 @@ impl Machine {
     /// Runs a command of a page as it stands there, in root's folder.
     #[track_caller]
     fn types(&self, line: &Line) -> String {
-        let (code, said) = self.tries(&format!("cd /root\n{}", line.0));
+        let (code, said) = self.tries(&format!("cd /opt/desk\n{}", line.0));
         assert!(
             code.is_some_and(|code| line.codes().contains(&code)),
             "{}: {said}{}",
@@ -230,11 +230,13 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
         told(Command::new(root().join("scripts/package")).envs([("PROFILE", "dev"), ("BUILT", "1")]));
     let package = PathBuf::from(package.lines().last().unwrap());
     let version = told(Command::new("dpkg-deb").arg("-f").arg(&package).arg("Version"));
-    machine.copy(&package, &format!("/root/resultity-node_{}_amd64.deb", version.trim()));
+    // Where the pages' commands are typed.
+    machine.does("mkdir /opt/desk");
+    machine.copy(&package, &format!("/opt/desk/resultity-node_{}_amd64.deb", version.trim()));
     // Root needs no leave, and what a person would write into the settings is written.
     machine.program("sudo", "exec \"$@\"");
     machine.program("editor", "exec cp /opt/settings \"$1\"");
-    machine.does("umask 077; head -c 20 /dev/urandom | base64 >/root/backup.pass");
+    machine.does("umask 077; head -c 20 /dev/urandom | base64 >/opt/desk/backup.pass");
     let mut pages = Pages::of("machine");
     let [install_own] = pages.take("docs/install.md");
     let own_unit: [Line; 3] = pages.take("docs/install.md");
@@ -299,7 +301,8 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
         assert_eq!(finding(name)["verdict"], "ok", "{found:#}");
     }
     machine.types(&export);
-    machine.does("resultity-node backup create /opt/backup --with-keys --passphrase-file /root/backup.pass");
+    machine
+        .does("resultity-node backup create /opt/backup --with-keys --passphrase-file /opt/desk/backup.pass");
 
     // Killed, it is started again, and its runtime with it; stopped, it ends well.
     let pid = machine.service("MainPID");
@@ -319,8 +322,8 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     assert!(code == Some(1) && said.contains("systemd-run"), "{said}");
 
     // A program of one's own under the same unit, where a checkout was built.
-    machine.does("install -D /usr/bin/resultity-node /root/target/release/resultity-node && mkdir -p /root/deploy/systemd");
-    machine.copy(&root().join("deploy/systemd/resultity-node.service"), "/root/deploy/systemd/");
+    machine.does("install -D /usr/bin/resultity-node /opt/desk/target/release/resultity-node && mkdir -p /opt/desk/deploy/systemd");
+    machine.copy(&root().join("deploy/systemd/resultity-node.service"), "/opt/desk/deploy/systemd/");
     machine.types(&install_own);
     for line in &own_unit {
         machine.types(line);
@@ -332,9 +335,10 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     // The next release is the same program but for its number: the network approves it, and it takes the place of the one that runs.
     let next = NOW.replace(|letter: char| letter.is_ascii_digit(), "9");
     let pattern = NOW.replace('.', "\\.");
-    machine
-        .does(&format!("LC_ALL=C sed 's/{pattern}/{next}/g' </usr/bin/resultity-node >/root/resultity-node"));
-    let new = digest_in(&machine, "/root/resultity-node");
+    machine.does(&format!(
+        "LC_ALL=C sed 's/{pattern}/{next}/g' </usr/bin/resultity-node >/opt/desk/resultity-node"
+    ));
+    let new = digest_in(&machine, "/opt/desk/resultity-node");
     let agents = json!([
         { "version": NOW, "digest": format!("sha256:{old}") },
         { "version": next, "digest": format!("sha256:{new}") },

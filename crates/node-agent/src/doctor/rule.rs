@@ -777,10 +777,12 @@ fn runtime(facts: &Facts) -> Vec<Said> {
                 .cure("where it cannot be pulled put its archive into a folder and set runtime.images"),
         ],
         RuntimeSeen::Container { socket, here: Err(why), .. } => {
-            vec![said(Verdict::Error, why.clone()).cure(format!(
-                "start Docker or Podman, let this user use {}, or set runtime.socket",
-                socket.display()
-            ))]
+            vec![
+                said(Verdict::Error, why.clone()).cure(format!(
+                    "start Docker, let this user use {}, or set runtime.socket",
+                    socket.display()
+                )),
+            ]
         }
     }
 }

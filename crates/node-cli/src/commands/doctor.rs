@@ -61,7 +61,7 @@ pub(crate) struct Doctor {
     /// The folder with the runtimes that the node starts itself
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     runtime_folder: Option<PathBuf>,
-    /// The socket of the container engine, Docker's or Podman's, else /var/run/docker.sock
+    /// The socket of the container engine, else /var/run/docker.sock
     #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
     runtime_socket: Option<PathBuf>,
     #[command(flatten)]

@@ -54,7 +54,7 @@ pub(crate) struct Run {
     /// The user that such a runtime runs as where the node runs as root
     #[arg(long, value_name = "USER")]
     runtime_user: Option<String>,
-    /// The socket of the container engine, Docker's or Podman's, else /var/run/docker.sock
+    /// The socket of the container engine, else /var/run/docker.sock
     #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath)]
     runtime_socket: Option<PathBuf>,
     /// A folder with archives of container images, each named by the digest of its manifest; others are pulled

@@ -595,7 +595,7 @@ fn a_runtime_that_is_not_there_is_found() {
     let home = Home::filled();
     let socket = home.path().join("no.sock");
     check(&home, "runtime", &["--runtime-socket", socket.to_str().unwrap()])
-        .has("error", &["no.sock", "Docker or Podman"]);
+        .has("error", &["no.sock", "start Docker"]);
 
     let shop = Shop::new();
     check(&shop.home, "runtime", &[]).has("error", &["runtime.folder is not set"]);

@@ -10,7 +10,7 @@ use node_types::Digest;
 pub enum ContainerError {
     /// Nobody answers at the socket.
     #[error(
-        "no container engine answers at {socket}: start Docker or Podman, let this user use the socket (for Docker: \
+        "no container engine answers at {socket}: start Docker, let this user use the socket (\
          the group docker), or set runtime.socket"
     )]
     NoEngine {
@@ -22,7 +22,7 @@ pub enum ContainerError {
     },
     /// An engine of an earlier time.
     #[error(
-        "the container engine at {socket} speaks API {found}, {wanted} is needed: upgrade to Docker 20.10 or Podman 4"
+        "the container engine at {socket} speaks API {found}, {wanted} is needed: upgrade to Docker 20.10"
     )]
     OldEngine {
         /// The socket.

@@ -1,4 +1,4 @@
-//! A runtime in a container: made by a container engine (Docker, or Podman through the same API) from the approved image,
+//! A runtime in a container: made by a container engine (Docker) from the approved image,
 //! kept apart, reached over a network that has nobody else in it.
 //!
 //! [`ContainerPlan`] says what is wanted. Before each start the image is found by its digest, loaded from an archive of the
