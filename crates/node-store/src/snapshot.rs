@@ -140,10 +140,13 @@ impl SnapshotView {
             unverifiable.push(Unverifiable { digest, why });
             Vec::new()
         });
-        let stored = found_in(&rows.snapshots, &keysets, network);
-        let mut verified = [None, None];
+        let (mut stored, mut verified) = (Measured::Absent, [None, None]);
         for row in rows.snapshots {
-            match reverify_stored(&row.envelope, row.digest, &keysets, network) {
+            let judged = reverify_stored(&row.envelope, row.digest, &keysets, network);
+            if row.slot == CURRENT {
+                stored = found(&row, &judged);
+            }
+            match judged {
                 Ok(config) => {
                     let snapshot = InForce { config, applied_at: row.applied_at, good: row.good };
                     verified[usize::from(row.slot == PREVIOUS)] = Some(Arc::new(snapshot));
@@ -420,7 +423,12 @@ impl Snapshots {
         let _turn = self.take_turn();
         let Some(current) = self.current() else { return Ok(None) };
         let rows = self.reader.anew().read(read_rows)?;
-        let found = self.look(|view| found_in(&rows.snapshots, &view.keysets, self.network));
+        let row = rows.snapshots.into_iter().find(|row| row.slot == CURRENT);
+        let found = row.map_or(Measured::Absent, |row| {
+            let judge =
+                |view: &SnapshotView| reverify_stored(&row.envelope, row.digest, &view.keysets, self.network);
+            found(&row, &self.look(judge))
+        });
         Ok(Some(Stored { in_force: current.config.digest(), found }))
     }
 
@@ -517,11 +525,9 @@ struct SnapshotRow {
     good: bool,
 }
 
-/// What stands where the snapshot in force is kept.
-fn found_in(rows: &[SnapshotRow], keysets: &[VerifiedKeyset], network: Network) -> Measured {
-    let Some(row) = rows.iter().find(|row| row.slot == CURRENT) else { return Measured::Absent };
-    let whole = reverify_stored(&row.envelope, row.digest, keysets, network);
-    Measured::Present(whole.map_or_else(|_| Digest::of(&row.envelope), |config| config.digest()))
+/// What a row holds, as it was judged.
+fn found(row: &SnapshotRow, judged: &Result<Verified<NodeConfig>, Refused>) -> Measured {
+    Measured::Present(judged.as_ref().map_or_else(|_| Digest::of(&row.envelope), Verified::digest))
 }
 
 struct Rows {

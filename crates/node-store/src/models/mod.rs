@@ -700,11 +700,11 @@ impl Models {
                 }
                 WasteKind::Unknown(Some(sha256)) if inner.is_open(sha256) => {}
                 WasteKind::Unknown(sha256) => {
-                    // A model may have come to need it since.
-                    let forgotten = inner.writer.submit(Effect::Shrinks, move |tx| {
-                        sha256.map_or(Ok(true), |sha256| table::drop_orphan(tx, sha256))
-                    });
-                    if forgotten.wait()? {
+                    // A model may have come to need it since; what is named otherwise none can.
+                    let forget = |sha256| {
+                        inner.writer.submit(Effect::Shrinks, move |tx| table::drop_orphan(tx, sha256)).wait()
+                    };
+                    if sha256.map_or(Ok(true), forget)? {
                         pruned.bytes += delete(&waste.path)?;
                         pruned.orphans += 1;
                     }
