@@ -65,6 +65,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "hardware",
             "artifacts",
             "update",
+            "inventory",
+            "own",
             "header",
             "fetch",
             "models",

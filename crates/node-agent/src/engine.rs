@@ -34,8 +34,9 @@ use zeroize::Zeroizing;
 use crate::{
     backoff,
     blocking::blocking,
+    inventory::{Noted, note},
     journal::causes,
-    models::{self, Noted},
+    models,
     node::Node,
     runtime::{
         ContainerError, ContainerPlan, Endpoint, ImageFacts, ModelsMount, Plan, ProcessPlan, State,
@@ -353,7 +354,7 @@ impl Engine {
         ];
         let text = "the container is made of the approved image";
         node.journal.measured(Level::Info, Kind::Runtime, None, text, fields);
-        let noted = models::note(&node.store, &node.journal, id, Noted::right(image.manifest, true)).await;
+        let noted = note(&node.store, &node.journal, id, Noted::right(image.manifest, true)).await;
         if let Err(error) = noted {
             node.journal.failed(Level::Error, Kind::Storage, "cannot note the container's image", &error);
         }

@@ -6,7 +6,9 @@ mod common;
 #[expect(dead_code, reason = "the trust documents' tests use more of it")]
 mod trust;
 
-use common::{MINUTE_MS, at, id, job, output};
+use std::{collections::BTreeSet, path::Path};
+
+use common::{MINUTE_MS, at, id, job, output, sim_disk};
 use node_store::{
     disk::{RealDisk, write_new},
     jobs::{Accepted, Lease, Moved, Rejection},
@@ -24,6 +26,7 @@ use node_types::{
     verify::{Floor, Refused, Term, Validity},
 };
 use serde_json::{Value, json};
+use sim_disk::Call;
 use trust::{HOUR_MS, NOW, Signer, config, keyset, signed_config, trusted, with};
 
 struct Home(tempfile::TempDir);
@@ -64,6 +67,33 @@ fn apply(store: &Store, version: u64, model: &str) {
 fn offered(number: u64) -> Job {
     let model = ModelRef { name: "gemma-3-270m".into(), version: "1.0.0".into() };
     Job { model, ..job(number) }
+}
+
+/// How often the disk is read from opening a store with so many jobs in its queue until the first of them is leased.
+fn reads_until_the_first_lease(jobs: u64) -> u64 {
+    let (sim, disk) = sim_disk();
+    let options = Options { disk, reserve_bytes: 0, ..Options::new(Path::new("/node"), Network::Testnet) };
+    sim.put(&options.home.join("placeholder"), b"").unwrap();
+    let store = Store::create(&options, None, &at(NOW)).unwrap();
+    store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
+    let document = with(config(1), "/limits/queue_jobs_max", json!(jobs));
+    store.apply_envelope(&signed_config(&document, &[&Signer::new(1)]), NOW).unwrap();
+    let answers: Vec<_> = (1..=jobs).map(|number| store.jobs().accept(&offered(number), NOW)).collect();
+    for answer in answers {
+        assert_eq!(answer.wait().unwrap(), Accepted::New);
+    }
+    drop(store);
+    let before = sim.calls(Call::Read);
+    let store = Store::open(&options, &at(NOW)).unwrap();
+    let leased = store.jobs().lease(None, None, &BTreeSet::new(), NOW).wait().unwrap();
+    assert!(matches!(leased, Lease::Job(_)), "{leased:?}");
+    sim.calls(Call::Read) - before
+}
+
+#[test]
+fn a_store_with_many_jobs_is_opened_with_as_few_reads_as_one_with_few() {
+    let (few, many) = (reads_until_the_first_lease(500), reads_until_the_first_lease(10_000));
+    assert!(many < few + 10, "{few} reads with 500 jobs, {many} with 10,000");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
+    num::NonZeroU64,
     ops::ControlFlow,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -32,6 +33,7 @@ use store_bench::{
 
 const TURNS: usize = 3;
 const MIB: usize = 1 << 20;
+const AHEAD_BYTES: u64 = 8 << 20;
 const FILES: u64 = 200;
 const FILES_BYTES: u64 = 500_000_000_000;
 const JUDGEMENTS: usize = 20;
@@ -137,10 +139,19 @@ fn fill(path: &Path, mib: usize) {
     file.sync_all().unwrap();
 }
 
+/// As fast as the disk gives it: asked for as far ahead as hashing asks. Without that it is a quarter of it on some disks.
 fn read_all(mut file: &File) {
     let mut block = vec![0; MIB];
     fadvise(file, 0, None, Advice::Sequential).unwrap();
-    while file.read(&mut block).unwrap() > 0 {}
+    for at in (0_u64..).step_by(MIB) {
+        if at.is_multiple_of(AHEAD_BYTES) {
+            fadvise(file, at + AHEAD_BYTES, NonZeroU64::new(AHEAD_BYTES), Advice::WillNeed).unwrap();
+        }
+        // A short read asks a little early.
+        if file.read(&mut block).unwrap() == 0 {
+            return;
+        }
+    }
 }
 
 /// Seconds that something takes with a file of which nothing is in memory.

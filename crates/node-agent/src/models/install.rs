@@ -16,7 +16,7 @@ use node_store::{
 use node_types::{
     Digest, Timestamp,
     config::{Model, ModelFile},
-    inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured},
+    inventory::{ArtifactId, ArtifactKind, Measured},
     log::{Kind, Level},
 };
 use serde_json::json;
@@ -27,6 +27,7 @@ use crate::{
     fetch::{self, FetchError, Fetcher},
     hardware::{self, Memory},
     header::{self, HeaderError},
+    inventory::{NoteError, Noted, note},
     journal::Journal,
     settings::ModelSettings,
     time::{self, NoClock},
@@ -112,6 +113,16 @@ pub enum InstallError {
     /// The Agent ends.
     #[error("it was interrupted")]
     Stopped,
+}
+
+impl From<NoteError> for InstallError {
+    fn from(error: NoteError) -> Self {
+        match error {
+            NoteError::Write(error) => Self::Write(error),
+            NoteError::Read(error) => Self::Read(error),
+            NoteError::Clock(error) => Self::Clock(error),
+        }
+    }
 }
 
 impl InstallError {
@@ -384,7 +395,7 @@ impl Installer {
     }
 
     async fn note(&self, model: &Model, file: &ModelFile, noted: Noted) -> Result<(), InstallError> {
-        note(&self.store, &self.journal, artifact(model, file), noted).await
+        Ok(note(&self.store, &self.journal, artifact(model, file), noted).await?)
     }
 
     fn now(&self) -> Result<Timestamp, NoClock> {
@@ -410,71 +421,6 @@ pub fn distinct(model: &Model) -> Vec<&ModelFile> {
 #[must_use]
 pub fn artifact(model: &Model, file: &ModelFile) -> ArtifactId {
     ArtifactId { kind: ArtifactKind::ModelFile, name: format!("{}/{}", model.reference(), file.path) }
-}
-
-/// What is noted of an artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted {
-    /// What was installed, where that is known.
-    pub installed: Option<Digest>,
-    /// What is there.
-    pub found: Measured,
-    /// It was read just now; otherwise its seal says so, and it is noted only where that is news.
-    pub read: bool,
-}
-
-impl Noted {
-    /// What was installed is there, by its seal or because it was `read`.
-    #[must_use]
-    pub const fn right(digest: Digest, read: bool) -> Self {
-        Self { installed: Some(digest), found: Measured::Present(digest), read }
-    }
-
-    /// Something else was found, or nothing.
-    #[must_use]
-    pub const fn other(found: Measured) -> Self {
-        Self { installed: None, found, read: true }
-    }
-}
-
-/// Notes in the inventory what was installed and what is there, and says where that is news.
-///
-/// # Errors
-/// [`InstallError`] for a database that does not answer.
-pub async fn note(
-    store: &Arc<Store>,
-    journal: &Journal,
-    id: ArtifactId,
-    noted: Noted,
-) -> Result<(), InstallError> {
-    let Noted { installed, found, read } = noted;
-    let held = store.inventory().view().list()?.into_iter().find(|artifact| artifact.id == id);
-    let facts = held.map_or(Facts::default(), |artifact| artifact.facts);
-    let now = time::now(store)?;
-    if let Some(installed) = installed
-        && facts.recorded != Some(installed)
-    {
-        store.inventory().record(id.clone(), installed, now).await?;
-    }
-    if !read && facts.measured == Some(found) {
-        return Ok(());
-    }
-    let (state, was) = store.inventory().measure(id.clone(), found, now).await?;
-    if was.is_some_and(|was| was != state) {
-        let level = if state == ArtifactState::Drifted { Level::Error } else { Level::Info };
-        let was = was.map_or("new", ArtifactState::name);
-        let fields = [("artifact", json!(id.to_string())), ("was", json!(was)), ("is", json!(state.name()))];
-        let kind = match id.kind {
-            ArtifactKind::ModelFile => Kind::Model,
-            ArtifactKind::RuntimeImage | ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
-                Kind::Runtime
-            }
-            ArtifactKind::Agent => Kind::Agent,
-            ArtifactKind::Configuration => Kind::Configuration,
-        };
-        journal.measured(level, kind, None, format!("{id} is {state}"), fields);
-    }
-    Ok(())
 }
 
 /// Reads a file beside the other work and tells how far it is; ends early where nobody waits any more.

@@ -17,14 +17,12 @@ mod plan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     ops::ControlFlow,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use node_store::{
-    inventory,
     models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing},
     store::Store,
 };
@@ -44,19 +42,17 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use install::{
-    Doing, Hope, InstallError, Installer, Noted, Progress, SPARE_BYTES, artifact, distinct, note,
-};
+pub use install::{Doing, Hope, InstallError, Installer, Progress, SPARE_BYTES, artifact, distinct};
 
 use crate::{
-    artifacts::{self, Named, Place},
-    backoff,
+    artifacts, backoff,
     blocking::blocking,
     fetch::FetchError,
-    journal::{Journal, causes},
+    inventory::{Noted, note},
+    journal::causes,
     node::{Node, Shelf},
+    own::{self, Own, OwnError, RuntimeFiles, RuntimeRead},
     time,
-    update::{self, NextStart},
 };
 
 /// Between two looks at all seals: 1 second.
@@ -69,25 +65,15 @@ const SCRUB_AGAIN: Duration = Duration::from_secs(60);
 const SEAL_MS: (u64, u64) = (1000, 60_000);
 /// How often in a row a source may give what is wrong before the model counts as one that cannot be had.
 const DOUBTS_MAX: u32 = 3;
-/// Between two looks at the stored configuration and at where the Agent was started from: 10 seconds.
-const AROUND_EVERY: Duration = Duration::from_secs(10);
-
 /// Something that takes longer than a look.
 enum Work {
     /// Under this snapshot.
     Installed(Digest, ModelRef, Result<(), InstallError>),
     Scrubbed(Digest, Result<Scrubbed, ModelsError>),
     Measured(Digest, Result<Measurement, ModelsError>),
-    Own(Result<(), InstallError>),
-    /// Under this snapshot: what was read of the runtime, and when its stamps are looked at again.
-    Runtime(Digest, Vec<Read>, Instant),
-}
-
-/// A file or folder of the runtime's that was read.
-struct Read {
-    named: Named,
-    stamp: Option<Digest>,
-    found: io::Result<Measured>,
+    Own(Result<(), OwnError>),
+    /// Under this snapshot.
+    Runtime(Digest, RuntimeRead),
 }
 
 /// How an installation that failed is tried again.
@@ -119,19 +105,8 @@ pub struct Keeper {
     /// Files without a seal: when they are read again, and how often they were.
     unsealed: BTreeMap<Digest, (Instant, u32)>,
     untidy: u32,
-    /// What the runtime's files looked like when they were read last.
-    stamps: BTreeMap<ArtifactId, Digest>,
-    /// `None` until they were read under this snapshot.
-    next_stamps: Option<Instant>,
-    /// Which of them is not what the snapshot approves.
-    runtime: BTreeMap<ArtifactId, String>,
-    /// The configuration that was read back and noted.
-    read_back: Option<Digest>,
-    /// Where the Agent was started from, and what that looked like when it was read last.
-    place: Place,
-    placed: Option<Digest>,
-    /// When the two are looked at again.
-    next_around: Instant,
+    runtime: RuntimeFiles,
+    own: Own,
     /// Artifacts to be read again.
     due: BTreeSet<ArtifactId>,
     progress: watch::Sender<Progress>,
@@ -155,13 +130,8 @@ impl Keeper {
             unscrubbed: BTreeMap::new(),
             unsealed: BTreeMap::new(),
             untidy: 1,
-            stamps: BTreeMap::new(),
-            next_stamps: None,
-            runtime: BTreeMap::new(),
-            read_back: None,
-            place: Place::now(),
-            placed: None,
-            next_around: Instant::now(),
+            runtime: RuntimeFiles::default(),
+            own: Own::default(),
             due: BTreeSet::new(),
             progress: watch::Sender::new(Progress::default()),
             node,
@@ -201,12 +171,12 @@ impl Keeper {
             self.unpassed = config.models.iter().map(Model::reference).collect();
             self.work.abort_all();
             self.installing = None;
-            self.stamps.clear();
-            self.runtime.clear();
-            self.next_stamps = None;
+            self.runtime = RuntimeFiles::default();
             self.due.insert(artifacts::agent(Some(config)));
         }
-        self.look_around(digest, config).await;
+        if self.own.look(&self.node, digest).await {
+            self.due.insert(artifacts::agent(Some(config)));
+        }
         self.due.append(&mut *self.node.due.lock().unwrap_or_else(PoisonError::into_inner));
         let held = match self.standings().await {
             Ok(held) => held,
@@ -230,10 +200,10 @@ impl Keeper {
 
     /// What may be used now. A model that may not be is to be installed.
     fn shelf(&mut self, digest: Digest, config: &NodeConfig, held: &BTreeMap<Digest, Standing>) -> Shelf {
-        let runtime = self.runtime.values().next().cloned();
+        let runtime = self.runtime.wrong().map(str::to_owned);
         // Nothing is started before the runtime's own files were read.
         let known =
-            self.next_stamps.is_some() || artifacts::named(config, &self.node.settings.runtime).is_empty();
+            self.runtime.are_known() || artifacts::named(config, &self.node.settings.runtime).is_empty();
         let mut shelf = Shelf { config: known.then_some(digest), runtime, ..Shelf::default() };
         for model in &config.models {
             let reference = model.reference();
@@ -343,8 +313,9 @@ impl Keeper {
     /// Starts what is to be done next, one thing at a time: what is needed first, then what is due, then the scrub.
     fn begin(&mut self, digest: Digest, config: &NodeConfig, held: &BTreeMap<Digest, Standing>) {
         let now = Instant::now();
-        if self.work.is_empty() && self.next_stamps.is_none_or(|next| next <= now) {
-            self.read_runtime(digest, config);
+        if self.work.is_empty() && self.runtime.are_due(now) {
+            let read = self.runtime.read(artifacts::named(config, &self.node.settings.runtime));
+            self.work.spawn(async move { Work::Runtime(digest, read.await) });
         }
         if self.work.is_empty() {
             self.install(digest, config, now);
@@ -463,15 +434,14 @@ impl Keeper {
             ArtifactKind::Agent if id != artifacts::agent(Some(config)) => {}
             ArtifactKind::Agent => {
                 let (store, journal) = (Arc::clone(&self.node.store), self.node.journal.clone());
-                let place = self.place.clone();
-                self.work.spawn(async move { Work::Own(own_program(&store, &journal, id, place).await) });
+                let place = self.own.place().clone();
+                self.work.spawn(async move { Work::Own(own::program(&store, &journal, id, place).await) });
             }
             // Read again at the next look.
             ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
-                self.stamps.remove(&id);
-                self.next_stamps = self.next_stamps.map(|_| Instant::now());
+                self.runtime.read_again(&id);
             }
-            ArtifactKind::Configuration => self.read_back = None,
+            ArtifactKind::Configuration => self.own.read_again(),
             // The engine asks whoever keeps containers, once it has one.
             ArtifactKind::RuntimeImage if *self.node.approved.borrow() != self.config => {}
             ArtifactKind::RuntimeImage => {
@@ -490,123 +460,6 @@ impl Keeper {
             let read = move || store.models().measure(sha256, now, &mut |_| gone());
             Work::Measured(sha256, blocking(read).await)
         });
-    }
-
-    /// Looks at what is neither a model's nor the runtime's: the stored configuration, and where the Agent was started from.
-    async fn look_around(&mut self, digest: Digest, config: &NodeConfig) {
-        let now = Instant::now();
-        let unread = self.read_back != Some(digest);
-        if self.next_around > now && !unread {
-            return;
-        }
-        self.next_around = now + AROUND_EVERY;
-        self.read_back = Some(digest);
-        self.configuration(digest, unread).await;
-        let place = self.place.clone();
-        // What is not there has no stamp.
-        let placed = blocking(move || place.stamp()).await.ok();
-        if placed != self.placed {
-            self.placed = placed;
-            self.due.insert(artifacts::agent(Some(config)));
-        }
-    }
-
-    /// Reads the stored configuration back. One that has changed is drift, and is written anew from what was verified; what is in
-    /// force is that, whatever the disk says.
-    async fn configuration(&self, digest: Digest, unread: bool) {
-        for mended in [false, true] {
-            let store = Arc::clone(&self.node.store);
-            let stored = match blocking(move || store.snapshots().measure()).await {
-                Ok(Some(stored)) if stored.in_force == digest => stored,
-                // Another one came into force: the next look is about that.
-                Ok(_) => return,
-                Err(error) => {
-                    let text = "cannot read the stored configuration back";
-                    self.node.journal.failed(Level::Error, Kind::Configuration, text, &error);
-                    return;
-                }
-            };
-            let right = stored.found == Measured::Present(digest);
-            let noted = if right { Noted::right(digest, unread) } else { Noted::other(stored.found) };
-            let (node, id) = (&self.node, inventory::configuration());
-            if let Err(error) = note(&node.store, &node.journal, id, noted).await {
-                let text = "cannot note the configuration";
-                node.journal.failed(Level::Error, Kind::Configuration, text, &error);
-            }
-            if right || mended {
-                return;
-            }
-            let store = Arc::clone(&self.node.store);
-            match self.node.written(blocking(move || store.snapshots().mend()).await) {
-                Ok(()) => {
-                    let text = "the stored configuration has changed on the disk: it is written anew";
-                    self.node.journal.note(Level::Warn, Kind::Configuration, text);
-                }
-                Err(error) => {
-                    let text = "cannot write the stored configuration anew";
-                    self.node.journal.failed(Level::Error, Kind::Configuration, text, &error);
-                }
-            }
-        }
-    }
-
-    /// Reads the runtime's program and environment where their stamps say that they may have changed.
-    fn read_runtime(&mut self, digest: Digest, config: &NodeConfig) {
-        let named = artifacts::named(config, &self.node.settings.runtime);
-        if named.is_empty() {
-            self.next_stamps = Some(Instant::now() + plan::stamps_wait(Duration::ZERO));
-            return;
-        }
-        let stamps = self.stamps.clone();
-        self.work.spawn(async move {
-            let (mut read, mut took) = (Vec::new(), Duration::ZERO);
-            for named in named {
-                let (known, asked) = (stamps.get(&named.id).copied(), named.clone());
-                let began = Instant::now();
-                // What is not there has no stamp; reading it says so.
-                let stamp = blocking(move || asked.stamp()).await.ok();
-                took += began.elapsed();
-                if stamp.is_some() && known == stamp {
-                    continue;
-                }
-                let asked = named.clone();
-                let found = blocking(move || asked.measure()).await;
-                read.push(Read { named, stamp, found });
-            }
-            Work::Runtime(digest, read, Instant::now() + plan::stamps_wait(took))
-        });
-    }
-
-    /// Takes note of what was read of the runtime. What cannot be read is not what the snapshot approves.
-    async fn runtime_read(&mut self, read: Vec<Read>, next: Instant) {
-        for Read { named, stamp, found } in read {
-            let (id, path) = (named.id, named.path.display());
-            match stamp.filter(|_| found.is_ok()) {
-                Some(stamp) => self.stamps.insert(id.clone(), stamp),
-                None => self.stamps.remove(&id),
-            };
-            let is = match &found {
-                Ok(Measured::Present(found)) if *found == named.expected => None,
-                Ok(Measured::Present(found)) => Some(format!("is {found}")),
-                Ok(Measured::Absent) => Some("is missing".to_owned()),
-                Err(error) => Some(format!("cannot be read ({error})")),
-            };
-            let noted = match (&is, found) {
-                (None, _) => Noted::right(named.expected, true),
-                (Some(_), found) => Noted::other(found.unwrap_or(Measured::Absent)),
-            };
-            match is {
-                None => self.runtime.remove(&id),
-                Some(is) => {
-                    let text = format!("{path} {is}, the snapshot approves {}", named.expected);
-                    self.runtime.insert(id.clone(), text)
-                }
-            };
-            if let Err(error) = note(&self.node.store, &self.node.journal, id, noted).await {
-                self.node.journal.failed(Level::Error, Kind::Runtime, "cannot note what was read", &error);
-            }
-        }
-        self.next_stamps = Some(next);
     }
 
     /// Reads the next piece again, if it is time and nobody is disturbed by it.
@@ -640,7 +493,7 @@ impl Keeper {
         match work {
             // Of an earlier snapshot: whatever it says is not about this one.
             Work::Installed(config, ..) | Work::Runtime(config, ..) if Some(config) != self.config => {}
-            Work::Runtime(_, read, next) => self.runtime_read(read, next).await,
+            Work::Runtime(_, read) => self.runtime.note(&self.node, read).await,
             Work::Installed(_, reference, Ok(())) => {
                 self.installing = None;
                 self.failed.remove(&reference);
@@ -884,66 +737,6 @@ pub fn brings_files(config: &NodeConfig) -> bool {
         Runtime::External { .. } => false,
         Runtime::Process { .. } | Runtime::Container { .. } => true,
     }
-}
-
-/// Reads the Agent's own program; the first one of a version is the one that was installed.
-///
-/// What runs cannot be changed; what stands in its place is what the next start runs. Where that is another approved release, it
-/// is an update on its way; where it is anything else, it is drift, and jobs go on with what runs.
-async fn own_program(
-    store: &Arc<Store>,
-    journal: &Journal,
-    id: ArtifactId,
-    place: Place,
-) -> Result<(), InstallError> {
-    let path = place.path().display().to_string();
-    let read = blocking(move || place.read()).await;
-    let program = read.map_err(|source| InstallError::Room { folder: path.clone(), source })?;
-    let all = store.inventory().view().list()?;
-    let mut known = false;
-    for held in all.iter().filter(|it| it.id.kind == ArtifactKind::Agent && it.facts.recorded.is_some()) {
-        if held.id == id {
-            known = true;
-        } else {
-            // Another release ran here before, and is not here any more.
-            store.inventory().remove(held.id.clone(), time::now(store)?).await?;
-        }
-    }
-    let installed = match program.running {
-        Measured::Present(digest) => (!known).then_some(digest),
-        Measured::Absent => None,
-    };
-    let current = store.snapshots().current();
-    let updates = current.as_ref().map(|current| &current.config.document().updates);
-    let next = update::next_start(updates, artifacts::TARGET, program);
-    let found = match next {
-        NextStart::Same | NextStart::Approved(_) => program.running,
-        NextStart::Other => program.placed,
-    };
-    note(store, journal, id, Noted { installed, found, read: true }).await?;
-    match next {
-        NextStart::Same => {}
-        NextStart::Approved(release) => {
-            let version = &release.version;
-            let text =
-                format!("release {version} of the Agent stands in {path}: it runs with the next start");
-            journal.note(Level::Info, Kind::Agent, text);
-        }
-        NextStart::Other => {
-            let text = format!(
-                "{path} is not what was started from it: what was started goes on, and the next start runs what stands \
-                 there now; put an approved release there"
-            );
-            journal.note(Level::Error, Kind::Agent, text);
-        }
-    }
-    if let (Some(updates), Measured::Present(running)) = (updates, program.running) {
-        let advice = update::advise(updates, crate::VERSION, artifacts::TARGET, Some(running));
-        if let Some((level, text)) = update::announcement(&advice) {
-            journal.note(level, Kind::Agent, text);
-        }
-    }
-    Ok(())
 }
 
 /// Says whether somebody still waits: for as long as the first of the two is kept.

@@ -1,7 +1,5 @@
 //! What the keeper decides, as pure functions.
 
-use std::time::Duration;
-
 use node_store::models::{HeldFile, ModelRow, Standing};
 use node_types::{
     Digest, Timestamp,
@@ -85,12 +83,6 @@ pub(super) fn unlisted(row: &ModelRow, config: &NodeConfig, now: Timestamp) -> U
     }
 }
 
-/// How long until the stamps of the runtime's files are looked at again, where a look took so long: 10 seconds, and more where
-/// there is so much to look at that it would take more than half a percent of the time; 10 minutes at most.
-pub(super) fn stamps_wait(took: Duration) -> Duration {
-    took.saturating_mul(200).clamp(Duration::from_secs(10), Duration::from_secs(600))
-}
-
 /// The file whose next piece is to be read, if one is due.
 ///
 /// A file's round begins half a period after all of it was read last, and takes a quarter of one; while jobs run each piece
@@ -148,12 +140,6 @@ mod tests {
             stamp: None,
             scrub,
         }
-    }
-
-    #[test]
-    fn a_runtime_of_many_files_is_looked_at_less_often() {
-        let wait = |took_ms| stamps_wait(Duration::from_millis(took_ms)).as_secs();
-        assert_eq!([wait(0), wait(50), wait(500), wait(3000), wait(60_000)], [10, 10, 100, 600, 600]);
     }
 
     #[test]

@@ -207,14 +207,13 @@ impl JobsView {
             let traces = |which: Option<Traces>| {
                 which.map_or(Ok(Dropped::default()), |which| table::count_traces(tx, which))
             };
-            let counts = table::counts(tx)?;
             Ok(JobFacts {
                 tally,
                 past_deadline: past(asked.deadlines, table::count_past_deadline)?,
                 forgettable: past(asked.deadlines, table::count_forgettable)?,
                 unreported: table::count_unreported(tx)?,
-                running: counts.running,
-                unsent: counts.unsent,
+                running: table::count_standing(tx, Standing::Running)?,
+                unsent: table::count_unsent(tx)?,
                 unanswered: if asked.config.is_some() && asked.config == table::screened(tx)? {
                     // A job that runs may be one of an earlier snapshot.
                     table::kinds_in(tx, &[Standing::Running])?

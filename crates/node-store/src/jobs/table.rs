@@ -599,8 +599,13 @@ pub(super) fn counts(tx: &Connection) -> rusqlite::Result<Counts> {
     Ok(Counts {
         queued: count_standing(tx, Standing::Queued)?,
         running: count_standing(tx, Standing::Running)?,
-        unsent: count_standing(tx, Standing::Finished)? + count_standing(tx, Standing::Failed)?,
+        unsent: count_unsent(tx)?,
     })
+}
+
+/// Answers and failures that the network has not acknowledged.
+pub(super) fn count_unsent(tx: &Connection) -> rusqlite::Result<u64> {
+    Ok(count_standing(tx, Standing::Finished)? + count_standing(tx, Standing::Failed)?)
 }
 
 /// Of each priority the first in the queue, by the index alone: the queue may be long.
