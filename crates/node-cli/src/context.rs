@@ -74,15 +74,21 @@ impl Context {
         Store::view_only(&self.options()).map_err(|error| self.named(error))
     }
 
-    /// Whether there is a volume that an Agent can start on: also one of an older format, which its start brings up to date.
+    /// Whether there is a volume that an Agent can start on: also one of an older format, which its start brings up to date, and
+    /// one of which a database is missing or damaged, which it mends.
     ///
     /// # Errors
     /// [`Failure`], as the start would say it.
     pub(crate) fn startable(&self) -> Result<(), Failure> {
-        match Store::view_only(&self.options()) {
-            Ok(_) | Err(StoreError::Volume(VolumeError::Format(FormatError::TooOld { .. }))) => Ok(()),
-            Err(error) => Err(self.named(error)),
-        }
+        let Err(error) = Store::view_only(&self.options()) else { return Ok(()) };
+        let starts = match &error {
+            StoreError::Volume(VolumeError::Format(
+                FormatError::TooOld { .. } | FormatError::Damaged { .. },
+            )) => true,
+            StoreError::Volume(VolumeError::NoDatabase { .. }) => !is_new(&self.folder()),
+            _ => false,
+        };
+        if starts { Ok(()) } else { Err(self.named(error)) }
     }
 
     /// Opens the volume for writing.
@@ -135,7 +141,8 @@ impl Context {
         if let StoreError::Volume(VolumeError::InUse { path, holder }) = error {
             return Failure::Held { pid: holder, folder: path };
         }
-        let missing = matches!(error, StoreError::Volume(VolumeError::Missing { .. }));
+        let missing =
+            matches!(error, StoreError::Volume(VolumeError::Missing { .. } | VolumeError::NoDatabase { .. }));
         if missing && is_new(&folder) { Failure::NoVolume { folder } } else { error.into() }
     }
 }

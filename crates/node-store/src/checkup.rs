@@ -2,17 +2,18 @@
 //!
 //! It works beside a running Agent, and on a volume that does not open: each database is looked at by itself, without
 //! key and lock. Nothing is changed, repaired or moved; that is the affair of [`salvage`](crate::salvage) at the next
-//! opening.
+//! opening, which reads all of a database only where it has to: [`suspect`] says so.
 //!
 //! How long it takes is the caller's to say: a database of gigabytes takes minutes to read.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use rusqlite::ErrorCode;
 
 use crate::{
     disk::Disk,
-    format::{self, Access, Database, FormatError, Stamp},
+    format::{self, Database, FormatError, Stamp},
+    salvage,
 };
 
 /// Instructions of SQLite's machine between two questions whether to go on: a few milliseconds of reading.
@@ -49,7 +50,7 @@ pub struct Checkup {
     pub health: Health,
 }
 
-/// Looks at a database of the volume in `folder`; nothing where it is not there. `go_on` is asked every few milliseconds.
+/// Looks at a database of the volume in `folder`; nothing where it is not there or holds nothing. `go_on` is asked every few milliseconds.
 ///
 /// # Errors
 /// [`FormatError`] where it cannot be told whose it is: another format, another program's file, damage to its head.
@@ -63,8 +64,7 @@ pub fn check(
     let path = folder.join(database.file());
     let entry = disk.entry(&path).map_err(|source| FormatError::Io { path: path.clone(), source })?;
     let Some(entry) = entry else { return Ok(None) };
-    let mut connection = format::connect(&**disk, &path, database, Access::Read)?;
-    let stamp = format::identify(&connection, &path, database)?;
+    let Some((mut connection, stamp)) = format::find(&**disk, &path, database)? else { return Ok(None) };
     let failed = |error| FormatError::of(&path, error);
     connection.progress_handler(STEPS, Some(move || !go_on())).map_err(failed)?;
     let pragma = match depth {
@@ -81,4 +81,20 @@ pub fn check(
         Err(error) => return Err(failed(error)),
     };
     Ok(Some(Checkup { stamp, bytes: entry.bytes, health }))
+}
+
+/// Has the next opening of a database read all of it, move it aside if it is damaged, and save what can be read.
+///
+/// # Errors
+/// The operating system's.
+pub fn suspect(disk: &dyn Disk, database: &Path, cause: &str) -> io::Result<()> {
+    salvage::suspect(disk, database, cause)
+}
+
+/// Takes [`suspect`] back: the next opening reads what it needs, as ever.
+///
+/// # Errors
+/// The operating system's.
+pub fn trust(disk: &dyn Disk, database: &Path) -> io::Result<()> {
+    disk.remove(&salvage::suspect_file(database))
 }

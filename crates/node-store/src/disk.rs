@@ -48,7 +48,8 @@ pub enum EntryKind {
 
 /// A lock that ends when this is dropped, or with the process.
 pub trait Lock: Send + Sync + fmt::Debug {
-    /// Empties the lock file: says to the next holder that this one ended in good order.
+    /// Leaves the lock file blank: says to the next holder that this one ended in good order. A byte stays, so that the file
+    /// keeps its room: the next holder must be able to write on a disk that is full.
     ///
     /// # Errors
     /// The operating system's.
@@ -197,7 +198,8 @@ struct FileLock {
 
 impl Lock for FileLock {
     fn clear(&self) -> io::Result<()> {
-        self.held.set_len(0)
+        self.held.write_all_at(b"\n", 0)?;
+        self.held.set_len(1)
     }
 
     fn tell(&self, holder: &str) -> io::Result<()> {

@@ -59,6 +59,8 @@ pub const CHECK_AT_ONCE_BYTES: u64 = 2 << 20;
 const SAVE_BYTES: u64 = 1 << 20;
 
 const LOCK: &str = "LOCK";
+/// More than an opening writes before its writers see to the room: SQLite's shared memory and logs of three databases.
+const OPENING_BYTES: u64 = 1 << 20;
 pub(crate) const KEYS: &str = "keys";
 /// Bytes kept back at the most so that logs can be deleted on a full disk, 4 MiB: they go in small steps.
 const LOGS_RESERVE_BYTES_MAX: u64 = 4 << 20;
@@ -110,10 +112,19 @@ pub enum VolumeError {
         /// What the lock file says: a pid.
         holder: String,
     },
-    /// There is no volume, or not all of it.
+    /// There is no volume.
     #[error("there is no {path}: create a volume, or choose the right --home and network")]
     Missing {
-        /// The folder or database.
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A volume without one of its databases: [`Volume::open`] makes a new one and notes the loss.
+    #[error(
+        "{path} is missing or empty: put it back from a backup if you have one; else start the node, which makes a new one and \
+         reports the loss"
+    )]
+    NoDatabase {
+        /// The database.
         path: PathBuf,
     },
     /// There is one already.
@@ -263,7 +274,8 @@ impl Volume {
     /// lock and changes nothing. A `logs.db` that is missing or damaged leaves the others to be looked at.
     ///
     /// # Errors
-    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder, `state.db` or `jobs.db`.
+    /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder, [`VolumeError::NoDatabase`] where `state.db` or
+    /// `jobs.db` is missing or empty.
     pub fn view_only(disk: &Arc<dyn Disk>, folder: &Path, network: Network) -> Result<View, VolumeError> {
         if !private_if_there(&**disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
@@ -274,23 +286,16 @@ impl Volume {
             let path = folder.join(database.file());
             // Without its logs a volume can be looked at too; whoever asks for them is told why there are none.
             let optional = database == Database::Logs;
-            if disk.entry(&path).map_err(failed(&path))?.is_none() {
-                if optional {
-                    continue;
-                }
-                return Err(VolumeError::Missing { path });
-            }
-            let identified = format::connect(&**disk, &path, database, Access::Read).and_then(|connection| {
-                let found = format::identify(&connection, &path, database)?;
-                Ok((connection, found))
-            });
-            let (connection, found) = match identified {
+            let (connection, found) = match format::find(&**disk, &path, database) {
+                Ok(Some(found)) => found,
+                Ok(None) if optional => continue,
+                Ok(None) => return Err(VolumeError::NoDatabase { path }),
                 Err(FormatError::Damaged { .. } | FormatError::Sqlite { .. } | FormatError::Io { .. })
                     if optional =>
                 {
                     continue;
                 }
-                other => other?,
+                Err(error) => return Err(error.into()),
             };
             // Without a key nobody can say whose volume it is; that its files belong together can be said.
             let wanted = *first.get_or_insert(Stamp { network, ..found });
@@ -534,10 +539,20 @@ impl Claim {
         private_if_there(&**disk, folder, Private::Folder)?;
         let path = folder.join(LOCK);
         private_if_there(&**disk, &path, Private::File)?;
-        match disk.lock(&path, &std::process::id().to_string()).map_err(failed(&path))? {
+        let pid = std::process::id().to_string();
+        let locked = match disk.lock(&path, &pid) {
+            // An earlier release left it without a byte: it has no room of its own.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                make_room(&**disk, folder)?;
+                disk.lock(&path, &pid)
+            }
+            other => other,
+        };
+        match locked.map_err(failed(&path))? {
             Locked::Ours { lock, last } => {
                 // On disk before anything is changed: a power cut is no end in good order.
                 disk.sync_file(&path).map_err(failed(&path))?;
+                make_room(&**disk, folder)?;
                 let in_order = last.is_empty();
                 let unchecked = AtomicUsize::new(usize::from(!in_order));
                 let (disk, badly) = (Arc::clone(disk), AtomicBool::new(false));
@@ -550,6 +565,19 @@ impl Claim {
             }
         }
     }
+}
+
+/// Sees that an opening has the room it needs, also on a disk that is full: out of what is kept back, but for what jobs need to
+/// end. It is kept back again when there is room.
+fn make_room(disk: &dyn Disk, folder: &Path) -> Result<(), VolumeError> {
+    for database in [Database::Logs, Database::State] {
+        // A disk that does not say is asked by writing.
+        if disk.free_bytes(folder).is_ok_and(|free| free < OPENING_BYTES) {
+            let reserve = KeptBack::file(folder, database);
+            disk.remove(&reserve).map_err(failed(&reserve))?;
+        }
+    }
+    Ok(())
 }
 
 /// The volume's lock, held by its writers.

@@ -366,11 +366,11 @@ fn damage_that_opening_meets_is_saved_in_the_same_opening() {
 #[test]
 fn after_an_end_in_good_order_nothing_is_checked_and_after_any_other_it_is() {
     let (home, _) = filled();
-    assert_eq!(fs::read(home.path("LOCK")).unwrap(), b"");
+    assert_eq!(fs::read(home.path("LOCK")).unwrap(), b"\n");
     let store = home.open();
     assert_eq!(fs::read_to_string(home.path("LOCK")).unwrap(), std::process::id().to_string());
     drop(store);
-    assert_eq!(fs::read(home.path("LOCK")).unwrap(), b"");
+    assert_eq!(fs::read(home.path("LOCK")).unwrap(), b"\n");
 }
 
 #[test]
@@ -670,7 +670,7 @@ fn a_check_that_did_not_come_to_its_end_is_made_at_the_next_opening() {
     drop(store);
     home.ended_badly();
     drop(home.open());
-    assert_ne!(fs::read(home.path("LOCK")).unwrap(), b"", "it took less than a moment");
+    assert_ne!(fs::read(home.path("LOCK")).unwrap(), b"\n", "it took less than a moment");
     let store = home.open();
     let checked = (0..2000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
@@ -679,7 +679,7 @@ fn a_check_that_did_not_come_to_its_end_is_made_at_the_next_opening() {
     });
     assert!(checked);
     drop(store);
-    assert_eq!(fs::read(home.path("LOCK")).unwrap(), b"");
+    assert_eq!(fs::read(home.path("LOCK")).unwrap(), b"\n");
 }
 
 /// An old format is a number here: what a release that has a second one would find.

@@ -123,7 +123,7 @@ fn a_view_beside_a_running_agent_sees_what_was_answered_and_can_change_nothing()
     home.remove("jobs.db");
     assert!(matches!(
         Store::view_only(&home.options()),
-        Err(StoreError::Volume(VolumeError::Missing { path })) if path.ends_with("jobs.db")
+        Err(StoreError::Volume(VolumeError::NoDatabase { path })) if path.ends_with("jobs.db")
     ));
 }
 
@@ -487,5 +487,5 @@ fn the_lock_says_who_has_the_volume_and_where_its_page_is() {
     store.announce(Some("http://127.0.0.1:7413")).unwrap();
     drop(store);
     assert_eq!(seen(), None);
-    assert_eq!(std::fs::read_to_string(lock).unwrap(), "", "the end was in good order");
+    assert_eq!(std::fs::read_to_string(lock).unwrap(), "\n", "the end was in good order");
 }

@@ -592,7 +592,9 @@ impl fmt::Debug for SimLock {
 
 impl Lock for SimLock {
     fn clear(&self) -> io::Result<()> {
-        self.inner.state().truncate(self.inode, 0);
+        let mut state = self.inner.state();
+        state.write(self.inode, 0, b"\n")?;
+        state.truncate(self.inode, 1);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use std::{
 };
 
 use node_store::{
+    checkup,
     disk::{self, Disk, EntryKind, Locked, RealDisk},
     private::{NotPrivate, Private, private_if_there},
 };
@@ -94,6 +95,13 @@ pub enum Step {
         /// Its length in bytes.
         bytes: u64,
     },
+    /// A database that the next start reads in full.
+    Suspect {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
 }
 
 impl Step {
@@ -106,6 +114,12 @@ impl Step {
             }
             Self::Aside { path, aside, bytes } => {
                 format!("move {} ({} KiB) to {}", path.display(), bytes >> 10, aside.display())
+            }
+            Self::Suspect { path, .. } => {
+                let path = path.display();
+                format!(
+                    "have the next start read all of {path}, move it aside and save what can be read of it"
+                )
             }
         }
     }
@@ -139,6 +153,7 @@ pub fn plan(folder: &Path, findings: &[Finding], now: Timestamp) -> Vec<Step> {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             Step::Aside { aside: aside.join(format!("{number}-{name}")), path, bytes }
         }
+        Fix::Suspect { path, cause } => Step::Suspect { path, cause },
     };
     fixes.map(step).collect()
 }
@@ -165,6 +180,9 @@ pub fn apply(folder: &Path, steps: Vec<Step>, now: Timestamp) -> Result<Vec<Outc
             Step::Aside { path, aside, .. } => {
                 alone.as_ref().map_err(Clone::clone).and_then(|_| move_to(path, aside)).err()
             }
+            Step::Suspect { path, cause } => {
+                checkup::suspect(&RealDisk, path, cause).err().map(|error| error.to_string())
+            }
         };
         Outcome { step, left }
     });
@@ -189,13 +207,16 @@ pub fn undo(folder: &Path) -> Result<Vec<Outcome>, MendError> {
             Step::Aside { path, aside, .. } => {
                 alone.as_ref().map_err(Clone::clone).and_then(|_| move_to(aside, path)).err()
             }
+            Step::Suspect { path, .. } => {
+                checkup::trust(&RealDisk, path).err().map(|error| error.to_string())
+            }
         };
         done.push(Outcome { step, left });
     }
     // Where an Agent runs or something stands in the place, files stay aside: the same call later brings them back.
     let stays = |step: &Step| match step {
         // One that was changed since is the operator's.
-        Step::Mode { .. } => false,
+        Step::Mode { .. } | Step::Suspect { .. } => false,
         Step::Aside { aside, .. } => !matches!(RealDisk.entry(aside), Ok(None)),
     };
     if !done.iter().any(|outcome| outcome.left.is_some() && stays(&outcome.step)) {
@@ -288,7 +309,7 @@ struct Alone {
 
 impl Alone {
     fn take(folder: &Path, steps: &[Step]) -> Result<Self, String> {
-        if steps.iter().all(|step| matches!(step, Step::Mode { .. })) {
+        if steps.iter().all(|step| !matches!(step, Step::Aside { .. })) {
             return Ok(Self { lock: None, in_order: true });
         }
         match RealDisk.lock(&folder.join("LOCK"), &std::process::id().to_string()) {

@@ -89,4 +89,11 @@ pub enum Fix {
         /// Its length in bytes.
         bytes: u64,
     },
+    /// Have the next start read all of a database, and save what can be read.
+    Suspect {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
 }

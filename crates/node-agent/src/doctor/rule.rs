@@ -350,11 +350,11 @@ fn databases(facts: &Facts) -> Vec<Said> {
                         (Verdict::Warning, "start the node: it makes a new one and reports the loss")
                     }
                 };
-                all.push(said(verdict, format!("{name} is missing")).cure(cure));
+                all.push(said(verdict, format!("{name} is missing or empty")).cure(cure));
             }
             Looked::Seen(checkup) => match &checkup.health {
                 Health::Whole => whole.push(format!("{name} {} KiB", checkup.bytes >> 10)),
-                Health::Damaged(what) => all.push(damaged(name, what)),
+                Health::Damaged(what) => all.push(damaged(facts, seen.database, what)),
                 Health::Unfinished => all.push(
                     said(
                         Verdict::Note,
@@ -370,7 +370,9 @@ fn databases(facts: &Facts) -> Vec<Said> {
                         .cure(cure),
                 );
             }
-            Looked::Unknown(FormatError::Damaged { cause, .. }) => all.push(damaged(name, cause)),
+            Looked::Unknown(FormatError::Damaged { cause, .. }) => {
+                all.push(damaged(facts, seen.database, cause));
+            }
             Looked::Unknown(why @ FormatError::TooOld { .. }) => {
                 all.push(said(Verdict::Note, why.to_string()).cure("start the node: `resultity-node run`"));
             }
@@ -387,11 +389,16 @@ fn databases(facts: &Facts) -> Vec<Said> {
     or_ok(all, format!("all are whole: {}", whole.join(", ")))
 }
 
-fn damaged(name: &str, what: &str) -> Said {
-    said(Verdict::Error, format!("{name} is damaged: {what}")).cure(
-        "check the disk, then start the node: it moves the file aside, saves what can be read and reports the loss; delete \
-         nothing",
-    )
+/// A start reads all of a database only where the last end was a bad one, or where it was told to.
+fn damaged(facts: &Facts, database: Database, what: &str) -> Said {
+    let name = database.file();
+    let fix = Fix::Suspect { path: facts.folder.join(name), cause: what.to_owned() };
+    said(Verdict::Error, format!("{name} is damaged: {what}"))
+        .cure(
+            "check the disk, then `resultity-node doctor --fix` and start the node: it moves the file aside, saves what can be \
+             read and reports the loss; delete nothing",
+        )
+        .fix(Some(fix))
 }
 
 fn stamps(facts: &Facts) -> Vec<Said> {

@@ -308,9 +308,9 @@ fn a_damaged_page_is_found_where_the_volume_opens_no_more_too() {
 fn a_missing_database_is_found_and_so_is_another_programs() {
     let home = Home::filled();
     std::fs::remove_file(home.volume().join("logs.db")).unwrap();
-    check(&home, "databases", &[]).has("warning", &["logs.db is missing"]);
+    check(&home, "databases", &[]).has("warning", &["logs.db is missing or empty"]);
     std::fs::remove_file(home.volume().join("jobs.db")).unwrap();
-    check(&home, "databases", &[]).has("error", &["jobs.db is missing"]);
+    check(&home, "databases", &[]).has("error", &["jobs.db is missing or empty"]);
     let strange = home.volume().join("jobs.db");
     rusqlite::Connection::open(&strange)
         .unwrap()

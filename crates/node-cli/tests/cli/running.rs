@@ -161,3 +161,58 @@ fn an_agent_starts_on_what_every_release_before_it_has_left() {
     }
     assert!(formats >= 3, "{formats} formats were tried");
 }
+
+/// Ways in which a database is lost or damaged while nobody looks; the last is one that no start would notice by itself.
+const LOST: [&str; 4] = ["missing", "empty", "overwritten", "damaged at its end"];
+
+#[test]
+fn an_agent_starts_on_a_volume_that_lost_a_database_and_reports_it() {
+    for database in ["state.db", "jobs.db", "logs.db"] {
+        for way in LOST {
+            let home = Home::new();
+            drop(home.fill());
+            let node = home.json(["status"])["node"].clone();
+            let file = home.volume().join(database);
+            match way {
+                "missing" => std::fs::remove_file(&file).unwrap(),
+                "empty" => drop(std::fs::File::create(&file).unwrap()),
+                _ => {
+                    let mut bytes = std::fs::read(&file).unwrap();
+                    let page = if way == "overwritten" { 0 } else { bytes.len() - 4096 };
+                    bytes[page..page + 4096].fill(0xAA);
+                    std::fs::write(&file, bytes).unwrap();
+                }
+            }
+            // What looks says so, and what to do.
+            let said = home.run(["doctor", "--json"]);
+            let said: Value = serde_json::from_str(&said.out).unwrap();
+            let findings = said["findings"].as_array().unwrap();
+            let found =
+                findings.iter().find(|it| it["name"] == "databases" && it["verdict"] != "ok").unwrap();
+            let gone = ["missing", "empty"].contains(&way);
+            let wanted = if database == "logs.db" && gone { "warning" } else { "error" };
+            assert_eq!(found["verdict"], wanted, "{found}");
+            assert!(found["cure"].as_str().unwrap().contains("start the node"), "{found}");
+            if !gone {
+                home.run(["doctor", "--fix", "--yes"]);
+            }
+            // That works.
+            let mut command = home.command(["run", "--network-url", "http://127.0.0.1:9"]);
+            command.env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
+            let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let seen = eventually("it runs", || {
+                assert_eq!(child.try_wait().unwrap(), None, "{database} {way}: it does not stay");
+                let seen: Value = serde_json::from_str(&home.run(["status", "--json"]).out).ok()?;
+                (seen["source"] == "agent").then_some(seen)
+            });
+            assert_eq!(seen["node"], node, "{database} {way}");
+            let checked = home.run(["doctor", "--json"]).out;
+            let checked: Value = serde_json::from_str(&checked).unwrap();
+            let findings = checked["findings"].as_array().unwrap();
+            let told = findings.iter().find(|it| it["name"] == "incidents").unwrap();
+            assert!(told["found"].as_str().unwrap().contains(database), "{database} {way}: {told}");
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            assert_eq!(wait(&mut child), Some(0));
+        }
+    }
+}

@@ -128,7 +128,7 @@ impl Mark {
         let claim = Claim::take(&options.disk, &folder)?;
         let path = folder.join(Database::Jobs.file());
         if disk.entry(&path).map_err(failed(&path))?.is_none() {
-            return Err(VolumeError::Missing { path }.into());
+            return Err(VolumeError::NoDatabase { path }.into());
         }
         let connection = format::connect(disk, &path, Database::Jobs, Access::Write)?;
         format::identify(&connection, &path, Database::Jobs)?;

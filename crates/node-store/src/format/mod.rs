@@ -509,6 +509,24 @@ fn version_up_to(
     Ok(Some(found))
 }
 
+/// Opens a database to look at it and says whose it is; `None` for a file that is not there or holds nothing.
+pub(crate) fn find(
+    disk: &dyn Disk,
+    path: &Path,
+    database: Database,
+) -> Result<Option<(Connection, Stamp)>, FormatError> {
+    let entry = disk.entry(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+    if entry.is_none() {
+        return Ok(None);
+    }
+    let connection = connect(disk, path, database, Access::Read)?;
+    if version(&connection, path, database)?.is_none() {
+        return Ok(None);
+    }
+    let stamp = identify(&connection, path, database)?;
+    Ok(Some((connection, stamp)))
+}
+
 /// Whose a database is that is only read: it has the newest format, and a stamp.
 pub(crate) fn identify(
     connection: &Connection,

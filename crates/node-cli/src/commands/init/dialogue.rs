@@ -121,9 +121,10 @@ pub(super) fn run(
 pub(super) fn refuse_standing(context: &Context) -> Result<(), Failure> {
     match context.view() {
         Ok(_) => Err(exists(context)?),
-        Err(Failure::NoVolume { .. } | Failure::Store(StoreError::Volume(VolumeError::Missing { .. }))) => {
-            Ok(())
-        }
+        Err(
+            Failure::NoVolume { .. }
+            | Failure::Store(StoreError::Volume(VolumeError::Missing { .. } | VolumeError::NoDatabase { .. })),
+        ) => Ok(()),
         Err(other) => Err(other),
     }
 }

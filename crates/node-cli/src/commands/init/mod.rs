@@ -103,7 +103,10 @@ impl Init {
             Ok(_) => return Err(exists(context)?),
             // Also one that a crash left unfinished: making it goes on.
             Err(
-                Failure::NoVolume { .. } | Failure::Store(StoreError::Volume(VolumeError::Missing { .. })),
+                Failure::NoVolume { .. }
+                | Failure::Store(StoreError::Volume(
+                    VolumeError::Missing { .. } | VolumeError::NoDatabase { .. },
+                )),
             ) => {
                 let key = self.key_file.as_ref().map(|file| read_key(file, self.passphrase_file.as_deref()));
                 self.create(context, key.transpose()?)?;
