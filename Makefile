@@ -31,6 +31,7 @@ test: ## every test
 	scripts/promtool
 	scripts/collector
 	test ! -S /var/run/docker.sock || test $$(id -u) != 0 || scripts/machine >/dev/null
+	test ! -S /var/run/docker.sock || test $$(id -u) != 0 || ! command -v apt-get >/dev/null || scripts/podman
 	cargo test --workspace --doc --locked
 	cargo nextest run --workspace --locked </dev/null
 

@@ -146,12 +146,14 @@ enum Around {
     /// A container as anybody might make one.
     OpenContainer,
     Container,
+    /// The same, made by Podman.
+    PodmanContainer,
 }
 
 impl Around {
     const fn protects(self) -> bool {
         match self {
-            Self::Sandbox | Self::Container => true,
+            Self::Sandbox | Self::Container | Self::PodmanContainer => true,
             Self::Nothing | Self::OpenContainer => false,
         }
     }
@@ -328,14 +330,15 @@ async fn the_agent() {
     let address = in_memory.as_ptr().addr();
     let model = match scene.around {
         Around::Nothing | Around::OpenContainer => scene.models().join("first").display().to_string(),
-        Around::Sandbox | Around::Container => "{model}".to_owned(),
+        Around::Sandbox | Around::Container | Around::PodmanContainer => "{model}".to_owned(),
     };
     let args = facts(&scene, listening, address, bearer(&scene), &model);
     let report = match scene.around {
         Around::Nothing => unprotected(&scene, &work_folder, args).await,
         Around::Sandbox => sandboxed(&scene, work_folder, args).await,
         Around::OpenContainer => loosely_contained(&scene, &work_folder, args).await,
-        Around::Container => contained(&scene, args).await,
+        Around::Container => contained(&scene, container::stage().await.unwrap(), args).await,
+        Around::PodmanContainer => contained(&scene, container::podman_stage().await.unwrap(), args).await,
     };
 
     // then it says what it reached.
@@ -379,9 +382,8 @@ async fn sandboxed(scene: &Scene, work_folder: PathBuf, args: Vec<String>) -> Va
 }
 
 /// In an image with nothing else in it.
-async fn contained(scene: &Scene, args: Vec<String>) -> Value {
+async fn contained(scene: &Scene, stage: container::Stage, args: Vec<String>) -> Value {
     sandbox::harden_self().unwrap();
-    let stage = container::stage().await.unwrap();
     let supervisor = container::start(contained_plan(scene, &stage, args));
     let report = tried(&*container::ready(&supervisor).await).await;
     supervisor.stop().await;
@@ -584,6 +586,15 @@ fn a_runtime_in_a_container_reaches_nothing() {
         return;
     }
     assert_closed(&run(None, Around::Container), Some(LEFT_TO_CONTAINERS));
+}
+
+#[test]
+fn a_runtime_in_a_container_of_podmans_reaches_nothing() {
+    // Set up here, where there is time for it.
+    if !container::Podman::is_there() {
+        return;
+    }
+    assert_closed(&run(None, Around::PodmanContainer), Some(LEFT_TO_CONTAINERS));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Where there is no engine, these tests say so and pass.
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on must fail")]
 
+#[expect(dead_code, reason = "each test file uses its part of it")]
 mod container;
 
 use std::{
@@ -19,41 +20,13 @@ use bollard::{
         RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
     },
 };
-use container::{PATIENCE, Stage, down, layer, ready, stage, start};
+use container::{PATIENCE, Stage, ask, crash, down, id, layer, ready, refused, said, stage, start};
 use futures_util::StreamExt as _;
-use node_agent::runtime::{
-    ContainerPlan, Endpoint, ImageFacts, InferenceError, Plan, State, Supervisor, Tuning,
-};
+use node_agent::runtime::{ContainerPlan, Endpoint, ImageFacts, Plan, State, Supervisor, Tuning};
 use node_devnet::{Devnet, Settings};
-use node_types::{
-    Digest, Network,
-    job::{Mode, Output, Request},
-};
+use node_types::{Digest, Network};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
-
-async fn ask(endpoint: &Endpoint, body: &Value) -> Result<Output, InferenceError> {
-    endpoint.infer(Mode::Chat, &Request::parse(body.to_string().as_bytes()).unwrap(), 32, None).await
-}
-
-/// What the stand-in says to a trick.
-async fn said(endpoint: &Endpoint, trick: &str, user: &str) -> String {
-    let body = json!({"model": trick, "messages": [{"role": "user", "content": user}]});
-    let answer = serde_json::from_str::<Value>(&ask(endpoint, &body).await.unwrap().body).unwrap();
-    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
-}
-
-async fn id(stage: &Stage) -> String {
-    stage.container().await.id.unwrap()
-}
-
-/// Why a plan does not run.
-async fn refused(plan: ContainerPlan) -> String {
-    let supervisor = start(ContainerPlan { retry_ms_min: 60_000, retry_ms_max: 60_000, ..plan });
-    let cause = down(&supervisor).await;
-    supervisor.stop().await;
-    cause
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_from_an_archive_runs_and_leaves_nothing() {
@@ -378,22 +351,6 @@ async fn what_somebody_else_made_is_never_touched() {
         "{cause}"
     );
     found.unwrap();
-}
-
-/// Starts a plan with an Agent that dies without a word.
-fn crash(plan: ContainerPlan) {
-    let body = move || {
-        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let supervisor: Supervisor = threads.block_on(async {
-            let supervisor = start(plan);
-            ready(&supervisor).await;
-            supervisor
-        });
-        // Told to nobody: the tasks end where they are.
-        std::mem::forget(supervisor);
-        threads.shutdown_timeout(Duration::from_secs(10));
-    };
-    std::thread::spawn(body).join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "a test that cannot go on must fail")]
 
 mod compiled;
+mod podman;
 
 use std::{
     collections::HashMap,
@@ -25,10 +26,14 @@ use bollard::{
 };
 use compiled::stand_in;
 use node_agent::runtime::{
-    ContainerPlan, Endpoint, ModelsMount, Plan, State, Supervisor, Tuning,
+    ContainerPlan, Endpoint, InferenceError, ModelsMount, Plan, State, Supervisor, Tuning,
     container::{Owner, PIDS_MAX, SOCKET},
 };
-use node_types::{Digest, Network, VolumeId};
+use node_types::{
+    Digest, Network, VolumeId,
+    job::{Mode, Output, Request},
+};
+pub use podman::Podman;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -40,7 +45,10 @@ pub struct Stage {
     pub engine: Docker,
     pub folder: TempDir,
     pub owner: Owner,
+    pub socket: PathBuf,
     config: Digest,
+    /// Where the engine is a Podman of the stage's own.
+    pub podman: Option<Podman>,
 }
 
 /// The engine and an image of the stand-in, made but not loaded. None where no engine is.
@@ -49,8 +57,27 @@ pub async fn stage() -> Option<Stage> {
         eprintln!("not tested: there is no container engine at {SOCKET}");
         return None;
     }
-    let engine = Docker::connect_with_unix(SOCKET, 60, API_DEFAULT_VERSION).unwrap();
-    let engine = engine.negotiate_version().await.unwrap();
+    Some(set(SOCKET.into(), None).await)
+}
+
+/// The same in a Podman of its own. None where there can be none.
+pub async fn podman_stage() -> Option<Stage> {
+    podman_stage_with("").await
+}
+
+/// The same with more of the section `containers` of Podman's settings.
+pub async fn podman_stage_with(more: &str) -> Option<Stage> {
+    let podman = Podman::start(more)?;
+    Some(set(podman.socket(), Some(podman)).await)
+}
+
+async fn connect(socket: &Path) -> Docker {
+    let engine = Docker::connect_with_unix(socket.to_str().unwrap(), 60, API_DEFAULT_VERSION).unwrap();
+    engine.negotiate_version().await.unwrap()
+}
+
+async fn set(socket: PathBuf, podman: Option<Podman>) -> Stage {
+    let engine = connect(&socket).await;
     let folder = tempfile::tempdir().unwrap();
     // The container's user is another one.
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -64,9 +91,9 @@ pub async fn stage() -> Option<Stage> {
     let models = folder.path().join("models");
     std::fs::create_dir(&models).unwrap();
     std::fs::write(models.join("model"), "the model").unwrap();
-    let mut stage = Stage { engine, folder, owner, config: Digest::of(b"") };
+    let mut stage = Stage { engine, folder, owner, socket, config: Digest::of(b""), podman };
     stage.config = stage.image("linux", "amd64").1;
-    Some(stage)
+    stage
 }
 
 impl Stage {
@@ -122,7 +149,7 @@ impl Stage {
         let (digest, config) = self.image("linux", "amd64");
         assert_eq!(config, self.config, "an image is made from nothing but what it says");
         ContainerPlan {
-            socket: SOCKET.into(),
+            socket: self.socket.clone(),
             owner: self.owner,
             image: "127.0.0.1:9/stand-in".to_owned(),
             digest,
@@ -224,10 +251,16 @@ impl Drop for Stage {
                 let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 threads.block_on(async {
                     // The connections of the test belong to its own runtime.
-                    let engine = Docker::connect_with_unix(SOCKET, 60, API_DEFAULT_VERSION).unwrap();
-                    let engine = engine.negotiate_version().await.unwrap();
+                    let (engine, socket) = (connect(&stage.socket).await, stage.socket.clone());
                     let folder = tempfile::tempdir().unwrap();
-                    let own = Stage { engine, folder, owner: stage.owner, config: stage.config };
+                    let own = Stage {
+                        engine,
+                        folder,
+                        owner: stage.owner,
+                        socket,
+                        config: stage.config,
+                        podman: None,
+                    };
                     // A supervisor of a test that failed may be making something just now.
                     for _ in 0..20 {
                         own.clear().await;
@@ -272,6 +305,47 @@ pub async fn down(supervisor: &Supervisor) -> String {
     let seen = tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap().clone();
     let State::Down { cause, .. } = seen else { unreachable!() };
     cause
+}
+
+/// Asks the runtime of an endpoint.
+pub async fn ask(endpoint: &Endpoint, body: &Value) -> Result<Output, InferenceError> {
+    endpoint.infer(Mode::Chat, &Request::parse(body.to_string().as_bytes()).unwrap(), 32, None).await
+}
+
+/// What the stand-in says to a trick.
+pub async fn said(endpoint: &Endpoint, trick: &str, user: &str) -> String {
+    let body = json!({"model": trick, "messages": [{"role": "user", "content": user}]});
+    let answer = serde_json::from_str::<Value>(&ask(endpoint, &body).await.unwrap().body).unwrap();
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+/// The ID of the one container of a stage's.
+pub async fn id(stage: &Stage) -> String {
+    stage.container().await.id.unwrap()
+}
+
+/// Why a plan does not run.
+pub async fn refused(plan: ContainerPlan) -> String {
+    let supervisor = start(ContainerPlan { retry_ms_min: 60_000, retry_ms_max: 60_000, ..plan });
+    let cause = down(&supervisor).await;
+    supervisor.stop().await;
+    cause
+}
+
+/// Starts a plan with an Agent that dies without a word.
+pub fn crash(plan: ContainerPlan) {
+    let body = move || {
+        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let supervisor: Supervisor = threads.block_on(async {
+            let supervisor = start(plan);
+            ready(&supervisor).await;
+            supervisor
+        });
+        // Told to nobody: the tasks end where they are.
+        std::mem::forget(supervisor);
+        threads.shutdown_timeout(Duration::from_secs(10));
+    };
+    std::thread::spawn(body).join().unwrap();
 }
 
 /// What is in an image of the stand-in.

@@ -11,7 +11,7 @@
 use std::{
     env, fs,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt,
     process, thread,
     time::Duration,
@@ -106,6 +106,7 @@ fn trick(body: &str) -> String {
     match field(body, "model") {
         "probe" => probe(),
         "connect" => connect(field(body, "content")),
+        "resolve" => resolve(field(body, "content")),
         "print" => print(),
         "exit" => process::exit(3),
         "eat" => eat(),
@@ -167,6 +168,20 @@ fn connect(addresses: &str) -> String {
         found.map_or_else(|error| format!("{:?}", error.kind()), |_| "done".to_owned())
     });
     tried.collect::<Vec<_>>().join(" ")
+}
+
+/// Asks a resolver, as in `ADDRESS NAME`, and tells whether it answers, whatever it says.
+fn resolve(content: &str) -> String {
+    let (address, name) = content.split_once(' ').unwrap_or((content, ""));
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let labels = name.split('.').flat_map(|it| [&[it.len() as u8], it.as_bytes()].concat());
+        let question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".iter().copied().chain(labels).chain(*b"\0\0\x01\0\x01");
+        socket.send_to(&question.collect::<Vec<_>>(), address)?;
+        socket.recv_from(&mut [0; 512])
+    };
+    ask().map_or_else(|error| format!("{:?}", error.kind()), |_| "done".to_owned())
 }
 
 fn print() -> String {

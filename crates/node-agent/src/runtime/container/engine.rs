@@ -4,14 +4,21 @@ use std::{path::Path, time::Duration};
 
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 
-use super::error::ContainerError;
+use super::{error::ContainerError, podman::Podman};
 
 /// How long the engine may take to answer: 30 seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take over an image: 2 hours, for a large one over a slow line.
 const IMAGE_LIMIT: Duration = Duration::from_hours(2);
-/// The earliest API that has all that is asked for: Docker 20.10's, which Podman 4 speaks too.
+/// The earliest API that has all that is asked for: Docker 20.10's, which Podman 4.3 speaks too.
 const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
+
+/// Whose engine it is. Some things Podman takes and tells in other words, in Docker's API or its own.
+#[derive(Clone, Debug)]
+pub(super) enum Make {
+    Docker,
+    Podman(Podman),
+}
 
 /// A connection that was found fit.
 #[derive(Clone, Debug)]
@@ -22,6 +29,7 @@ pub(super) struct Engine {
     pub(super) patient: Docker,
     /// The memory of its machine.
     pub(super) memory_bytes: u64,
+    pub(super) make: Make,
 }
 
 impl Engine {
@@ -42,11 +50,18 @@ impl Engine {
         }
         let about = quick.info().await.map_err(away)?;
         let options = about.security_options.unwrap_or_default();
-        if let Some(problem) = unfit(&options) {
+        let parts = quick.version().await.map_err(away)?.components.unwrap_or_default();
+        let (make, unfit_podman) = if parts.iter().any(|part| part.name == "Podman Engine") {
+            let (podman, unfit) = Podman::connect(socket, ANSWER_LIMIT).await.map_err(away)?;
+            (Make::Podman(podman), unfit)
+        } else {
+            (Make::Docker, None)
+        };
+        if let Some(problem) = unfit(&options).or(unfit_podman) {
             return Err(ContainerError::UnfitEngine { socket: socket.to_owned(), problem });
         }
         let memory_bytes = about.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-        Ok(Self { memory_bytes, patient: quick.clone().with_timeout(IMAGE_LIMIT), quick })
+        Ok(Self { memory_bytes, make, patient: quick.clone().with_timeout(IMAGE_LIMIT), quick })
     }
 }
 

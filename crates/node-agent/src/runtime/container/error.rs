@@ -22,7 +22,7 @@ pub enum ContainerError {
     },
     /// An engine of an earlier time.
     #[error(
-        "the container engine at {socket} speaks API {found}, {wanted} is needed: upgrade to Docker 20.10"
+        "the container engine at {socket} speaks API {found}, {wanted} is needed: upgrade to Docker 20.10 or Podman 4.3"
     )]
     OldEngine {
         /// The socket.

@@ -1,4 +1,4 @@
-//! A runtime in a container: made by a container engine (Docker) from the approved image,
+//! A runtime in a container: made by a container engine (Docker or Podman) from the approved image,
 //! kept apart, reached over a network that has nobody else in it.
 //!
 //! [`ContainerPlan`] says what is wanted. Before each start the image is found by its digest, loaded from an archive of the
@@ -17,6 +17,7 @@ mod archive;
 mod engine;
 mod error;
 mod image;
+mod podman;
 mod spec;
 
 use std::{
@@ -45,7 +46,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::{engine::Engine, error::is_missing, image::Image};
+use self::{
+    engine::{Engine, Make},
+    error::is_missing,
+    image::Image,
+};
 pub use self::{error::ContainerError, image::ImageFacts};
 use super::{
     endpoint::Endpoint,
@@ -233,7 +238,7 @@ impl Running {
     ) -> Result<Self, RuntimeError> {
         let Prepared { engine, image } = prepared;
         let memory_bytes = plan.memory_bytes.unwrap_or(engine.memory_bytes / 4 * 3);
-        let asked = spec::asked(plan, &image.id, memory_bytes);
+        let asked = spec::asked(plan, &image.id, memory_bytes, &engine.make);
         let digest = spec::plan_digest(&asked)?;
         let network = find_network(&engine, &plan.owner).await?;
         let mut starting = Starting {
@@ -251,7 +256,7 @@ impl Running {
                 starting.make(&listeners).await?
             }
         };
-        let address = spec::address(&made, &starting.network);
+        let address = spec::address(&made, &starting.network, &engine.make);
         let endpoint =
             address.map_err(RuntimeError::from).and_then(|it| Endpoint::new(&it, spec::key(&made)));
         let owner = plan.owner;
@@ -273,7 +278,7 @@ impl Running {
         let state = loop {
             let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
             let ended = self.engine.patient.wait_container(&self.id, Some(options)).next().await;
-            match self.engine.quick.inspect_container(&self.id, None::<InspectContainerOptions>).await {
+            match inspect(&self.engine, &self.id).await {
                 Ok(found) => {
                     let state = found.state.unwrap_or_default();
                     if state.running != Some(true) {
@@ -334,7 +339,7 @@ struct Starting<'a> {
     memory_bytes: u64,
     asked: bollard::models::ContainerCreateBody,
     digest: Digest,
-    /// The ID of the network; empty while there is none.
+    /// The network as [`called`]; empty while there is none.
     network: String,
 }
 
@@ -370,9 +375,23 @@ impl Starting<'_> {
                 .as_ref()
                 .is_some_and(|state| state.running == Some(true) && state.paused != Some(true))
             && spec::key(&made).is_some()
-            && spec::verify(&self.completed(""), &made).is_ok()
-            && spec::address(&made, &self.network).is_ok();
+            && self.verify(id, &self.completed(""), &made).await.is_ok()
+            && spec::address(&made, &self.network, &self.engine.make).is_ok();
         Ok(fits.then_some(made))
+    }
+
+    /// Compares what the engine made with what it was asked for.
+    async fn verify(
+        &self,
+        id: &str,
+        asked: &bollard::models::ContainerCreateBody,
+        made: &ContainerInspectResponse,
+    ) -> Result<(), ContainerError> {
+        let told = match &self.engine.make {
+            Make::Docker => None,
+            Make::Podman(podman) => Some(podman.container(id).await?),
+        };
+        spec::verify(asked, made, told.as_ref())
     }
 
     fn completed(&self, key: &str) -> bollard::models::ContainerCreateBody {
@@ -390,7 +409,7 @@ impl Starting<'_> {
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let made = match engine.quick.create_container(Some(options), asked.clone()).await {
             Ok(made) => made,
-            Err(EngineError::DockerResponseServerError { status_code: 409, .. }) => {
+            Err(error) if is_taken(&error) => {
                 return Err(foreign_container(engine, name).await?.into());
             }
             Err(error) => {
@@ -412,7 +431,7 @@ impl Starting<'_> {
         asked: &bollard::models::ContainerCreateBody,
         listeners: &broadcast::Sender<String>,
     ) -> Result<Started, ContainerError> {
-        spec::verify(asked, &look(self.engine, id).await?)?;
+        self.verify(id, asked, &look(self.engine, id).await?).await?;
         // Before it starts, so that its first words are heard.
         let (mut reader, lines) = self.attach(id, listeners).await?;
         let started = self.engine.quick.start_container(id, None::<StartContainerOptions>).await;
@@ -467,14 +486,23 @@ async fn read(mut attached: AttachContainerResults, lines: Lines) {
 }
 
 async fn look(engine: &Engine, id: &str) -> Result<ContainerInspectResponse, ContainerError> {
-    let found = engine.quick.inspect_container(id, None::<InspectContainerOptions>).await;
-    found.map_err(ContainerError::engine("describe the container"))
+    inspect(engine, id).await.map_err(ContainerError::engine("describe the container"))
+}
+
+async fn inspect(engine: &Engine, id: &str) -> Result<ContainerInspectResponse, EngineError> {
+    match &engine.make {
+        Make::Docker => engine.quick.inspect_container(id, None::<InspectContainerOptions>).await,
+        Make::Podman(podman) => podman.in_dockers_words(&format!("/containers/{id}/json")).await,
+    }
 }
 
 /// All containers of this node's, whether they run or not.
 async fn containers(engine: &Engine, owner: &Owner) -> Result<Vec<ContainerSummary>, ContainerError> {
     let options = ListContainersOptionsBuilder::default().all(true).filters(&owner.filter()).build();
-    let found = engine.quick.list_containers(Some(options)).await;
+    let found: Result<Vec<ContainerSummary>, _> = match &engine.make {
+        Make::Docker => engine.quick.list_containers(Some(options)).await,
+        Make::Podman(podman) => podman.in_dockers_words("/containers/json?all=true").await,
+    };
     let found = found.map_err(ContainerError::engine("list the containers"))?;
     Ok(found.into_iter().filter(|it| owner.owns(it.labels.as_ref())).collect())
 }
@@ -488,6 +516,12 @@ async fn remove(engine: &Engine, id: &str) -> Result<(), ContainerError> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Whether another container has the name: Podman says so in words alone.
+fn is_taken(error: &EngineError) -> bool {
+    is_conflict(error)
+        || matches!(error, EngineError::DockerResponseServerError { message, .. } if message.contains("name is already in use"))
 }
 
 fn is_conflict(error: &EngineError) -> bool {
@@ -522,7 +556,16 @@ async fn remove_network(engine: &Engine, id: &str) -> Result<(), ContainerError>
     }
 }
 
-/// The ID of the network, if there is one as it would be made now.
+/// What the engine calls a network in a container's description: Docker by its ID, Podman, where no name is there twice, by its
+/// name.
+fn called(engine: &Engine, network: &EngineNetwork) -> Option<String> {
+    match engine.make {
+        Make::Docker => network.id.clone(),
+        Make::Podman(_) => network.name.clone(),
+    }
+}
+
+/// The network as [`called`], if there is one as it would be made now.
 async fn find_network(engine: &Engine, owner: &Owner) -> Result<Option<String>, ContainerError> {
     let name = owner.name();
     // The engine's filter by name takes parts of names too, and it allows a name twice.
@@ -535,7 +578,10 @@ async fn find_network(engine: &Engine, owner: &Owner) -> Result<Option<String>, 
     }
     let fits =
         same_name.iter().find(|it| it.internal == Some(true) && it.driver.as_deref() == Some("bridge"));
-    Ok(fits.and_then(|it| it.id.clone()))
+    match &engine.make {
+        Make::Podman(podman) if fits.is_some() && podman.resolves(&name).await? => Ok(None),
+        Make::Docker | Make::Podman(_) => Ok(fits.and_then(|it| called(engine, it))),
+    }
 }
 
 /// Removes every network of this node's but `found`, and makes one where that is empty. Nobody is in them any more.
@@ -545,18 +591,24 @@ async fn make_network(
     found: String,
 ) -> Result<String, ContainerError> {
     for other in networks(engine, &plan.owner.filter()).await? {
-        let id = other.id.unwrap_or_default();
-        if id != found && plan.owner.owns(other.labels.as_ref()) {
-            remove_network(engine, &id).await?;
+        if called(engine, &other).as_ref() != Some(&found) && plan.owner.owns(other.labels.as_ref()) {
+            remove_network(engine, &other.id.unwrap_or_default()).await?;
         }
     }
     if !found.is_empty() {
         return Ok(found);
     }
-    let what = format!("make the network {}", plan.owner.name());
-    let made =
-        engine.quick.create_network(spec::network(plan)).await.map_err(ContainerError::engine(what))?;
-    Ok(made.id)
+    let name = plan.owner.name();
+    match &engine.make {
+        Make::Docker => {
+            let made = engine.quick.create_network(spec::network(plan)).await;
+            Ok(made.map_err(ContainerError::engine(format!("make the network {name}")))?.id)
+        }
+        Make::Podman(podman) => {
+            podman.make_network(&name, &plan.owner.labels()).await?;
+            Ok(name)
+        }
+    }
 }
 
 /// Says whose the container is that has our name.

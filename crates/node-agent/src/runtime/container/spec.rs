@@ -1,9 +1,12 @@
 //! What a container is made with, and whether the engine really did so.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, DeviceRequest, HealthConfig, HostConfig,
+    ContainerCreateBody, ContainerInspectResponse, DeviceRequest, EndpointSettings, HealthConfig, HostConfig,
     HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions,
     MountBindOptionsPropagationEnum, MountType, NetworkCreateRequest, ResourcesUlimits, RestartPolicy,
     RestartPolicyNameEnum,
@@ -11,7 +14,7 @@ use bollard::models::{
 use node_types::Digest;
 use zeroize::Zeroizing;
 
-use super::{ContainerPlan, error::ContainerError};
+use super::{ContainerPlan, engine::Make, error::ContainerError, podman};
 
 /// Who it runs as, whatever the image says: nobody.
 const USER: &str = "65534:65534";
@@ -24,29 +27,29 @@ const TMP: &str = "/tmp";
 /// How it is mounted: 1 GiB at most, which counts as the container's memory. It belongs to its user, because engines give
 /// it the mode that the folder has in the image.
 const TMP_OPTIONS: &str = "rw,noexec,nosuid,nodev,uid=65534,gid=65534,mode=0700,size=1073741824";
+/// The same in Podman's words, which would copy what the image has there.
+const TMP_OPTIONS_PODMAN: &str = "rw,noexec,nosuid,nodev,U,notmpcopyup,mode=0700,size=1073741824";
 /// The variable with the key of this start.
 const API_KEY: &str = "RUNTIME_API_KEY";
 /// The label with the digest of everything that a container was made with.
 pub(super) const PLAN: &str = "resultity.plan";
 /// The label with the files that it loads.
 const LOADS: &str = "resultity.loads";
-/// What engines give a container if nothing is dropped; Podman lists these where all are dropped.
-const USUAL_CAPABILITIES: [&str; 11] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
+/// The folders that Podman mounts a file system in memory on wherever the root is read-only.
+const PODMANS: [&str; 2] = ["/run", "/var/tmp"];
+/// How it is asked to: so that nothing can be written there.
+const PODMANS_OPTIONS: &str = "ro,noexec,nosuid,nodev,size=65536";
+/// How many files, and how many processes of its user's, Podman lets a container have: unless it is told, it wants more than it
+/// may give where it cannot raise its own limits.
+const PODMANS_LIMIT: i64 = 16_384;
 
 /// What a container of `plan` is made with, but for its network and its key.
-pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64) -> ContainerCreateBody {
+pub(super) fn asked(
+    plan: &ContainerPlan,
+    image: &str,
+    memory_bytes: u64,
+    make: &Make,
+) -> ContainerCreateBody {
     let memory = Some(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
     let models = plan.models.as_ref().map(|models| Mount {
         typ: Some(MountType::BIND),
@@ -64,9 +67,26 @@ pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64) -> Con
         capabilities: Some(vec![vec!["gpu".to_owned()]]),
         ..DeviceRequest::default()
     };
+    let limit = |name: &str, most| ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(most),
+        hard: Some(most),
+    };
+    let (folders, limits) = match make {
+        Make::Docker => (vec![(TMP, TMP_OPTIONS)], vec![limit("core", 0)]),
+        Make::Podman(_) => (
+            PODMANS
+                .map(|folder| (folder, PODMANS_OPTIONS))
+                .into_iter()
+                .chain([(TMP, TMP_OPTIONS_PODMAN)])
+                .collect(),
+            vec![limit("core", 0), limit("nofile", PODMANS_LIMIT), limit("nproc", PODMANS_LIMIT)],
+        ),
+    };
+    let folders = folders.into_iter().map(|(folder, options)| (folder.to_owned(), options.to_owned()));
     let host = HostConfig {
         readonly_rootfs: Some(true),
-        tmpfs: Some(HashMap::from([(TMP.to_owned(), TMP_OPTIONS.to_owned())])),
+        tmpfs: Some(folders.collect()),
         mounts: Some(models.into_iter().collect()),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -79,7 +99,7 @@ pub(super) fn asked(plan: &ContainerPlan, image: &str, memory_bytes: u64) -> Con
         // No more than that by swapping.
         memory_swap: memory,
         pids_limit: Some(i64::from(plan.pids_max)),
-        ulimits: Some(vec![ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }]),
+        ulimits: Some(limits),
         // What it prints may quote a prompt: it is read as it comes, and the engine keeps nothing of it.
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         restart_policy: Some(RestartPolicy {
@@ -155,13 +175,15 @@ fn fill(arg: &str, plan: &ContainerPlan) -> String {
     arg.replace("{models}", MODELS).replace("{model}", &model)
 }
 
-/// Compares what the engine made with what it was asked for, before anything runs in it.
+/// Compares what the engine made with what it was asked for, before anything runs in it. `podman` is what Podman says besides;
+/// none for Docker.
 ///
 /// # Errors
 /// [`ContainerError::NotApplied`] for the first difference.
 pub(super) fn verify(
     asked: &ContainerCreateBody,
     made: &ContainerInspectResponse,
+    podman: Option<&podman::Told>,
 ) -> Result<(), ContainerError> {
     let (wanted, none) = (asked.host_config.clone().unwrap_or_default(), HostConfig::default());
     let found = made.host_config.as_ref().unwrap_or(&none);
@@ -171,20 +193,43 @@ pub(super) fn verify(
     same("the read-only root", &wanted.readonly_rootfs, &found.readonly_rootfs)?;
     same("the absence of privileges", &false, &found.privileged.unwrap_or_default())?;
     same("the absence of added capabilities", &[""; 0][..], texts(found.cap_add.as_ref()).as_slice())?;
-    holds("the dropping of capabilities", "ALL", &found.cap_drop, drops_all(found.cap_drop.as_deref()))?;
+    match podman {
+        None => {
+            let all = found.cap_drop.iter().flatten().any(|it| it == "ALL" || it == "CAP_ALL");
+            holds("the dropping of capabilities", "ALL", &found.cap_drop, all)?;
+        }
+        // Docker's list names those of its usual ones that were dropped.
+        Some(told) => {
+            holds("the dropping of capabilities", "ALL", &told.capabilities, told.capabilities.is_empty())?;
+        }
+    }
     let options = found.security_opt.as_deref().unwrap_or_default();
     // A profile of its own may allow anything.
     let closed =
         options.iter().any(|it| matches!(it.as_str(), "no-new-privileges" | "no-new-privileges:true"))
-            && !options
-                .iter()
-                .any(|it| it.starts_with("seccomp") || it.contains("unconfined") || it.ends_with("disable"));
+            && !options.iter().any(|it| {
+                ["seccomp", "unmask"].iter().any(|opening| it.starts_with(opening))
+                    || it.contains("unconfined")
+                    || it.ends_with("disable")
+            });
     holds("the security options", "no-new-privileges", &found.security_opt, closed)?;
     let masked = [&found.masked_paths, &found.readonly_paths];
     let closed = masked.iter().all(|paths| paths.as_ref().is_none_or(|paths| !paths.is_empty()));
     holds("the closing of parts of /proc and /sys", "what engines close", &masked, closed)?;
-    same("the IPC namespace", &wanted.ipc_mode, &found.ipc_mode)?;
-    let cgroups = found.cgroupns_mode.map(|mode| mode.to_string());
+    let cgroups = match podman {
+        None => {
+            same("the IPC namespace", &wanted.ipc_mode, &found.ipc_mode)?;
+            found.cgroupns_mode.map(|mode| mode.to_string())
+        }
+        Some(told) => {
+            // Either is its own. Another container enters it only if whoever uses the engine makes one for that, as they could
+            // with any other of its namespaces.
+            let own = matches!(found.ipc_mode.as_deref(), Some("private" | "shareable"));
+            holds("the IPC namespace", "private", &found.ipc_mode, own)?;
+            // Without one it learns the name of its own group. It sees no other one's folder, and its own is read-only.
+            (told.cgroups != "host" || !told.old_cgroups).then(|| told.cgroups.clone())
+        }
+    };
     for (what, mode) in [
         ("a process namespace of its own", &found.pid_mode),
         ("a host name of its own", &found.uts_mode),
@@ -193,7 +238,14 @@ pub(super) fn verify(
     ] {
         holds(what, "private", mode, matches!(mode.as_deref(), None | Some("" | "private")))?;
     }
-    same("the network", &wanted.network_mode, &found.network_mode)?;
+    match podman {
+        None => same("the network", &wanted.network_mode, &found.network_mode)?,
+        // Which one stands elsewhere.
+        Some(_) => {
+            same("the network", &Some("bridge"), &found.network_mode.as_deref())?;
+            same("the network", &wanted.network_mode.as_deref(), &Some(only_network(made)?.0))?;
+        }
+    }
     let published = found.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());
     let published = published || found.publish_all_ports == Some(true);
     holds("the absence of published ports", "none", &found.port_bindings, !published)?;
@@ -219,14 +271,22 @@ pub(super) fn verify(
     holds("that the Agent alone starts it", "no", &restart, never)?;
     let driver = |host: &HostConfig| host.log_config.as_ref().and_then(|it| it.typ.clone());
     same("the absence of logs", &driver(&wanted), &driver(found))?;
-    let places =
-        |host: &HostConfig| host.tmpfs.iter().flatten().map(|(path, _)| path.clone()).collect::<Vec<_>>();
-    same("the temporary folder", &places(&wanted), &places(found))?;
-    let options = found.tmpfs.iter().flatten().map(|(_, options)| options.split(',').collect::<Vec<_>>());
-    let closed =
-        options.into_iter().all(|it| ["noexec", "nosuid", "nodev"].iter().all(|closed| it.contains(closed)));
-    holds("how the temporary folder is mounted", "noexec, nosuid, nodev", &found.tmpfs, closed)?;
-    let nothing = found.binds.as_ref().is_none_or(Vec::is_empty)
+    same("the temporary folder", &folders(&wanted), &folders(found))?;
+    let open = found.tmpfs.iter().flatten().any(|(_, options)| {
+        let options: Vec<&str> = options.split(',').collect();
+        ["noexec", "nosuid", "nodev"].iter().any(|closed| !options.contains(closed))
+    });
+    holds("how the temporary folder is mounted", "noexec, nosuid, nodev", &found.tmpfs, !open)?;
+    let binds = match podman {
+        None => found.binds.as_ref().is_none_or(Vec::is_empty),
+        // They are the mounts once more; whether these are writable is judged there.
+        Some(_) => found
+            .binds
+            .iter()
+            .flatten()
+            .all(|bind| wanted.mounts.iter().flatten().any(|mount| is_of(bind, mount))),
+    };
+    let nothing = binds
         && found.volumes_from.as_ref().is_none_or(Vec::is_empty)
         && found.devices.as_ref().is_none_or(Vec::is_empty)
         && found.device_cgroup_rules.as_ref().is_none_or(Vec::is_empty);
@@ -279,10 +339,16 @@ fn texts(list: Option<&Vec<String>>) -> Vec<&str> {
     list.into_iter().flatten().map(String::as_str).collect()
 }
 
-fn drops_all(dropped: Option<&[String]>) -> bool {
-    let dropped: Vec<&str> =
-        dropped.unwrap_or_default().iter().map(|it| it.strip_prefix("CAP_").unwrap_or(it)).collect();
-    dropped.contains(&"ALL") || USUAL_CAPABILITIES.iter().all(|it| dropped.contains(it))
+/// The folders in memory, and which of them are read-only.
+fn folders(host: &HostConfig) -> BTreeMap<&str, bool> {
+    let folders = host.tmpfs.iter().flatten();
+    folders.map(|(path, options)| (path.as_str(), options.split(',').any(|it| it == "ro"))).collect()
+}
+
+/// Whether a bind, as in `/here:/there:ro`, is that of a mount.
+fn is_of(bind: &str, mount: &Mount) -> bool {
+    let [source, target] = [&mount.source, &mount.target].map(|it| it.as_deref().unwrap_or_default());
+    bind.starts_with(&format!("{source}:{target}:"))
 }
 
 fn same<T: PartialEq + std::fmt::Debug + ?Sized>(
@@ -308,15 +374,29 @@ fn holds(
     Err(ContainerError::NotApplied { what, asked: asked.to_owned(), found: format!("{found:?}") })
 }
 
-/// Where a container that runs is reached, in the network with this ID.
-pub(super) fn address(made: &ContainerInspectResponse, network: &str) -> Result<String, ContainerError> {
+/// The only network that a container is in, by its name.
+fn only_network(made: &ContainerInspectResponse) -> Result<(&str, &EndpointSettings), ContainerError> {
     let networks = made.network_settings.as_ref().and_then(|it| it.networks.as_ref());
-    let all: Vec<_> = networks.into_iter().flatten().map(|(_, it)| it).collect();
-    let [only] = all.as_slice() else {
+    let all: Vec<_> = networks.into_iter().flatten().collect();
+    let [(name, only)] = all.as_slice() else {
         let found = format!("{} networks", all.len());
         return Err(ContainerError::NotApplied { what: "the network", asked: "one alone".to_owned(), found });
     };
-    same("the network", &Some(network), &only.network_id.as_deref())?;
+    Ok((name, only))
+}
+
+/// Where a container that runs is reached, in this network of its engine's.
+pub(super) fn address(
+    made: &ContainerInspectResponse,
+    network: &str,
+    make: &Make,
+) -> Result<String, ContainerError> {
+    let (name, only) = only_network(made)?;
+    let found = match make {
+        Make::Docker => only.network_id.as_deref(),
+        Make::Podman(_) => Some(name),
+    };
+    same("the network", &Some(network), &found)?;
     let address = only.ip_address.as_deref().and_then(|it| it.parse::<IpAddr>().ok());
     let address = address.ok_or(ContainerError::Silent { what: "the container's address" })?;
     Ok(format!("http://{address}:{PORT}"))
@@ -333,11 +413,14 @@ pub(super) fn key(made: &ContainerInspectResponse) -> Option<Zeroizing<String>> 
 mod tests {
     use std::path::PathBuf;
 
-    use bollard::models::{ContainerConfig, DeviceMapping, MountPoint, PortBinding};
+    use bollard::models::{ContainerConfig, DeviceMapping, MountPoint, NetworkSettings, PortBinding};
     use node_types::{Network, VolumeId};
 
     use super::*;
-    use crate::runtime::{ModelsMount, container::Owner};
+    use crate::runtime::{
+        ModelsMount,
+        container::{Owner, podman::Podman},
+    };
 
     fn plan() -> ContainerPlan {
         ContainerPlan {
@@ -412,6 +495,9 @@ mod tests {
             host.security_opt = Some(["no-new-privileges", "seccomp=unconfined"].map(str::to_owned).to_vec());
         }),
         ("security options", |_, host| {
+            host.security_opt = Some(["no-new-privileges", "unmask=all"].map(str::to_owned).to_vec());
+        }),
+        ("security options", |_, host| {
             host.security_opt = Some(["no-new-privileges", "seccomp={}"].map(str::to_owned).to_vec());
         }),
         ("security options", |_, host| {
@@ -443,7 +529,7 @@ mod tests {
         ("absence of logs", |_, host| host.log_config.as_mut().unwrap().typ = text("json-file")),
         ("the temporary folder", |_, host| host.tmpfs = None),
         ("temporary folder is mounted", |_, host| {
-            host.tmpfs = Some(HashMap::from([(TMP.to_owned(), "rw,nosuid,nodev,exec".to_owned())]));
+            host.tmpfs.as_mut().unwrap().insert(TMP.to_owned(), "rw,nosuid,nodev,exec".to_owned());
         }),
         ("devices and binds", |_, host| host.binds = texts("/:/host")),
         ("devices and binds", |_, host| host.volumes_from = texts("another")),
@@ -470,30 +556,108 @@ mod tests {
         }),
     ];
 
+    /// More ways for what Podman makes.
+    const PODMANS_CHANGES: &[(&str, Change)] = &[
+        ("the network", |_, host| host.network_mode = text("host")),
+        ("the network", |_, host| host.network_mode = text("container:another")),
+        ("the network", |made, _| made.network_settings = None),
+        ("the network", |made, _| {
+            let networks = made.network_settings.as_mut().unwrap().networks.as_mut().unwrap();
+            networks.insert("another".to_owned(), EndpointSettings::default());
+        }),
+        ("the network", |made, _| {
+            let networks = made.network_settings.as_mut().unwrap().networks.as_mut().unwrap();
+            *networks = HashMap::from([("another".to_owned(), EndpointSettings::default())]);
+        }),
+        ("IPC namespace", |_, host| host.ipc_mode = text("container:another")),
+        ("IPC namespace", |_, host| host.ipc_mode = None),
+        ("the temporary folder", |_, host| {
+            host.tmpfs.as_mut().unwrap().remove("/run");
+        }),
+        ("the temporary folder", |_, host| {
+            let open = "rw,noexec,nosuid,nodev".to_owned();
+            host.tmpfs.as_mut().unwrap().insert("/run".to_owned(), open);
+        }),
+        ("devices and binds", |_, host| host.binds.as_mut().unwrap().push("/:/models:ro".to_owned())),
+        ("devices and binds", |_, host| {
+            host.binds.as_mut().unwrap().push("/models-here:/models/../etc:ro".to_owned());
+        }),
+    ];
+
+    fn asked_of(make: &Make) -> ContainerCreateBody {
+        let plan = plan();
+        completed(asked(&plan, "sha256:image", 1 << 30, make), &plan, Digest::of(b"plan"), "network", "")
+    }
+
+    /// What Podman says that did as it was asked.
+    fn made_by_podman(asked: &ContainerCreateBody) -> (ContainerInspectResponse, podman::Told) {
+        let mut made = made(asked);
+        let host = made.host_config.as_mut().unwrap();
+        host.cap_drop = texts("CHOWN");
+        host.network_mode = text("bridge");
+        host.ipc_mode = text("shareable");
+        host.cgroupns_mode = None;
+        host.mounts = None;
+        host.binds = texts("/models-here:/models:ro,rprivate,rbind");
+        let networks = HashMap::from([("network".to_owned(), EndpointSettings::default())]);
+        made.network_settings =
+            Some(NetworkSettings { networks: Some(networks), ..NetworkSettings::default() });
+        let told =
+            podman::Told { capabilities: Vec::new(), cgroups: "private".to_owned(), old_cgroups: false };
+        (made, told)
+    }
+
     #[test]
     fn a_container_that_is_less_closed_in_any_way_is_told_by_that_way() {
-        let plan = plan();
-        let asked =
-            completed(asked(&plan, "sha256:image", 1 << 30), &plan, Digest::of(b"plan"), "network", "");
-        verify(&asked, &made(&asked)).unwrap();
+        let asked = asked_of(&Make::Docker);
+        verify(&asked, &made(&asked), None).unwrap();
         for (number, (words, change)) in CHANGES.iter().enumerate() {
             let mut made = made(&asked);
-            let mut host = made.host_config.clone().unwrap();
-            change(&mut made, &mut host);
-            made.host_config = Some(host);
-            let refused = verify(&asked, &made).expect_err(&format!("{number}: {words}"));
+            apply(*change, &mut made);
+            let refused = verify(&asked, &made, None).expect_err(&format!("{number}: {words}"));
             assert!(refused.to_string().contains(words), "{number}: {words}: {refused}");
         }
     }
 
     #[test]
+    fn one_of_podmans_that_is_less_closed_in_any_way_is_told_by_that_way() {
+        let asked = asked_of(&Make::Podman(Podman::nowhere()));
+        let (made, told) = made_by_podman(&asked);
+        verify(&asked, &made, Some(&told)).unwrap();
+        // What Podman says in its own words is judged there.
+        let elsewhere =
+            |words: &str| matches!(words, "dropping of capabilities" | "cgroup namespace" | "the network");
+        let changes = CHANGES.iter().filter(|(words, _)| !elsewhere(words)).chain(PODMANS_CHANGES);
+        for (number, (words, change)) in changes.enumerate() {
+            let (mut made, told) = made_by_podman(&asked);
+            apply(*change, &mut made);
+            let refused = verify(&asked, &made, Some(&told)).expect_err(&format!("{number}: {words}"));
+            assert!(refused.to_string().contains(words), "{number}: {words}: {refused}");
+        }
+
+        type Tell = fn(&mut podman::Told);
+        let ways: [(&str, Tell); 4] = [
+            ("dropping of capabilities", |told| told.capabilities = vec!["CAP_NET_RAW".to_owned()]),
+            ("cgroup namespace", |told| told.cgroups = "host".to_owned()),
+            ("cgroup namespace", |told| {
+                (told.cgroups, told.old_cgroups) = ("container:another".to_owned(), true);
+            }),
+            ("cgroup namespace", |told| told.cgroups = "ns:/proc/1/ns/cgroup".to_owned()),
+        ];
+        for (words, change) in ways {
+            let (made, mut told) = made_by_podman(&asked);
+            change(&mut told);
+            let refused = verify(&asked, &made, Some(&told)).unwrap_err().to_string();
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+    }
+
+    #[test]
     fn what_engines_say_in_other_words_is_the_same() {
-        let plan = plan();
-        let asked =
-            completed(asked(&plan, "sha256:image", 1 << 30), &plan, Digest::of(b"plan"), "network", "");
+        let asked = asked_of(&Make::Docker);
         let same: [Change; 6] = [
             |_, host| host.security_opt = texts("no-new-privileges:true"),
-            |_, host| host.cap_drop = Some(USUAL_CAPABILITIES.map(|it| format!("CAP_{it}")).to_vec()),
+            |_, host| host.cap_drop = texts("CAP_ALL"),
             |_, host| host.memory_swap = Some(-1),
             |_, host| host.ulimits.as_mut().unwrap()[0].name = text("RLIMIT_CORE"),
             |_, host| host.restart_policy = None,
@@ -503,10 +667,19 @@ mod tests {
         ];
         for change in same {
             let mut made = made(&asked);
-            let mut host = made.host_config.clone().unwrap();
-            change(&mut made, &mut host);
-            made.host_config = Some(host);
-            verify(&asked, &made).unwrap();
+            apply(change, &mut made);
+            verify(&asked, &made, None).unwrap();
         }
+        let asked = asked_of(&Make::Podman(Podman::nowhere()));
+        let (mut made, mut told) = made_by_podman(&asked);
+        made.host_config.as_mut().unwrap().ipc_mode = text("private");
+        (told.cgroups, told.old_cgroups) = ("host".to_owned(), true);
+        verify(&asked, &made, Some(&told)).unwrap();
+    }
+
+    fn apply(change: Change, made: &mut ContainerInspectResponse) {
+        let mut host = made.host_config.clone().unwrap();
+        change(made, &mut host);
+        made.host_config = Some(host);
     }
 }

@@ -1,0 +1,319 @@
+//! A runtime in a container of Podman's: a real one, of each test's own. What it says of a container, and how it makes
+//! networks, is its own; everything else is tested with Docker in `runtime_container.rs`.
+//!
+//! Where there can be no Podman, these tests say so and pass.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+#[expect(dead_code, reason = "each test file uses its part of it")]
+mod container;
+
+use std::{collections::HashMap, net::TcpListener, time::Duration};
+
+use bollard::{
+    models::{
+        ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, Mount, MountType,
+        NetworkConnectRequest, NetworkCreateRequest, ResourcesUlimits,
+    },
+    query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions},
+};
+use container::{
+    PATIENCE, Stage, ask, crash, down, id, podman_stage, podman_stage_with, ready, refused, said, start,
+};
+use node_agent::runtime::{ContainerPlan, Endpoint, ImageFacts, Plan, Supervisor, Tuning};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use zeroize::Zeroizing;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_in_podman_answers_is_closed_and_leaves_nothing() {
+    let Some(stage) = podman_stage().await else { return };
+    let plan = stage.plan(&["--say", "my first words"]);
+    let facts =
+        ImageFacts { manifest: plan.digest, config: plan.config_digest, platform: "linux/amd64".to_owned() };
+    let supervisor = start(plan);
+    let mut lines = supervisor.lines();
+    let endpoint = ready(&supervisor).await;
+    assert_eq!(*supervisor.image().borrow(), Some(facts));
+    let heard = async { while lines.recv().await.unwrap() != "my first words" {} };
+    tokio::time::timeout(PATIENCE, heard).await.unwrap();
+    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
+    let text = |name: &str| seen[name].as_str().unwrap().to_owned();
+
+    let status = text("status");
+    let line = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(line(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!((line("NoNewPrivs"), line("Seccomp")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    assert_eq!((line("Uid"), line("Gid")), (vec!["65534".to_owned(); 4], vec!["65534".to_owned(); 4]));
+    assert_eq!(text("processes"), "1", "a process namespace of its own");
+    for place in ["write root", "write models", "write model"] {
+        assert_eq!(text(place), "ReadOnlyFilesystem", "{place}");
+    }
+    assert_eq!(
+        (text("write tmp"), text("start from tmp")),
+        ("done".to_owned(), "PermissionDenied".to_owned())
+    );
+    assert_eq!((text("model"), text("engine")), ("the model".to_owned(), String::new()));
+    let cores = text("limits").lines().find(|line| line.starts_with("Max core")).unwrap().to_owned();
+    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+
+    // What is mounted outside of the engine's own file systems can be read alone, but for the temporary folder.
+    let mounts = text("mounts");
+    let mounts: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
+    let others = mounts.iter().filter(|it| {
+        !["/proc", "/dev", "/sys"].iter().any(|own| it[4] == *own || it[4].starts_with(&format!("{own}/")))
+    });
+    let (writable, read): (Vec<_>, Vec<_>) =
+        others.partition(|it| !it[5].split(',').any(|option| option == "ro"));
+    let places = |mounts: &[&Vec<&str>]| mounts.iter().map(|it| it[4].to_owned()).collect::<Vec<_>>();
+    assert_eq!(places(&writable), ["/tmp"]);
+    let own = ["/", "/models", "/run", "/run/.containerenv", "/var/tmp"];
+    let known = |it: &String| own.contains(&it.as_str()) || it.starts_with("/etc/");
+    assert!(places(&read).iter().all(known), "{read:?}");
+    for option in ["noexec", "nosuid", "nodev"] {
+        assert!(writable[0][5].contains(option), "{writable:?}");
+    }
+    assert!(writable[0].last().unwrap().contains("size=1048576k"), "{writable:?}");
+    let environment = text("environment");
+    let names = environment.lines().map(|line| line.split('=').next().unwrap());
+    // Earlier ones name a terminal that is not there.
+    let mut names: Vec<_> = names.filter(|name| *name != "TERM").collect();
+    names.sort_unstable();
+    let own = ["HOME", "HOSTNAME", "LANG", "OF_THE_IMAGE", "PATH", "RUNTIME_API_KEY", "TMPDIR", "container"];
+    assert_eq!(names, own, "and what the image itself brings");
+
+    supervisor.stop().await;
+    assert!(stage.containers().await.is_empty() && stage.networks().await.is_empty());
+    assert!(stage.has_image(stage.config()).await, "the image is kept for the next start");
+}
+
+/// Makes a container as the Agent makes its own, or opened in a way, and starts it. `made` was the Agent's.
+async fn make(
+    stage: &Stage,
+    made: &ContainerInspectResponse,
+    open: impl Fn(&mut ContainerCreateBody, &mut HostConfig),
+) {
+    let config = made.config.clone().unwrap();
+    let tmpfs = [
+        ("/tmp", "rw,noexec,nosuid,nodev,U,notmpcopyup,mode=0700,size=1073741824"),
+        ("/run", "ro,noexec,nosuid,nodev"),
+        ("/var/tmp", "ro,noexec,nosuid,nodev"),
+    ];
+    let limit = |name: &str, most| ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(most),
+        hard: Some(most),
+    };
+    let mut host = HostConfig {
+        readonly_rootfs: Some(true),
+        tmpfs: Some(tmpfs.map(|(folder, options)| (folder.to_owned(), options.to_owned())).into()),
+        mounts: Some(vec![Mount {
+            typ: Some(MountType::BIND),
+            source: Some(stage.folder.path().join("models").display().to_string()),
+            target: Some("/models".to_owned()),
+            read_only: Some(true),
+            ..Mount::default()
+        }]),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        dns: Some(vec!["127.0.0.1".to_owned()]),
+        memory: Some(256 << 20),
+        memory_swap: Some(256 << 20),
+        pids_limit: Some(1024),
+        ulimits: Some(vec![limit("core", 0), limit("nofile", 1024), limit("nproc", 16_384)]),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+        network_mode: Some(stage.owner.name()),
+        ..HostConfig::default()
+    };
+    let mut body = ContainerCreateBody {
+        image: Some(stage.config().to_string()),
+        user: config.user,
+        env: config.env,
+        cmd: config.cmd,
+        labels: config.labels,
+        ..ContainerCreateBody::default()
+    };
+    open(&mut body, &mut host);
+    body.host_config = Some(host);
+    let options = CreateContainerOptionsBuilder::default().name(&stage.owner.name()).build();
+    let id = stage.engine.create_container(Some(options), body).await.unwrap().id;
+    stage.engine.start_container(&id, None::<StartContainerOptions>).await.unwrap();
+}
+
+/// Removes what a crashed Agent left, and says what it was.
+async fn remove(stage: &Stage) -> ContainerInspectResponse {
+    let made = stage.container().await;
+    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
+    stage.engine.remove_container(made.id.as_ref().unwrap(), Some(remove)).await.unwrap();
+    made
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_what_podman_still_has_is_taken_over_unless_it_is_opened() {
+    let Some(stage) = podman_stage().await else { return };
+    crash(stage.plan(&[]));
+    let first = id(&stage).await;
+    let supervisor = start(stage.plan(&[]));
+    let endpoint = ready(&supervisor).await;
+    assert_eq!(id(&stage).await, first, "no second one was started");
+    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
+    assert_eq!(seen["model"], "the model", "its key still opens it");
+    // It is watched as if it had been made here.
+    let mut lines = supervisor.lines();
+    said(&endpoint, "print", "").await;
+    let heard = tokio::time::timeout(PATIENCE, lines.recv()).await.unwrap();
+    assert!(!matches!(heard, Err(RecvError::Closed)));
+    supervisor.stop().await;
+    assert!(stage.containers().await.is_empty());
+
+    crash(stage.plan(&[]));
+    let made = remove(&stage).await;
+    type Open = fn(&mut ContainerCreateBody, &mut HostConfig);
+    let ways: [(&str, Open); 11] = [
+        ("as it was", |_, _| ()),
+        ("privileged", |_, host| host.privileged = Some(true)),
+        ("a root that is written", |_, host| host.readonly_rootfs = Some(false)),
+        ("capabilities", |_, host| host.cap_drop = None),
+        ("one capability", |_, host| host.cap_add = Some(vec!["NET_RAW".to_owned()])),
+        ("no seccomp", |_, host| host.security_opt.as_mut().unwrap().push("seccomp=unconfined".to_owned())),
+        ("new privileges", |_, host| host.security_opt = None),
+        ("the machine's processes", |_, host| host.pid_mode = Some("host".to_owned())),
+        ("the machine's network", |_, host| host.network_mode = Some("host".to_owned())),
+        ("root", |body, _| body.user = Some("0".to_owned())),
+        ("models that are written", |_, host| host.mounts.as_mut().unwrap()[0].read_only = Some(false)),
+    ];
+    for (way, open) in ways {
+        make(&stage, &made, open).await;
+        let before = id(&stage).await;
+        crash(stage.plan(&[]));
+        assert_eq!(id(&stage).await == before, way == "as it was", "{way}");
+        remove(&stage).await;
+    }
+
+    // One that was opened while it ran.
+    crash(stage.plan(&[]));
+    let first = id(&stage).await;
+    let other = NetworkCreateRequest {
+        name: "other".to_owned(),
+        internal: Some(true),
+        labels: Some(HashMap::from([("resultity.node".to_owned(), stage.owner.node.to_string())])),
+        ..NetworkCreateRequest::default()
+    };
+    stage.engine.create_network(other).await.unwrap();
+    let both = NetworkConnectRequest { container: first.clone(), endpoint_config: None };
+    stage.engine.connect_network("other", both).await.unwrap();
+    let supervisor = start(stage.plan(&[]));
+    ready(&supervisor).await;
+    assert_ne!(id(&stage).await, first);
+    supervisor.stop().await;
+}
+
+/// Asks the resolver that the stage's own network would have.
+async fn resolved(stage: &Stage, endpoint: &Endpoint) -> String {
+    let network = stage.engine.inspect_network(&stage.owner.name(), None).await.unwrap();
+    let gateway = network.ipam.unwrap().config.unwrap()[0].gateway.clone().unwrap();
+    said(endpoint, "resolve", &format!("{gateway}:53 {}", stage.owner.name())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_way_out_of_podmans_network_and_nobody_in_it_resolves_names() {
+    let Some(stage) = podman_stage().await else { return };
+    // Given a network of ours as Podman makes it in Docker's words: its resolver carries questions to the outside.
+    crash(stage.plan(&[]));
+    let (name, made) = (stage.owner.name(), remove(&stage).await);
+    let network = stage.engine.inspect_network(&name, None).await.unwrap();
+    stage.engine.remove_network(&name).await.unwrap();
+    let loud = NetworkCreateRequest {
+        name: name.clone(),
+        driver: Some("bridge".to_owned()),
+        internal: Some(true),
+        labels: network.labels,
+        ..NetworkCreateRequest::default()
+    };
+    stage.engine.create_network(loud).await.unwrap();
+    make(&stage, &made, |_, _| ()).await;
+    let found = stage.container().await;
+    let environment = found.config.unwrap().env.unwrap();
+    let key = environment.iter().find_map(|it| it.strip_prefix("RUNTIME_API_KEY=")).unwrap();
+    let address = found.network_settings.unwrap().networks.unwrap()[&name].ip_address.clone().unwrap();
+    let key = Some(Zeroizing::new(key.to_owned()));
+    let endpoint = Endpoint::new(&format!("http://{address}:8080"), key).unwrap();
+    while endpoint.healthy().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(resolved(&stage, &endpoint).await, "done", "or the same question below shows nothing");
+
+    // When the Agent starts, then it takes neither it nor what is in it.
+    let supervisor = start(stage.plan(&[]));
+    let endpoint = ready(&supervisor).await;
+    assert_ne!(stage.container().await.id, found.id);
+    assert_ne!(resolved(&stage, &endpoint).await, "done");
+
+    let here = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = here.local_addr().unwrap().port();
+    // The last is its own, which must work or the test shows nothing.
+    let own = endpoint.url().strip_prefix("http://").unwrap();
+    let addresses = ["192.0.2.1:80", "1.1.1.1:53", &format!("127.0.0.1:{port}"), own];
+    let tried = said(&endpoint, "connect", &addresses.join(",")).await;
+    assert_eq!(tried.split(' ').map(|it| it == "done").collect::<Vec<_>>(), [false, false, false, true]);
+    let network = stage.engine.inspect_network(&name, None).await.unwrap();
+    assert_eq!(
+        (network.internal, network.containers.unwrap().len()),
+        (Some(true), 1),
+        "nobody else is in it"
+    );
+    supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_anothers_in_podman_is_left_alone() {
+    let Some(stage) = podman_stage().await else { return };
+    crash(stage.plan(&[]));
+    let made = remove(&stage).await;
+    make(&stage, &made, |body, _| {
+        body.labels = Some(HashMap::from([("com.docker.compose.project".to_owned(), "shop".to_owned())]));
+    })
+    .await;
+    let cause = refused(stage.plan(&[])).await;
+    let name = stage.owner.name();
+    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
+    stage.engine.remove_container(&name, Some(remove)).await.expect("it is there");
+    assert!(
+        cause.contains(&format!("a container {name}")) && cause.contains("compose project shop"),
+        "{cause}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_podman_without_seccomp_is_not_used() {
+    let Some(stage) = podman_stage_with("seccomp_profile = \"unconfined\"\n").await else { return };
+    let cause = refused(stage.plan(&[])).await;
+    assert!(cause.contains("seccomp_profile out of its containers.conf"), "{cause}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_wants_too_much_memory_in_podman_is_told_and_started_again() {
+    let Some(stage) = podman_stage().await else { return };
+    let plan = ContainerPlan { memory_bytes: Some(64 << 20), pids_max: 40, ..stage.plan(&[]) };
+    let plan = ContainerPlan { retry_ms_min: 3000, retry_ms_max: 3000, ..plan };
+    // Podman looks four times a second whether it has ended; its health is not to be asked before.
+    let tuning = Tuning { ready_limit: PATIENCE, failures_max: 100, ..Tuning::default() };
+    let supervisor = Supervisor::start_with(Plan::Container(plan), tuning);
+    let endpoint = ready(&supervisor).await;
+    ask(&endpoint, &json!({"model": "eat"})).await.unwrap_err();
+    let cause = down(&supervisor).await;
+    // What for, Podman does not always know.
+    let told = [
+        "it was killed because it wanted more than its 67108864 bytes of memory",
+        "it was killed by signal 9",
+    ];
+    assert!(told.contains(&cause.as_str()), "{cause}");
+    let endpoint = ready(&supervisor).await;
+    let threads: u32 = said(&endpoint, "threads", "").await.parse().unwrap();
+    assert!((10..40).contains(&threads), "{threads}");
+    supervisor.stop().await;
+}
