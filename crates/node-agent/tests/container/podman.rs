@@ -67,6 +67,8 @@ impl Podman {
             .args(["system", "service", "--time=0"])
             .arg(format!("unix://{}", socket(folder.path()).display()))
             .env("CONTAINERS_CONF", settings)
+            // Where its monitor leaves a file once a container is killed for its memory.
+            .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(File::create(folder.path().join("log")).unwrap())
             .stderr(File::options().append(true).open(folder.path().join("log")).unwrap())

@@ -84,6 +84,8 @@ pub(super) fn asked(
         ),
     };
     let folders = folders.into_iter().map(|(folder, options)| (folder.to_owned(), options.to_owned()));
+    // Removing it is killing it; Podman else lets it go on for ten seconds.
+    let stop_timeout = matches!(make, Make::Podman(_)).then_some(0);
     let host = HostConfig {
         readonly_rootfs: Some(true),
         tmpfs: Some(folders.collect()),
@@ -124,6 +126,7 @@ pub(super) fn asked(
         // Health is the Agent's affair.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
         host_config: Some(host),
+        stop_timeout,
         labels: Some(HashMap::from([(LOADS.to_owned(), plan.loads.to_string())])),
         ..ContainerCreateBody::default()
     }
