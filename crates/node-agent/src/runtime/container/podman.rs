@@ -171,11 +171,12 @@ impl Podman {
 
 /// Calls what has ended so, in a list of containers or in the description of one.
 fn settle(found: &mut Value) {
-    let (list, one) = match found {
-        Value::Array(all) => (all.as_mut_slice(), None),
-        one => (&mut [][..], one.pointer_mut("/State/Status")),
+    let states: Vec<&mut Value> = if found.is_array() {
+        found.as_array_mut().into_iter().flatten().filter_map(|it| it.get_mut("State")).collect()
+    } else {
+        found.pointer_mut("/State/Status").into_iter().collect()
     };
-    for state in list.iter_mut().filter_map(|it| it.get_mut("State")).chain(one) {
+    for state in states {
         if state == "stopped" {
             *state = "exited".into();
         }
