@@ -24,7 +24,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use crate::runtime::without_password;
+use crate::tls::without_password;
 
 /// How long a request may make no progress: 10 seconds.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

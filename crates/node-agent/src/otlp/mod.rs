@@ -28,7 +28,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
-use crate::{journal::causes, runtime::without_password, settings::OtlpSettings, tls};
+use crate::{journal::causes, settings::OtlpSettings, tls};
 
 /// How long a collector may take: 10 seconds, as OpenTelemetry's own exporters wait.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -139,7 +139,7 @@ impl Collector {
     /// # Errors
     /// [`OtlpError`].
     pub fn new(settings: &OtlpSettings) -> Result<Self, OtlpError> {
-        let wrong = |problem| OtlpError::Url { url: without_password(&settings.endpoint), problem };
+        let wrong = |problem| OtlpError::Url { url: tls::without_password(&settings.endpoint), problem };
         let base = check_endpoint(&settings.endpoint).map_err(wrong)?;
         let base = base.as_str().trim_end_matches('/');
         let at = |path| Url::parse(&format!("{base}{path}")).map_err(|_| wrong("it is no URL"));

@@ -56,7 +56,8 @@ impl Endpoint {
     /// # Errors
     /// [`RuntimeError::Address`] for what is no such URL, [`RuntimeError::ApiKey`] for a key that no header can carry.
     pub fn new(base_url: &str, api_key: Option<Zeroizing<String>>) -> Result<Self, RuntimeError> {
-        let refused = |problem| RuntimeError::Address { url: without_password(base_url), problem };
+        let refused =
+            |problem| RuntimeError::Address { url: crate::tls::without_password(base_url), problem };
         let base = check_url(base_url).map_err(refused)?;
         let mut headers = HeaderMap::new();
         if let Some(key) = api_key {
@@ -195,14 +196,6 @@ pub fn check_url(base_url: &str) -> Result<String, &'static str> {
         return Err("it must end with a path");
     }
     Ok(base)
-}
-
-/// The address as it may be printed.
-pub(crate) fn without_password(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((_, host)) => format!("...@{host}"),
-        None => url.to_owned(),
-    }
 }
 
 fn judge(url: String, status: StatusCode) -> Result<(), RuntimeError> {

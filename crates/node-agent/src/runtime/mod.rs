@@ -26,7 +26,6 @@ pub mod sandbox;
 mod supervisor;
 
 pub use container::{ContainerError, ContainerPlan, ImageFacts};
-pub(crate) use endpoint::without_password;
 pub use endpoint::{Endpoint, check_url, test_inference};
 pub use error::{InferenceError, RuntimeError};
 pub use launch::{ModelsMount, ProcessPlan};
