@@ -90,7 +90,8 @@ pub enum AgentError {
     /// The same node runs elsewhere.
     #[error(
         "this node runs twice, and this start is the one that must not go on: {why}; stop it here for good, or stop the \
-         other one and start this again (a volume that was copied goes on in one place alone: `resultity-node move`)"
+         other one and start this again (a copied volume goes on in one place alone; `resultity-node move out <FILE>` is the \
+         way to another machine)"
     )]
     RunsTwice {
         /// What the network said.

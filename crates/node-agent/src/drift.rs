@@ -169,7 +169,9 @@ fn look(
         ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
             let named = config.map_or_else(Vec::new, |config| artifacts::named(config, runtime));
             let Some(named) = named.into_iter().find(|named| named.id == *id) else {
-                return Ok(Looked::not("runtime.folder is not set here"));
+                return Ok(Looked::not(
+                    "runtime.folder is not set here: set it in node.toml, or give --runtime-folder",
+                ));
             };
             let found = named.measure().map_err(|source| DriftError::File { path: named.path, source })?;
             Ok(Looked::at(found, How::Read))

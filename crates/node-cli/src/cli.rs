@@ -74,6 +74,14 @@ pub(crate) fn explain(error: &clap::Error, surroundings: &Surroundings) -> ExitC
     Out::new(true, surroundings).fail(&Failure::Usage(message.to_owned()), &Typed::default())
 }
 
+/// How many of something are to be shown.
+///
+/// # Errors
+/// What it should be, in words.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|count| *count > 0).ok_or("it should be a number, 1 or more")
+}
+
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {

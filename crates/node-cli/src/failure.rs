@@ -12,13 +12,14 @@ use node_store::{
     format::FormatError,
     keys::{KeyError, KeystoreError},
     models::ModelsError,
+    private::NotPrivate,
     reader::ReadError,
     snapshot::SnapshotError,
     store::StoreError,
     volume::VolumeError,
     writer::WriteError,
 };
-use node_types::job::ModelRef;
+use node_types::{Timestamp, job::ModelRef};
 
 use crate::{http::HttpError, settings::SettingsError};
 
@@ -139,7 +140,8 @@ pub(crate) enum Failure {
     NoClock(#[from] NoClock),
     /// No snapshot.
     #[error(
-        "there is no {0} snapshot in this volume: it comes from the network when the Agent runs (`resultity-node run`)"
+        "there is no {0} snapshot in this volume: it comes from the network when the Agent runs; `resultity-node status` \
+         says how to start it"
     )]
     NoSnapshot(&'static str),
     /// No key.
@@ -150,10 +152,42 @@ pub(crate) enum Failure {
     },
     /// The store.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// The node was moved away from here.
+    #[error(
+        "the node of {path} was moved away on {at}, into {archive}: it runs where that archive was taken in, and two of it \
+         must never run; only if that archive was not used and never will be, `resultity-node move undo \
+         --file-was-not-used` makes this the node again"
+    )]
+    Retired {
+        /// The folder.
+        path: PathBuf,
+        /// When.
+        at: Timestamp,
+        /// The archive, where it was written.
+        archive: String,
+    },
+    /// A file or folder that others have access to.
+    #[error(
+        "{path} has mode {found:04o}, others have access to it: `resultity-node doctor --fix`, or chmod {wanted:o} {path}"
+    )]
+    TooOpen {
+        /// What was looked at.
+        path: PathBuf,
+        /// Its permission bits.
+        found: u32,
+        /// The loosest bits that are private.
+        wanted: u32,
+    },
     /// A key.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(KeyError),
+    /// The keys' passphrase stands in no file, and there is no terminal.
+    #[error(
+        "the keys are sealed under a passphrase, and there is no terminal to ask for it at: give --keys-passphrase-file, or \
+         set keys.passphrase_file"
+    )]
+    NobodyToAsk(#[source] io::Error),
     /// A wallet file.
     #[error("cannot use the key in {path}: {source}")]
     Keystore {
@@ -219,7 +253,9 @@ pub(crate) enum Failure {
         package: String,
     },
     /// There is nothing to go back to.
-    #[error("there is no {kept}: `resultity-node update apply` keeps the program there that it replaces")]
+    #[error(
+        "there is no {kept}: `resultity-node update apply <FILE>` keeps the program there that it replaces"
+    )]
     NothingKept {
         /// Where it would be.
         kept: PathBuf,
@@ -240,6 +276,15 @@ pub(crate) enum Failure {
     /// A backup.
     #[error(transparent)]
     Backup(BackupError),
+    /// A backup where the file of `move out` is wanted.
+    #[error(
+        "{path} is a backup, and the node that it was made of may run: restore it with `resultity-node backup restore \
+         <FILE>`, which asks the network first"
+    )]
+    NotAMove {
+        /// The archive.
+        path: PathBuf,
+    },
     /// The Agent.
     #[error(transparent)]
     Agent(AgentError),
@@ -266,6 +311,37 @@ impl From<InstallError> for Failure {
     }
 }
 
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        if let StoreError::Key(error) = error {
+            error.into()
+        } else if let StoreError::Volume(VolumeError::Retired { path, at, archive, .. }) = error {
+            Self::Retired { path, at, archive }
+        } else if let StoreError::Volume(VolumeError::NotPrivate(NotPrivate::TooOpen {
+            path,
+            found,
+            wanted,
+        })) = error
+        {
+            Self::TooOpen { path, found: found & 0o7777, wanted }
+        } else {
+            Self::Store(error)
+        }
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        if let KeyError::Prompt { source } = error {
+            Self::NobodyToAsk(source)
+        } else if let KeyError::NotPrivate(NotPrivate::TooOpen { path, found, wanted }) = error {
+            Self::TooOpen { path, found: found & 0o7777, wanted }
+        } else {
+            Self::Key(error)
+        }
+    }
+}
+
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         // So that its exit code is that of the store's error.
@@ -275,6 +351,8 @@ impl From<BackupError> for Failure {
             error.into()
         } else if let BackupError::Key(error) = error {
             error.into()
+        } else if let BackupError::NotAMove { path } = error {
+            Self::NotAMove { path }
         } else {
             Self::Backup(error)
         }
@@ -320,7 +398,9 @@ impl Failure {
             Self::Settings(_)
             | Self::Usage(_)
             | Self::Link(_)
-            | Self::Agent(AgentError::Network(NetworkError::Url { .. }))
+            | Self::Agent(
+                AgentError::Network(NetworkError::Url { .. }) | AgentError::Page(_) | AgentError::Target(_),
+            )
             | Self::Http(HttpError::Url(_)) => 2,
             Self::Held { .. }
             | Self::HeldModels { .. }
@@ -331,15 +411,17 @@ impl Failure {
             | Self::NoSnapshot(_)
             | Self::Mend(MendError::Nothing { .. })
             | Self::Store(StoreError::Volume(VolumeError::Missing { .. })) => 5,
-            Self::Store(StoreError::Volume(VolumeError::Retired { .. }))
-            | Self::Agent(AgentError::RunsTwice { .. }) => 6,
+            Self::Retired { .. } | Self::Agent(AgentError::RunsTwice { .. }) => 6,
             Self::Interrupted(_) => 130,
             Self::Output(_) if self.is_broken_pipe() => 0,
             Self::Exists { .. }
             | Self::KeyStands { .. }
             | Self::NoKey { .. }
             | Self::Store(_)
+            | Self::TooOpen { .. }
             | Self::Key(_)
+            | Self::NobodyToAsk(_)
+            | Self::NotAMove { .. }
             | Self::Keystore { .. }
             | Self::Export(_)
             | Self::Read(_)
@@ -394,12 +476,12 @@ impl Failure {
             Self::Install(_) => "install",
             Self::Drift(_) => "drift",
             Self::Mend(_) => "mend",
-            Self::Backup(_) => "backup",
+            Self::Backup(_) | Self::NotAMove { .. } => "backup",
             Self::NoClock(_) | Self::Clock(_) => "clock",
             Self::NoSnapshot(_) => "no_snapshot",
             Self::NoKey { .. } => "no_key",
-            Self::Store(_) => "store",
-            Self::Key(_) => "key",
+            Self::Store(_) | Self::Retired { .. } | Self::TooOpen { .. } => "store",
+            Self::Key(_) | Self::NobodyToAsk(_) => "key",
             Self::Keystore { .. } => "keystore",
             Self::Export(_) => "export",
             Self::Read(_) => "read",

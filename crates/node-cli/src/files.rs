@@ -50,10 +50,25 @@ pub(crate) fn read_if_there(path: &Path, bytes_max: usize) -> io::Result<Option<
 /// # Errors
 /// [`Failure::File`]; also where something stands there.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    is_free(path)?;
     let refused = |source| Failure::File { what: "write", path: path.to_owned(), source };
     // A bare name has an empty folder, which cannot be synced.
     let full = std::path::absolute(path).map_err(refused)?;
     disk::write_new(&RealDisk, &full, bytes).map_err(refused)
+}
+
+/// Refuses a name that something has already.
+///
+/// # Errors
+/// [`Failure::File`].
+pub(crate) fn is_free(path: &Path) -> Result<(), Failure> {
+    // Whatever hinders the look hinders the writing, which says it.
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    let why = "it exists already and was left as it is: choose another name";
+    let source = io::Error::new(io::ErrorKind::AlreadyExists, why);
+    Err(Failure::File { what: "write", path: path.to_owned(), source })
 }
 
 /// SHA-256 of a whole file.

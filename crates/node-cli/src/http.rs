@@ -22,7 +22,9 @@ pub(crate) enum HttpError {
     #[error("{0:?} is no devnet's URL: write http://127.0.0.1:<port>; a devnet is on this machine")]
     Url(String),
     /// No connection.
-    #[error("no devnet answers at {url}: start one with `resultity-node devnet run`, or give its --url")]
+    #[error(
+        "no devnet answers at {url}: start one with `resultity-node devnet run --folder <FOLDER> --template <FILE>`, or give its --url"
+    )]
     Connection {
         /// The URL.
         url: String,

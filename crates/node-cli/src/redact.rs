@@ -53,12 +53,17 @@ impl Redactor {
 
     /// A text.
     pub(crate) fn text(&self, text: &str) -> String {
-        let mut text = logins(&queries(text));
+        let mut text = address(text);
         for (known, stands) in &self.known {
             text = text.replace(known.as_str(), stands);
         }
         words(&users(&text))
     }
+}
+
+/// An address of the settings as it may be shown: without login and query.
+pub(crate) fn address(text: &str) -> String {
+    logins(&queries(text))
 }
 
 /// `scheme://host/path?query` without its query: tokens and keys are given in it. What follows a `#` is taken for a part of it.

@@ -14,6 +14,8 @@ const PROGRAM: &str = "`resultity-node ";
 const START: &str = "systemctl start resultity-node";
 /// How it is started now and at every start of the machine.
 pub(crate) const ENABLE: &str = "systemctl enable --now resultity-node";
+/// What stands where nobody but the operator knows the network's address.
+pub(crate) const NETWORK_URL: &str = "<the network's address>";
 /// Commands that have nothing to do with a volume.
 const WITHOUT_VOLUME: [&str; 3] = ["devnet", "demo", "completions"];
 
@@ -22,6 +24,7 @@ const WITHOUT_VOLUME: [&str; 3] = ["devnet", "demo", "completions"];
 pub(crate) struct Typed {
     flags: Vec<(&'static str, String)>,
     service: bool,
+    needs_url: bool,
 }
 
 impl Typed {
@@ -39,7 +42,7 @@ impl Typed {
         if let Some(config) = &common.config {
             flags.push(("--config", full(config)));
         }
-        Self { flags, service: false }
+        Self { flags, service: false, needs_url: false }
     }
 
     /// The same for a node that a service of the machine runs, where that is so: it is started as one.
@@ -47,24 +50,26 @@ impl Typed {
         Self { service: service && self.flags.iter().all(|(name, _)| *name == "--home"), ..self }
     }
 
+    /// The same for a node whose network's address stands in no setting: it must be given at each start.
+    pub(crate) fn needing_url(self, needs_url: bool) -> Self {
+        Self { needs_url, ..self }
+    }
+
     /// Whether a service runs this node.
     pub(crate) const fn is_service(&self) -> bool {
         self.service
     }
 
-    /// A text of ours in which `command` calls this program, with the service where it starts the node.
+    /// A text of ours in which `command` calls this program, with the service where it starts the node, else with what a
+    /// start needs.
     pub(crate) fn start<'a>(&self, text: &'a str, command: &str) -> Cow<'a, str> {
         let run = format!("`{command} run`");
-        if self.service && text.contains(&run) {
-            text.replace(&run, &format!("`{START}`")).into()
-        } else {
-            text.into()
-        }
-    }
-
-    /// The whole command for what follows the program's name: `run` is `resultity-node --home /srv/n run`.
-    pub(crate) fn command(&self, rest: &str) -> String {
-        format!("resultity-node {}{rest}", self.flags_for(rest))
+        let start = match (self.service, self.needs_url) {
+            (true, _) => format!("`{START}`"),
+            (false, true) => format!("`{command} run --network-url {NETWORK_URL}`"),
+            (false, false) => return text.into(),
+        };
+        if text.contains(&run) { text.replace(&run, &start).into() } else { text.into() }
     }
 
     /// A text of ours, with the flags put into every command that it tells to type.
@@ -106,6 +111,8 @@ pub(crate) fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
+    const RUN: &str = "`resultity-node run`";
+
     fn typed(home: Option<&str>, network: Option<&str>) -> Typed {
         let (home, network) = (home.map(Into::into), network.map(Into::into));
         Typed::of(&Common { home, network, config: None, json: false })
@@ -114,8 +121,8 @@ mod tests {
     #[test]
     fn a_command_has_the_flags_that_were_given() {
         let both = typed(Some("/srv/n"), Some("mainnet"));
-        assert_eq!(both.command("run"), "resultity-node --home /srv/n --network mainnet run");
-        assert_eq!(typed(None, None).command("run"), "resultity-node run");
+        assert_eq!(both.complete(RUN), "`resultity-node --home /srv/n --network mainnet run`");
+        assert_eq!(typed(None, None).complete(RUN), RUN);
     }
 
     #[test]
@@ -156,17 +163,89 @@ mod tests {
     }
 
     #[test]
+    fn a_start_has_the_networks_address_where_no_setting_has_it() {
+        let text = "start it: `resultity-node run`";
+        let wanted = "start it: `resultity-node --home /srv/n run --network-url <the network's address>`";
+        assert_eq!(typed(Some("/srv/n"), None).needing_url(true).complete(text), wanted);
+        assert_eq!(
+            Typed::default().needing_url(true).start("`x run`, `x run --log debug`", "x"),
+            "`x run --network-url <the network's address>`, `x run --log debug`"
+        );
+    }
+
+    /// The commands that the sources tell to type. What is filled in stands in them as `{...}`, and what a person fills in
+    /// as `<...>`; the tests below them print nothing.
+    fn told(folder: &Path) -> Vec<String> {
+        let mut told = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                told.extend(self::told(&path));
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap_or_default();
+            let source = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+            let text: String = lines
+                .map(|line| line.strip_suffix('\\').map_or(format!("{line}\n"), str::to_owned))
+                .collect();
+            for program in [PROGRAM, "`{command} "] {
+                let calls = text.split(program).skip(1).filter_map(|rest| rest.split_once('`'));
+                // The name alone, as a constant, is no command.
+                told.extend(calls.map(|(call, _)| call.to_owned()).filter(|call| !call.contains('\n')));
+            }
+        }
+        told
+    }
+
+    /// A text in which what stands between two letters is `what`.
+    fn filled(text: &str, [from, to]: [char; 2], what: impl Fn(&str) -> &'static str) -> String {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some((before, (inner, after))) =
+            rest.split_once(from).and_then(|(before, after)| Some((before, after.split_once(to)?)))
+        {
+            out += before;
+            out += what(inner);
+            rest = after;
+        }
+        out + rest
+    }
+
+    #[test]
+    fn every_command_that_is_told_to_type_is_taken_as_it_stands() {
+        use clap::Parser as _;
+
+        const ID: &str = "0192f0c1-2b3c-7def-8a00-000000000001";
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let told: Vec<String> =
+            ["src", "../node-agent/src"].iter().flat_map(|folder| told(&root.join(folder))).collect();
+        assert!(told.len() > 50, "{}", told.len());
+        let refused = told.into_iter().filter_map(|command| {
+            let words = filled(&command, ['{', '}'], |name| if name == "flags" { "" } else { ID });
+            let words = filled(&words, ['<', '>'], |name| match name {
+                "ADDRESS" => "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B",
+                _ => ID,
+            });
+            let words = std::iter::once("resultity-node").chain(words.split_whitespace());
+            crate::cli::Cli::try_parse_from(words)
+                .err()
+                .map(|why| format!("`resultity-node {command}`: {why}"))
+        });
+        assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
+    }
+
+    #[test]
     fn a_path_that_a_shell_would_cut_is_quoted() {
         assert_eq!(
-            typed(Some("/a b/it's"), None).command("run"),
-            "resultity-node --home '/a b/it'\\''s' run"
+            typed(Some("/a b/it's"), None).complete(RUN),
+            "`resultity-node --home '/a b/it'\\''s' run`"
         );
     }
 
     #[test]
     fn a_relative_path_is_given_in_full() {
         let here = std::env::current_dir().unwrap().join("n");
-        let wanted = format!("resultity-node --home {} run", quoted(here.to_str().unwrap()));
-        assert_eq!(typed(Some("n"), None).command("run"), wanted);
+        let wanted = format!("`resultity-node --home {} run`", quoted(here.to_str().unwrap()));
+        assert_eq!(typed(Some("n"), None).complete(RUN), wanted);
     }
 }

@@ -154,6 +154,8 @@ pub struct Keys {
     pub node: Result<Option<(Address, Source)>, KeyError>,
     /// The volume that the head of the volume's key names.
     pub volume: Result<Option<VolumeId>, KeyError>,
+    /// The file that `keys.passphrase_file` names where it is not there.
+    pub missing_file: Option<PathBuf>,
     /// Whether both open with what is configured.
     pub opening: Opening,
 }

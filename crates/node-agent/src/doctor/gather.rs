@@ -298,7 +298,8 @@ fn keys(settings: &Settings, kek: &KekSources, folder: &Path) -> Keys {
         }
         _ => Opening::NotTried("what is said of them above comes first"),
     };
-    Keys { node, volume, opening }
+    let missing_file = kek.passphrase_file.clone().filter(|file| !file.exists());
+    Keys { node, volume, missing_file, opening }
 }
 
 fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked: Asked) -> VolumeSeen {

@@ -132,7 +132,7 @@ fn agent(facts: &Facts) -> Vec<Said> {
     if let Ok(VolumeSeen { moved: Ok(Some((at, archive))), .. }) = &facts.volume {
         let text = format!("the node was moved away from here at {at}, into {archive}: no Agent starts here");
         return vec![said(Verdict::Error, text).cure(
-            "go on where that file was taken in; only if it was never used: `resultity-node move undo`",
+            "go on where that file was taken in; only if it was never used: `resultity-node move undo --file-was-not-used`",
         )];
     }
     match &facts.holder {
@@ -287,7 +287,19 @@ fn keys(facts: &Facts) -> Vec<Said> {
     if !all.is_empty() {
         return all;
     }
-    match &keys.opening {
+    let mut all = opening(&keys.opening);
+    if let (Some(file), Opening::Opened(_) | Opening::NotTried(_)) = (&keys.missing_file, &keys.opening) {
+        let text = format!(
+            "keys.passphrase_file is {}, and there is no such file; the keys are sealed under something else",
+            file.display()
+        );
+        all.push(said(Verdict::Warning, text).cure("take it out of the settings, or name the right file"));
+    }
+    all
+}
+
+fn opening(opening: &Opening) -> Vec<Said> {
+    match opening {
         Opening::Failed(why) => vec![key_error(why)],
         Opening::NotTried(why) => vec![said(Verdict::Note, format!("the keys were not opened: {why}"))],
         Opening::Opened(Protection::ObfuscationOnly) => vec![
@@ -296,7 +308,7 @@ fn keys(facts: &Facts) -> Vec<Said> {
                 "the keys open; they are sealed under a file beside them, which is obfuscation only: whoever copies the \
                  folder has the key",
             )
-            .cure("seal them under a passphrase or a secret: `resultity-node key reseal`"),
+            .cure("seal them under a passphrase: `resultity-node key reseal --to-passphrase`"),
         ],
         Opening::Opened(how @ (Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase)) => {
             ok(format!("the keys open ({how}), and belong to the address that they name"))
@@ -601,7 +613,7 @@ fn account(facts: &Facts) -> Vec<Said> {
         Ok(Ok(true)) => ok("the node is linked to an account"),
         Ok(Ok(false)) => vec![
             said(Verdict::Note, "the node is linked to no account")
-                .cure("link it if you want to: `resultity-node account link`"),
+                .cure("link it if you want to: `resultity-node account link --wallet <ADDRESS>`"),
         ],
         Ok(Err(why)) => vec![unknown("the account", why)],
         Err(said) => said,
@@ -734,8 +746,15 @@ fn downloads(facts: &Facts) -> Vec<Said> {
 }
 
 fn runtime(facts: &Facts) -> Vec<Said> {
+    let runs = matches!(facts.holder, Ok(Some(_)));
     match &facts.runtime {
-        RuntimeSeen::Unknown => vec![said(Verdict::Note, "no snapshot says yet what runs the models")],
+        RuntimeSeen::Unknown => match in_force(facts) {
+            Ok(_) => vec![said(Verdict::Note, "no snapshot says yet what runs the models")],
+            Err(said) => said,
+        },
+        RuntimeSeen::External { url: None, .. } if runs => {
+            vec![set_for_the_agent("the server that runs the models", "runtime.url", "--runtime-url")]
+        }
         RuntimeSeen::External { url: None, .. } => vec![
             said(Verdict::Error, "the snapshot wants a server of yours, and runtime.url is not set")
                 .cure("set runtime.url to its address, as in http://127.0.0.1:8080"),
@@ -745,6 +764,9 @@ fn runtime(facts: &Facts) -> Vec<Said> {
             said(Verdict::Error, why.clone())
                 .cure("start that server, or set runtime.url and runtime.api_key_file right"),
         ],
+        RuntimeSeen::Process { program: None } if runs => {
+            vec![set_for_the_agent("the program that runs the models", "runtime.folder", "--runtime-folder")]
+        }
         RuntimeSeen::Process { program: None } => vec![
             said(
                 Verdict::Error,
@@ -794,10 +816,20 @@ fn runtime(facts: &Facts) -> Vec<Said> {
     }
 }
 
+/// An Agent that runs may have had on its command line what is set nowhere else.
+fn set_for_the_agent(what: &str, name: &str, flag: &str) -> Said {
+    let text = format!(
+        "{what} was not looked at: the Agent that runs has its own settings, and {name} is not set here"
+    );
+    said(Verdict::Note, text)
+        .cure(format!("set {name} in node.toml, or give doctor {flag} as the Agent has it"))
+}
+
 fn sandbox(facts: &Facts) -> Vec<Said> {
-    let wanted = match &facts.runtime {
-        RuntimeSeen::Process { .. } => true,
-        RuntimeSeen::Unknown | RuntimeSeen::External { .. } | RuntimeSeen::Container { .. } => false,
+    let wanted = match (&facts.runtime, in_force(facts)) {
+        (RuntimeSeen::Unknown, Err(said)) => return said,
+        (RuntimeSeen::Process { .. }, _) => true,
+        (RuntimeSeen::Unknown | RuntimeSeen::External { .. } | RuntimeSeen::Container { .. }, _) => false,
     };
     if !wanted {
         return ok("no program of the node's own needs it");
@@ -879,12 +911,24 @@ fn limits(facts: &Facts) -> Vec<Said> {
 }
 
 fn config(facts: &Facts) -> Option<&NodeConfig> {
-    Some(&facts.volume.as_ref().ok()?.snapshot.as_ref().ok()?.as_ref()?.config)
+    in_force(facts).ok().flatten()
+}
+
+/// The configuration in force, or that it could not be looked at.
+fn in_force(facts: &Facts) -> Result<Option<&NodeConfig>, Vec<Said>> {
+    match &seen(facts)?.snapshot {
+        Ok(snapshot) => Ok(snapshot.as_ref().map(|snapshot| &snapshot.config)),
+        Err(_) => {
+            Err(vec![said(Verdict::Note, "not looked at, because the stored snapshots cannot be read")])
+        }
+    }
 }
 
 fn version(facts: &Facts) -> Vec<Said> {
-    let Some(updates) = config(facts).map(|config| &config.updates) else {
-        return ok(format!("{VERSION}; there is no snapshot that approves a release"));
+    let updates = match in_force(facts) {
+        Ok(Some(config)) => &config.updates,
+        Ok(None) => return ok(format!("{VERSION}; there is no snapshot that approves a release")),
+        Err(said) => return said,
     };
     let program = match &facts.program {
         Ok(found) => *found,
@@ -905,7 +949,7 @@ fn version(facts: &Facts) -> Vec<Said> {
             )
         }
     };
-    let cure = "get the approved release where you got this one, then `resultity-node update apply <file>`";
+    let cure = "get the approved release where you got this one, then `resultity-node update apply <FILE>`";
     vec![said(Verdict::Warning, text).cure(cure)]
 }
 
@@ -939,7 +983,12 @@ mod tests {
             file_system: Ok(FileSystem::of_magic(0xEF53)),
             databases: Vec::new(),
             leftovers: Ok(Vec::new()),
-            keys: Keys { node: Ok(None), volume: Ok(None), opening: Opening::Opened(Protection::Systemd) },
+            keys: Keys {
+                node: Ok(None),
+                volume: Ok(None),
+                missing_file: None,
+                opening: Opening::Opened(Protection::Systemd),
+            },
             clock: Ok(Clock {
                 reading: Reading { wall: NOW, since_boot_ms: 0, boot: String::new() },
                 known: None,
@@ -1034,6 +1083,29 @@ mod tests {
             facts.runtime = RuntimeSeen::External { url: None, health: Ok(()) };
         };
         assert_eq!(worst(sandbox, external).0, Verdict::Ok);
+    }
+
+    #[test]
+    fn of_what_could_not_be_looked_at_nothing_is_claimed() {
+        for check in [runtime, sandbox, version] {
+            let (verdict, found) = worst(check, |facts| facts.runtime = RuntimeSeen::Unknown);
+            assert_eq!(verdict, Verdict::Note);
+            assert!(found.starts_with("not looked at, because the volume cannot be"), "{found}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_for_the_agent_that_runs_alone_is_no_error() {
+        for unset in
+            [RuntimeSeen::Process { program: None }, RuntimeSeen::External { url: None, health: Ok(()) }]
+        {
+            let mut facts = Facts { runtime: unset, ..well() };
+            let said = runtime(&facts);
+            assert_eq!((said.len(), said[0].verdict), (1, Verdict::Note), "{said:?}");
+            assert!(said[0].cure.as_ref().unwrap().contains("doctor --runtime-"), "{said:?}");
+            facts.holder = Ok(None);
+            assert_eq!(runtime(&facts)[0].verdict, Verdict::Error);
+        }
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Collector {
     /// # Errors
     /// [`OtlpError`].
     pub fn new(settings: &OtlpSettings) -> Result<Self, OtlpError> {
-        let wrong = |problem| OtlpError::Url { url: settings.endpoint.clone(), problem };
+        let wrong = |problem| OtlpError::Url { url: tls::without_password(&settings.endpoint), problem };
         let base = check_endpoint(&settings.endpoint).map_err(wrong)?;
         let base = base.as_str().trim_end_matches('/');
         let at = |path| Url::parse(&format!("{base}{path}")).map_err(|_| wrong("it is no URL"));

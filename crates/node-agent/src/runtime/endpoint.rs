@@ -56,19 +56,9 @@ impl Endpoint {
     /// # Errors
     /// [`RuntimeError::Address`] for what is no such URL, [`RuntimeError::ApiKey`] for a key that no header can carry.
     pub fn new(base_url: &str, api_key: Option<Zeroizing<String>>) -> Result<Self, RuntimeError> {
-        let base = base_url.trim_end_matches('/');
-        let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
-        let refused = |problem| RuntimeError::Address { url: without_password(base_url), problem };
-        let url = Url::parse(&base).map_err(|_| refused("it is no URL"))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(refused("it must begin with http:// or https:// and a host"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(refused("a key does not belong into the address: give it as the API key"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(refused("it must end with a path"));
-        }
+        let refused =
+            |problem| RuntimeError::Address { url: crate::tls::without_password(base_url), problem };
+        let base = check_url(base_url).map_err(refused)?;
         let mut headers = HeaderMap::new();
         if let Some(key) = api_key {
             let bearer = Zeroizing::new(format!("Bearer {}", key.as_str()));
@@ -188,12 +178,24 @@ impl Drop for Run {
     }
 }
 
-/// The address as it may be printed.
-fn without_password(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((_, host)) => format!("...@{host}"),
-        None => url.to_owned(),
+/// What is wrong with the address of a server that the operator runs; else the address without `/v1`.
+///
+/// # Errors
+/// The problem in words.
+pub fn check_url(base_url: &str) -> Result<String, &'static str> {
+    let base = base_url.trim_end_matches('/');
+    let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
+    let url = Url::parse(&base).map_err(|_| "it is no URL")?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("it must begin with http:// or https:// and a host");
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a key does not belong into the address: give it as the API key");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it must end with a path");
+    }
+    Ok(base)
 }
 
 fn judge(url: String, status: StatusCode) -> Result<(), RuntimeError> {

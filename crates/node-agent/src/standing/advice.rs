@@ -36,7 +36,7 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     // Whatever else is to be said of such a volume, nobody works with it.
     if let Some(moved) = &standing.moved {
         let text = format!(
-            "nothing: the node was moved away at {} into {}; `{command} move undo` takes it back, if it never ran there",
+            "nothing: the node was moved away at {} into {}; `{command} move undo --file-was-not-used` takes it back, if it never ran there",
             moved.at, moved.archive
         );
         return vec![Advice { health: Health::Stopped, text }];
@@ -198,11 +198,15 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     let unprotected =
         standing.identity.as_ref().is_some_and(|held| held.protection == Protection::ObfuscationOnly);
     if unprotected {
-        let text = format!("seal the key under a passphrase or a secret: `{command} key reseal`{stopped}");
+        let text =
+            format!("seal the key under a passphrase: `{command} key reseal --to-passphrase`{stopped}");
         say(Health::Well, text);
     }
     if standing.account.is_none() {
-        say(Health::Well, format!("link the node to an account: `{command} account link`{stopped}"));
+        say(
+            Health::Well,
+            format!("link the node to an account: `{command} account link --wallet <ADDRESS>`{stopped}"),
+        );
     }
     advice
 }
@@ -326,7 +330,7 @@ mod tests {
             ),
             (|it| it.release = Some(release(true)), Health::Well, "2.0.0 of the Agent is approved"),
             (|it| it.release = Some(release(false)), Health::Attention, "--home /x update check`"),
-            (|it| it.account = None, Health::Well, "account link` (stop the Agent first)"),
+            (|it| it.account = None, Health::Well, "account link --wallet <ADDRESS>` (stop the Agent first)"),
             (
                 |it| {
                     it.models.worst =
@@ -441,7 +445,11 @@ mod tests {
             it.moved = Some(Moved { at: it.time, archive: "/media/node.tar.zst".to_owned() });
         });
         assert_eq!((health, next.len()), (Health::Stopped, 1));
-        assert!(next[0].contains("into /media/node.tar.zst") && next[0].contains("move undo`"), "{next:?}");
+        assert!(
+            next[0].contains("into /media/node.tar.zst")
+                && next[0].contains("move undo --file-was-not-used`"),
+            "{next:?}"
+        );
     }
 
     #[test]

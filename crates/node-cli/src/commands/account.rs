@@ -106,7 +106,10 @@ impl Report for Shown {
                 page.row("linked", &link.linked_at);
                 page.row("proof", if link.proof.is_empty() { "none" } else { &link.proof });
             }
-            None => page.row("account", format!("none: `{}` links one", self.typed.command("account link"))),
+            None => page.row(
+                "account",
+                self.typed.complete("none: `resultity-node account link --wallet <ADDRESS>` links one"),
+            ),
         }
     }
 }

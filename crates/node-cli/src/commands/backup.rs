@@ -315,11 +315,11 @@ impl Create {
         let options = context.options_to_open();
         let manifest = backup::create(&options, &file, kek.as_ref(), node_agent::VERSION, now)?;
         let next = if self.with_keys {
-            "keep the passphrase apart from the file: whoever has both has the node; `resultity-node backup verify` reads \
-             it"
+            "keep the passphrase apart from the file: whoever has both has the node; `resultity-node backup verify <FILE>` \
+             reads it"
         } else {
             "keep the keys too, or it restores nothing: `resultity-node key export`, or the folder keys/; `resultity-node \
-             backup verify` reads it"
+             backup verify <FILE>` reads it"
         };
         let backup = BackupShown::of(file, &manifest);
         let next = context.typed.complete(next).into_owned();

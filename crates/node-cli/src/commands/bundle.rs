@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use node_agent::{
     hardware,
+    otlp::check_endpoint,
     settings::{ExportSettings, Settings},
 };
 use node_store::{backup, inventory::Change, jobs::Listed, logs::Query, view::View};
@@ -231,7 +232,9 @@ fn of_settings(around: &Around<'_>) -> Result<Value, Failure> {
         },
         "page": { "listen": page.listen, "token_file": page.token_file.is_some() },
         "otlp": otlp.as_ref().map(|otlp| json!({
-            "endpoint": otlp.endpoint, "headers_file": otlp.headers_file.is_some(), "required": otlp.required,
+            // Its path may say whose account it is.
+            "endpoint": check_endpoint(&otlp.endpoint).ok().map(|url| url.origin().ascii_serialization()),
+            "headers_file": otlp.headers_file.is_some(), "required": otlp.required,
             "logs": otlp.logs, "metrics": otlp.metrics, "metrics_ms": otlp.metrics_ms,
         })),
         "log_file": log_file.as_ref().map(|it| json!({

@@ -57,6 +57,11 @@ impl Demo {
         let temporary = std::env::temp_dir().join(format!("resultity-demo-{}", std::process::id()));
         let folder = absolute(self.folder.as_ref().unwrap_or(&temporary))?;
         let images = self.images.as_ref().map(absolute).transpose()?;
+        if std::fs::read_dir(&folder).is_ok_and(|mut inside| inside.next().is_some()) {
+            let text =
+                format!("{} is not empty: give --folder an empty folder, or a new one", folder.display());
+            return Err(Failure::Usage(text));
+        }
         let told = demo::play(out, &folder, &runtimes, &models, images.as_deref(), self.keep);
         if self.folder.is_none() && !self.keep && told.as_ref().is_ok_and(|told| told.held) {
             // It is a temporary folder of this process's own; the system clears it otherwise.

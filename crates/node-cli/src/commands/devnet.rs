@@ -157,6 +157,9 @@ impl Devnet {
                 None => http::request(&fault.url.url, "GET", "/v1/devnet/faults", None)?,
                 Some(name) => {
                     let body = fault_body(name, &fault.values)?;
+                    // Which names the faults there are.
+                    serde_json::from_value::<node_devnet::Fault>(body.clone())
+                        .map_err(|error| Failure::Usage(format!("this is no fault of a devnet: {error}")))?;
                     http::request(
                         &fault.url.url,
                         "POST",

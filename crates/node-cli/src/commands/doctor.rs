@@ -281,12 +281,16 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
     let verdict = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Well);
     let fixable = findings.iter().any(|finding| finding.fix.is_some());
     let mended = fix.as_ref().is_some_and(|steps| steps.iter().any(|step| step.done));
+    let left = fix.as_ref().is_some_and(|steps| !steps.is_empty() && !mended);
+    let stopped = findings.iter().any(|finding| finding.name == "agent" && finding.verdict == Note);
     let next = match (verdict, fixable, mended) {
+        _ if left => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
         (_, _, true) => "`resultity-node doctor --undo` takes back what was mended",
         (_, true, false) => {
             "mend what is safe to mend: `resultity-node doctor --fix`; on a terminal it asks, --yes does not"
         }
         (Warning | Error, false, false) => "do what is said above, the errors first",
+        (Well | Note, false, false) if stopped => "nothing is wrong; start the node: `resultity-node run`",
         (Well | Note, false, false) => "nothing: the node is well",
     };
     let findings = findings.into_iter().map(|finding| FindingShown::of(finding, &context.typed)).collect();

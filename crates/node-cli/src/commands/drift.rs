@@ -4,6 +4,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use node_agent::{
+    artifacts,
     drift::{self, Finding, How},
     runtime::container,
 };
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 use super::Verdict;
 use crate::{
+    cli::at_least_one,
     context::{self, Context},
     failure::Failure,
     measure::{self, count},
@@ -72,7 +74,7 @@ pub(crate) struct History {
     #[arg(long, value_parser = kinds())]
     kind: Option<ArtifactKind>,
     /// At most so many, the newest of them
-    #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
+    #[arg(long, value_name = "COUNT", default_value_t = LIMIT, value_parser = at_least_one)]
     limit: usize,
 }
 
@@ -231,6 +233,48 @@ fn engine_has_image(context: &Context, view: &View) -> Result<Option<Result<bool
     Ok(Some(asked.map_err(|error| error.to_string())))
 }
 
+const fn is_program(kind: ArtifactKind) -> bool {
+    match kind {
+        ArtifactKind::Agent | ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => true,
+        ArtifactKind::ModelFile | ArtifactKind::RuntimeImage | ArtifactKind::Configuration => false,
+    }
+}
+
+/// The programs that drifted, by their places where these are known here.
+fn programs(context: &Context, view: &View, artifacts: &[FindingShown]) -> Result<Vec<String>, Failure> {
+    let snapshots = view.snapshots()?;
+    let config = snapshots.current().map(|current| current.config.document());
+    let named = config.map_or_else(Vec::new, |config| artifacts::named(config, &context.settings.runtime));
+    let own = std::env::current_exe().ok();
+    let place = |it: &FindingShown| match it.kind {
+        ArtifactKind::Agent => own.clone(),
+        ArtifactKind::RuntimeBinary
+        | ArtifactKind::RuntimeEnvironment
+        | ArtifactKind::RuntimeImage
+        | ArtifactKind::ModelFile
+        | ArtifactKind::Configuration => named
+            .iter()
+            .find(|named| named.id.kind == it.kind && named.id.name == it.name)
+            .map(|it| it.path.clone()),
+    };
+    let drifted = artifacts.iter().filter(|it| it.drift && is_program(it.kind));
+    Ok(drifted
+        .map(|it| place(it).map_or_else(|| it.name.clone(), |path| path.display().to_string()))
+        .collect())
+}
+
+/// What the operator should do: install what he alone can, and for the rest what `repair` says.
+fn next(programs: &[String], repair: Option<&str>) -> String {
+    let install =
+        format!("install {} again: neither the Agent nor `models install` can", programs.join(" and "));
+    match (programs, repair) {
+        ([], None) => "nothing: what is here is what was installed".to_owned(),
+        ([], Some(repair)) => repair.to_owned(),
+        (_, None) => install,
+        (_, Some(repair)) => format!("{install}; of what else drifted: {repair}"),
+    }
+}
+
 impl Check {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let view = context.view()?;
@@ -245,28 +289,25 @@ impl Check {
         }
         let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
         let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
-        let is_any = |of: fn(ArtifactKind) -> bool| artifacts.iter().any(|it| it.drift && of(it.kind));
-        let programs = is_any(|kind| match kind {
-            ArtifactKind::Agent | ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => true,
-            ArtifactKind::ModelFile | ArtifactKind::RuntimeImage | ArtifactKind::Configuration => false,
-        });
-        let files = is_any(|kind| kind == ArtifactKind::ModelFile);
-        let next = match (drifted, programs, context.holder()?, files) {
-            (0, ..) => "nothing: what is here is what was installed",
-            (_, true, ..) => "install the programs again: neither the Agent nor `models install` can",
-            (_, false, Some(_), _) => {
-                "wait: the Agent repairs it; `resultity-node models list` shows how far it is"
+        let files = artifacts.iter().any(|it| it.drift && it.kind == ArtifactKind::ModelFile);
+        let rest = artifacts.iter().any(|it| it.drift && !is_program(it.kind));
+        let repair = match (context.holder()?, files) {
+            _ if !rest => None,
+            (Some(_), _) => {
+                Some("wait: the Agent repairs it; `resultity-node models list` shows how far it is")
             }
-            (_, false, None, false) => "start the node, which gets it again: `resultity-node run`",
-            (_, false, None, true) => {
-                "repair it: `resultity-node models install`, or start the node: `resultity-node run`"
+            (None, false) => Some("start the node, which gets it again: `resultity-node run`"),
+            (None, true) => {
+                Some("repair it: `resultity-node models install`, or start the node: `resultity-node run`")
             }
         };
+        let programs = programs(context, &view, &artifacts)?;
+        let next = next(&programs, repair);
         context.out.show(&Checked {
             deep: self.deep,
             drifted,
             artifacts,
-            next: context.typed.complete(next).into(),
+            next: context.typed.complete(&next).into(),
         })?;
         Ok(if drifted == 0 { Verdict::Done } else { Verdict::Drifted })
     }
@@ -339,5 +380,20 @@ impl History {
         let changes = changes.into_iter().skip(older).map(|change| ChangeShown::of(change, now)).collect();
         context.out.show(&Changes { changes, more: older > 0 })?;
         Ok(Verdict::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operator_does_and_what_the_agent_does_are_both_said() {
+        let program = ["/rt/serve".to_owned()];
+        assert!(next(&[], None).starts_with("nothing: "));
+        assert_eq!(next(&[], Some("wait")), "wait");
+        assert!(next(&program, None).starts_with("install /rt/serve again: "));
+        let both = next(&program, Some("wait"));
+        assert!(both.starts_with("install /rt/serve again: ") && both.ends_with(": wait"), "{both}");
     }
 }

@@ -143,6 +143,8 @@ impl Key {
 
 impl Export {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        // Before anybody is asked for anything.
+        self.out.as_deref().map_or(Ok(()), files::is_free)?;
         let (options, folder) = (context.options_to_open(), context.keys_folder());
         let opened = keys::open_node_key(&RealDisk, &folder, context.settings.network, &options.kek)?;
         let Some(opened) = opened else {
@@ -195,9 +197,11 @@ impl Reseal {
         };
         let rewritten =
             Store::reseal_keys(&context.options_to_open(), &kek).map_err(|error| context.named(error))?;
+        // A path in a settings file begins at that file's folder.
+        let full = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
         let next = match (&self.to_passphrase_file, &self.to_secret_file) {
-            (Some(file), _) => format!("set keys.passphrase_file to {}", file.display()),
-            (None, Some(file)) => format!("set keys.secret_file to {}", file.display()),
+            (Some(file), _) => format!("set keys.passphrase_file to {}", full(file).display()),
+            (None, Some(file)) => format!("set keys.secret_file to {}", full(file).display()),
             (None, None) if self.to_credential => {
                 "let every start have it: LoadCredential= or LoadCredentialEncrypted= in the service"
                     .to_owned()

@@ -8,12 +8,9 @@ use clap::{
 };
 pub(crate) use node_agent::page::records::Shown as RecordShown;
 use node_store::logs::{LogsView, QUERY_MAX, Query};
-use node_types::{
-    JobId,
-    log::{Kind, Level},
-};
+use node_types::log::{Kind, Level};
 
-use super::Verdict;
+use super::{Verdict, jobs::Meant};
 use crate::{
     context::{self, Context},
     failure::Failure,
@@ -41,9 +38,9 @@ pub(crate) struct Logs {
     /// This kind alone
     #[arg(long, value_parser = kinds())]
     kind: Option<Kind>,
-    /// About this job alone
+    /// About this job alone: its ID, or so many of its first digits that no other has them
     #[arg(long, value_name = "ID")]
-    job: Option<JobId>,
+    job: Option<Meant>,
     /// With this text in message or fields; ASCII letters in either case
     #[arg(long, value_name = "TEXT")]
     grep: Option<String>,
@@ -103,12 +100,14 @@ impl Logs {
     pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let view = context.view()?;
         let now = context::now(&view)?;
+        let job =
+            self.job.as_ref().map(|meant| meant.whole().map_or_else(|| meant.find(&view), Ok)).transpose()?;
         let mut query = Query {
             since: self.since.map(|when| when.seen_from(now)),
             until: self.until.map(|when| when.seen_from(now)),
             level_min: self.level,
             kind: self.kind,
-            job: self.job,
+            job,
             text: self.grep.clone(),
             after: None,
             limit: Some(self.limit),

@@ -114,7 +114,9 @@ fn context(
     own(&mut flags);
     let values = Values::read(flags, common.config.as_deref(), surroundings)?;
     let settings = values.settings()?;
-    let typed = Typed::of(common).beside(surroundings.root && is_service(&settings.home));
+    let typed = Typed::of(common)
+        .beside(surroundings.root && is_service(&settings.home))
+        .needing_url(settings.network_url.is_empty());
     Ok(Context { out, values, settings, typed })
 }
 

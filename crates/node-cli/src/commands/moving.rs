@@ -152,7 +152,7 @@ impl Out {
             let kek = sealing(context, phrase)?;
             backup::move_out(&options, &self.file, &kek, node_agent::VERSION, &reading()?)?
         };
-        let next = "carry the file to the other machine and there: `resultity-node move in`; then delete it, and this \
+        let next = "carry the file to the other machine and there: `resultity-node move in <FILE>`; then delete it, and this \
                     folder when the node runs there";
         let backup = BackupShown::of(self.file.clone(), &manifest);
         context.out.show(&Moved { backup, begun_before: begun, next: next.to_owned() })?;

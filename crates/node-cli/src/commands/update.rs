@@ -101,6 +101,8 @@ struct Checked {
     digest: Digest,
     /// `silent`, `current`, `newer` or `withdrawn`.
     advice: &'static str,
+    /// Whether this program is one of them; nothing where the network approves none.
+    is_approved: Option<bool>,
     /// Those that are approved for this platform, the newest first.
     approved: Vec<Release>,
     next: Option<String>,
@@ -110,10 +112,11 @@ impl Report for Checked {
     fn page(&self, page: &mut Page) {
         page.row("this one", format!("{} for {}", self.version, self.platform));
         page.row("", self.digest);
-        let (tone, said) = match self.advice {
-            "silent" => (Tone::Plain, "the network approves no release for this platform: any will do"),
-            "current" => (Tone::Good, "approved, and the newest that is"),
-            "newer" => (Tone::Warning, "there is a newer one"),
+        let (tone, said) = match (self.advice, self.is_approved) {
+            ("silent", _) => (Tone::Plain, "the network approves no release for this platform: any will do"),
+            ("current", _) => (Tone::Good, "approved, and the newest that is"),
+            ("newer", Some(true)) => (Tone::Warning, "approved, and not the newest that is"),
+            ("newer", _) => (Tone::Bad, "not approved, and older than the newest that is"),
             _ => (Tone::Bad, "not approved"),
         };
         page.toned_row("it is", tone, said);
@@ -130,20 +133,22 @@ fn check(context: &Context) -> Result<Verdict, Failure> {
     let (updates, own) = (updates(context)?, files::digest(&own_program()?)?);
     let version = node_agent::VERSION;
     let advice = update::advise(&updates, version, TARGET, Some(own));
-    let (named, next) = match &advice {
-        Advice::Silent => ("silent", None),
-        Advice::Current => ("current", None),
-        Advice::Newer { release, .. } => ("newer", Some(release)),
-        Advice::Withdrawn { release } => ("withdrawn", Some(release)),
+    let (named, is_approved, next) = match &advice {
+        Advice::Silent => ("silent", None, None),
+        Advice::Current => ("current", Some(true), None),
+        Advice::Newer { release, approved } => ("newer", Some(*approved), Some(release)),
+        Advice::Withdrawn { release } => ("withdrawn", Some(false), Some(release)),
     };
     let next = next.map(|release| {
         format!(
-            "get release {} where you got this one, then `resultity-node update apply <file>`",
+            "get release {} where you got this one, then `resultity-node update apply <FILE>`",
             release.version
         )
     });
     let approved = update::approved(&updates, TARGET).into_iter().map(Release::of).collect();
-    context.out.show(&Checked { version, platform: TARGET, digest: own, advice: named, approved, next })?;
+    let checked =
+        Checked { version, platform: TARGET, digest: own, advice: named, is_approved, approved, next };
+    context.out.show(&checked)?;
     Ok(Verdict::Done)
 }
 

@@ -122,8 +122,9 @@ impl Layer {
             origin: origin.clone(),
             found: shown(found),
             wanted: match form {
-                Form::Text | Form::Path => "one text".to_owned(),
-                Form::Paths => "a list of texts".to_owned(),
+                Form::Text => "a text in quotes".to_owned(),
+                Form::Path => "a path in quotes".to_owned(),
+                Form::Paths => "a list of paths in quotes, as in [\"/srv/a\"]".to_owned(),
             },
         };
         let values = match (form, value) {
@@ -137,7 +138,8 @@ impl Layer {
             _ => return Err(wrong(value)),
         };
         if values.iter().any(String::is_empty) {
-            return Err(wrong(value));
+            let wanted = "something, or not be set".to_owned();
+            return Err(SettingsError::Value { origin, found: shown(value), wanted });
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         let placed = |text: String| match form {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use node_agent::{
+    network,
     otlp::check_endpoint,
+    runtime,
     settings::{
         ExportSettings, KeySettings, LogFileSettings, ModelSettings, OtlpSettings, PAGE_LISTEN, PageSettings,
         RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS, Settings,
@@ -18,7 +20,7 @@ use node_agent::{
 use node_types::Network;
 
 use super::{CONFIG, FILE, Layer, SYSTEM, SettingsError, layer::Given, variable};
-use crate::surroundings::Surroundings;
+use crate::{redact, surroundings::Surroundings};
 
 /// The network where nothing says another: the one where a mistake costs nothing.
 const NETWORK: Network = Network::Testnet;
@@ -51,7 +53,7 @@ impl Values {
         let file = match named {
             Some(path) => Layer::of_file(path)?.ok_or_else(|| SettingsError::Read {
                 path: path.to_owned(),
-                source: std::io::ErrorKind::NotFound.into(),
+                source: rustix::io::Errno::NOENT.into(),
             })?,
             None => Layer::default(),
         };
@@ -113,12 +115,25 @@ impl Values {
         text.zip(given).map(|(text, given)| text.parse().map_err(|_| wrong(given, wanted))).transpose()
     }
 
+    /// An address that `check` finds nothing wrong with.
+    fn url(
+        &self,
+        name: &str,
+        whose: &str,
+        check: impl Fn(&str) -> Result<(), &'static str>,
+    ) -> Result<Option<String>, SettingsError> {
+        let (url, given) = (self.text(name, "a URL")?, self.given(name));
+        if let (Some(url), Some(given)) = (&url, given) {
+            check(url).map_err(|problem| wrong(given, &format!("{whose} address: {problem}")))?;
+        }
+        Ok(url)
+    }
+
     /// The Agent's settings. Without a network's URL it is empty; [`Self::require`] asks for it.
     ///
     /// # Errors
     /// [`SettingsError::Value`].
     pub(crate) fn settings(&self) -> Result<Settings, SettingsError> {
-        let url = "a URL";
         let network = self.parsed("network", "testnet or mainnet")?.unwrap_or(NETWORK);
         let mut command = self.called.clone();
         if network != NETWORK {
@@ -128,14 +143,14 @@ impl Values {
             command,
             home: self.home.clone(),
             network,
-            network_url: self.text("network_url", url)?.unwrap_or_default(),
+            network_url: self.url("network_url", "the network's", network::check_url)?.unwrap_or_default(),
             keyset_digest: self.parsed("keyset_digest", "sha256: and 64 lower-case hex digits")?,
             keys: KeySettings {
                 secret_file: self.path("keys.secret_file"),
                 passphrase_file: self.path("keys.passphrase_file"),
             },
             runtime: RuntimeSettings {
-                url: self.text("runtime.url", url)?,
+                url: self.url("runtime.url", "a server's", |url| runtime::check_url(url).map(drop))?,
                 api_key_file: self.path("runtime.api_key_file"),
                 folder: self.path("runtime.folder"),
                 work: self.path("runtime.work"),
@@ -177,13 +192,11 @@ impl Values {
 
     /// Who gets logs and metrics as OpenTelemetry.
     fn otlp(&self) -> Result<Option<OtlpSettings>, SettingsError> {
-        let Some(endpoint) = self.text("otlp.endpoint", "a URL")? else {
+        let check = |url: &str| check_endpoint(url).map(drop);
+        let Some(endpoint) = self.url("otlp.endpoint", "a collector's", check)? else {
             let rest = ["otlp.headers_file", "otlp.required", "otlp.logs", "otlp.metrics", "otlp.metrics_ms"];
             return self.none_of(&rest, "otlp.endpoint");
         };
-        if let (Err(problem), Some(given)) = (check_endpoint(&endpoint), self.given("otlp.endpoint")) {
-            return Err(wrong(given, &format!("a collector's address: {problem}")));
-        }
         let usual = OtlpSettings::at(endpoint);
         Ok(Some(OtlpSettings {
             headers_file: self.path("otlp.headers_file"),
@@ -252,7 +265,8 @@ impl Values {
 }
 
 fn wrong(given: &Given, wanted: &str) -> SettingsError {
-    let found = given.values.join(OsStr::new(":")).to_string_lossy().into_owned();
+    // An address may have a password in it.
+    let found = redact::address(&given.values.join(OsStr::new(":")).to_string_lossy());
     SettingsError::Value { origin: given.origin.clone(), found, wanted: wanted.to_owned() }
 }
 
@@ -316,11 +330,12 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
-        let file = "network_url = \"file\"\n[runtime]\nurl = \"file\"\nuser = \"file\"";
-        let environment = [("RESULTITY_NETWORK_URL", "variable"), ("RESULTITY_RUNTIME_URL", "variable")];
-        let settings = values(&[("network_url", "flag")], &environment, file).settings().unwrap();
-        assert_eq!(settings.network_url, "flag");
-        assert_eq!(settings.runtime.url.as_deref(), Some("variable"));
+        let file = "network_url = \"https://file\"\n[runtime]\nurl = \"http://file\"\nuser = \"file\"";
+        let environment =
+            [("RESULTITY_NETWORK_URL", "https://variable"), ("RESULTITY_RUNTIME_URL", "http://variable")];
+        let settings = values(&[("network_url", "https://flag")], &environment, file).settings().unwrap();
+        assert_eq!(settings.network_url, "https://flag");
+        assert_eq!(settings.runtime.url.as_deref(), Some("http://variable"));
         assert_eq!(settings.runtime.user.as_deref(), Some("file"));
         assert_eq!(settings.shutdown_grace_ms, SHUTDOWN_GRACE_MS);
         assert_eq!(settings.models, ModelSettings::default());
@@ -341,6 +356,26 @@ mod tests {
         assert!(error.starts_with("keyset_digest in /f/node.toml"), "{error}");
         let error = values(&[], &[], "[models]\nscrub_ms = 0").settings().unwrap_err().to_string();
         assert!(error.contains("1 or more"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_judged_wherever_it_is_set_and_no_password_of_it_is_repeated() {
+        for (file, wanted) in [
+            ("network_url = 5", "it is no URL"),
+            ("network_url = \"ftp://x\"", "neither https nor http"),
+            ("network_url = \"http://192.0.2.1\"", "use https"),
+            ("network_url = \"https://example.org/path?x=1\"", "ends with a query"),
+            ("network_url = \"https://example.org/#a\"", "ends with a query"),
+            ("network_url = \"http://user:s3cretpw@127.0.0.1:7411\"", "a user name or a password"),
+            ("network_url = \"http://user:s3cretpw@127.0.0.1:x\"", "it is no URL"),
+            ("runtime.url = \"nope\"", "it is no URL"),
+            ("runtime.url = \"http://user:s3cretpw@127.0.0.1\"", "a key does not belong into the address"),
+            ("otlp.endpoint = \"http://user:s3cretpw@127.0.0.1\"", "a user name or a password"),
+        ] {
+            let error = values(&[], &[], file).settings().unwrap_err().to_string();
+            assert!(error.contains(wanted) && error.contains(" in /f/node.toml is "), "{error}");
+            assert!(!error.contains("s3cretpw"), "{error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
 fn an_account_is_linked_shown_and_taken_away() {
     let home = Home::with_node();
     assert!(home.json(["account", "show"])["link"].is_null());
-    home.run(["account", "show"]).well().says(&["none", "account link"]);
+    home.run(["account", "show"]).well().says(&["none", "account link --wallet"]);
     let linked = home.json(["account", "link", "--wallet", WALLET]);
     assert_eq!((&linked["link"]["account"], &linked["link"]["kind"]), (&WALLET.into(), &"wallet".into()));
     assert_eq!(home.json(["account", "show"])["link"], linked["link"]);

@@ -102,7 +102,7 @@ fn a_node_that_was_moved_out_is_shut_until_the_move_is_undone() {
     for command in
         [&["rotate"] as &[_], &["run", "--network-url", "http://127.0.0.1:9"], &["account", "unlink"]]
     {
-        home.run(command).failed(6, &["moved away", file, "move undo"]);
+        home.run(command).failed(6, &["moved away", file, "move undo --file-was-not-used"]);
     }
     home.run(["status"]).well();
     home.run(["move", "out", "again.move", "--passphrase-file", pass]).failed(6, &["moved away", file]);

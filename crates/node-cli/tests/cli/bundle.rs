@@ -28,7 +28,8 @@ fn a_bundle_lists_what_is_in_it_and_is_redacted() {
     let home = Home::filled();
     let proof = home.file("proof", CANARY);
     home.run(["account", "link", "--email", EMAIL, "--proof-file", proof.to_str().unwrap()]).well();
-    home.file("node.toml", "network_url = \"https://ada:hunter2@example.org/x\"\n");
+    let settings = "network_url = \"https://example.org/x\"\n[otlp]\nendpoint = \"https://collector.example.org/hunter2\"\n";
+    home.file("node.toml", settings);
     let listed = home.json(["bundle", "--dry-run"]);
     assert_eq!(listed["file"], Value::Null);
     let file = home.path().join("for-support.tar.zst");
@@ -48,7 +49,8 @@ fn a_bundle_lists_what_is_in_it_and_is_redacted() {
     assert!(files["databases.json"].as_array().unwrap().iter().all(|database| database["damage"].is_null()));
     assert_eq!(files["jobs.json"]["held"], 4);
     assert!(files["log.json"].to_string().contains("the runtime went away"));
-    assert_eq!(files["settings.json"]["network_url"], "https://<login>@example.org/x");
+    assert_eq!(files["settings.json"]["network_url"], "https://example.org/x");
+    assert_eq!(files["settings.json"]["otlp"]["endpoint"], "https://collector.example.org");
     assert_eq!(files["status.json"]["account"]["account"], "<e-mail>");
     assert!(!files["traces.json"].as_array().unwrap().is_empty());
     let all = serde_json::to_string(&files).unwrap();

@@ -67,9 +67,16 @@ fn a_patch_may_stand_in_a_file() {
 }
 
 #[test]
+fn the_faults_there_are_are_named_where_none_of_them_is_meant() {
+    let home = Home::new();
+    home.run(["devnet", "fault", "nope"]).failed(2, &["nope", "delay", "lose_acks", "none"]);
+    home.run(["devnet", "fault", "delay", "s=1"]).failed(2, &["ms"]);
+}
+
+#[test]
 fn a_refusal_and_an_absent_devnet_are_told_apart() {
     let (url, served) = once("HTTP/1.1 400 Bad Request\r\n\r\nno such fault");
-    Home::new().run(["devnet", "fault", "nonsense", "--url", &url]).failed(1, &["400", "no such fault"]);
+    Home::new().run(["devnet", "snapshot", "{}", "--url", &url]).failed(1, &["400", "no such fault"]);
     served.join().unwrap();
     Home::new().run(["devnet", "state", "--url", &url]).failed(1, &[&url, "devnet run"]);
     Home::new().run(["devnet", "state", "--url", "http://192.0.2.1:80"]).failed(2, &["this machine"]);

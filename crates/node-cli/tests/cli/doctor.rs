@@ -174,7 +174,7 @@ fn a_healthy_node_gives_no_warning() {
     said("network").has("ok", &[&network, "answers"]);
     said("runtime").has("ok", &[&runtime]);
     said("clock").has("ok", &["the volume and the network agree"]);
-    said("keys").has("note", &["obfuscation only", "key reseal"]);
+    said("keys").has("note", &["obfuscation only", "key reseal --to-passphrase"]);
     said("snapshot").has("ok", &["snapshot 1"]);
 }
 
@@ -184,7 +184,7 @@ fn it_reads_for_a_person_too_and_its_commands_name_this_node() {
     let path = home.path().to_str().unwrap();
     let ran = home.run(["--home", path, "doctor"]);
     let ran = ran.says(&["agent", "no Agent runs", "do: start the node"]);
-    ran.says(&[&format!("`resultity-node --home {path} run`"), "error", "warning", "note"]);
+    ran.says(&[&format!("`resultity-node --home {path} run --network-url <"), "error", "warning", "note"]);
     Home::new().run(["doctor"]).failed(5, &["there is no node", "resultity-node init"]);
 }
 
@@ -194,6 +194,8 @@ fn it_works_beside_a_running_agent() {
     let store = Store::open(&home.options(), &reading()).unwrap();
     check(&home, "agent", &[]).has("ok", &[&std::process::id().to_string()]);
     check(&home, "databases", &["--deep"]).has("ok", &["state.db", "jobs.db", "logs.db"]);
+    // What the Agent was given on its command line is not known here.
+    check(&home, "runtime", &[]).has("note", &["its own settings", "doctor --runtime-url"]);
     drop(store);
 }
 
@@ -214,6 +216,8 @@ fn modes_that_are_too_open_are_found_mended_and_put_back() {
     let planned = home.run(["doctor", "--fix", "--json"]).json();
     assert_eq!(planned["fix"].as_array().unwrap().len(), 3, "{planned:#}");
     assert!(planned["fix"].as_array().unwrap().iter().all(|step| step["done"] == false));
+    let next = planned["next"].as_str().unwrap();
+    assert!(next.starts_with("nothing was done: ") && next.contains("doctor --fix --yes"), "{next}");
     assert_eq!(everything(&home.volume()), before);
     assert!(!home.volume().join("doctor").exists());
 
@@ -227,6 +231,24 @@ fn modes_that_are_too_open_are_found_mended_and_put_back() {
     home.run(["doctor", "--undo"]).well().says(&["Taken back: set the mode of"]);
     assert_eq!(everything(&home.volume()), before);
     home.run(["doctor", "--undo"]).failed(5, &["nothing to take back"]);
+}
+
+#[test]
+fn nothing_is_claimed_of_a_volume_that_cannot_be_looked_into() {
+    let home = outpatient();
+    chmod(&home.volume(), 0o755);
+    for name in ["runtime", "sandbox", "version"] {
+        check(&home, name, &[]).has("note", &["not looked at, because the volume cannot be"]);
+    }
+}
+
+#[test]
+fn a_file_with_a_passphrase_that_is_not_there_is_said_to_be_missing() {
+    let home = outpatient();
+    home.file("node.toml", "[keys]\npassphrase_file = \"nope\"");
+    check(&home, "keys", &[])
+        .has("warning", &["keys.passphrase_file is", "nope", "no such file"])
+        .has("note", &["obfuscation only"]);
 }
 
 #[test]
@@ -390,7 +412,8 @@ fn a_network_that_does_not_answer_or_is_another_one_is_found() {
     check(&home, "network", &[]).has("note", &["network_url is not set"]);
     let silent = nobody();
     network(&silent).has("error", &[&silent, "refused"]);
-    network("http://192.0.2.1").has("error", &["http://192.0.2.1", "use https"]);
+    check(&home, "settings", &["--network-url", "http://192.0.2.1"])
+        .has("error", &["http://192.0.2.1", "use https"]);
     let stranger = server(keysets("mainnet", &http_date(SystemTime::now())));
     network(&stranger).has("error", &[&stranger, "not for testnet"]);
     let page = server(answer("", "<html>"));
@@ -657,7 +680,7 @@ fn an_image_that_is_not_in_the_container_engine_is_found() {
 #[test]
 fn an_account_that_is_linked_is_seen_and_so_is_one_that_cannot_be_read() {
     let home = outpatient();
-    check(&home, "account", &[]).has("note", &["linked to no account", "account link"]);
+    check(&home, "account", &[]).has("note", &["linked to no account", "account link --wallet"]);
     home.run(["account", "link", "--email", "ada@example.org"]).well();
     check(&home, "account", &[]).has("ok", &["linked to an account"]);
     let state = rusqlite::Connection::open(home.volume().join("state.db")).unwrap();
@@ -693,5 +716,5 @@ fn a_node_that_was_moved_away_is_not_well() {
     let (pass, file) = (pass.to_str().unwrap(), file.to_str().unwrap());
     check(&home, "agent", &[]).has("note", &["no Agent runs"]);
     home.run(["move", "out", file, "--passphrase-file", pass]).well();
-    check(&home, "agent", &[]).has("error", &["moved away", file, "move undo"]);
+    check(&home, "agent", &[]).has("error", &["moved away", file, "move undo --file-was-not-used"]);
 }

@@ -43,6 +43,8 @@ fn a_list_can_be_cut_and_filtered() {
     let queued = home.json(["jobs", "list", "--state", "queued"]);
     assert_eq!(states(&queued), named(&[(QUEUED, "queued")]));
     home.run(["jobs", "list", "--state", "qeued"]).failed(2, &["queued"]);
+    home.run(["jobs", "list", "--limit", "0"]).failed(2, &["1 or more"]);
+    home.run(["drift", "history", "--limit", "0"]).failed(2, &["1 or more"]);
 }
 
 #[test]
@@ -53,6 +55,9 @@ fn the_traces_of_ended_jobs_are_listed_when_asked_for() {
     found.sort();
     assert_eq!(found, named(&[(ANSWERED, "answered"), (EXPIRED, "expired")]));
     assert!(ended["jobs"][0]["ended_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!((&ended["jobs"][0]["attempts"], &ended["jobs"][1]["attempts"]), (&0.into(), &1.into()));
+    let text = home.run(["jobs", "list", "--ended"]).well().out;
+    assert!(text.lines().any(|line| line.contains("answered") && line.contains(" 1 ")), "{text}");
     // The newest comes first, and a cut takes it.
     assert_eq!(states(&ended), named(&[(EXPIRED, "expired"), (ANSWERED, "answered")]));
     let cut = home.json(["jobs", "list", "--ended", "--limit", "1"]);
@@ -74,9 +79,11 @@ fn a_job_is_meant_by_the_first_digits_of_its_id() {
     drop(store);
     for meant in ["abcd", "ABCD-0000", "abcd0000-0000-4000-8000-000000000000"] {
         assert_eq!(home.json(["jobs", "show", meant])["job"], "abcd0000-0000-4000-8000-000000000000");
+        assert_eq!(home.run(["logs", "--job", meant]).code, Some(0));
     }
     home.run(["jobs", "explain", "abce"]).failed(5, &["abce", "jobs list --ended"]);
     home.run(["jobs", "explain", "abc"]).failed(2, &["4 or more"]);
+    home.run(["logs", "--job", "abce"]).failed(5, &["abce"]);
 }
 
 #[test]

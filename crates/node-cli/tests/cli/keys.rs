@@ -34,7 +34,10 @@ fn an_export_overwrites_nothing_and_goes_to_the_standard_output_unless_told() {
     let pass = home.file("pass", CANARY);
     let there = home.file("there.json", "mine");
     let (pass, out) = (pass.to_str().unwrap(), there.to_str().unwrap());
-    home.run(["key", "export", "--out", out, "--passphrase-file", pass]).failed(1, &["cannot write", out]);
+    home.run(["key", "export", "--out", out, "--passphrase-file", pass])
+        .failed(1, &["cannot write", out, "exists already"]);
+    // Before the passphrase is looked for.
+    home.run(["key", "export", "--out", out, "--passphrase-file", "none"]).failed(1, &["left as it is"]);
     assert_eq!(std::fs::read(&there).unwrap(), b"mine");
     let printed = home.run(["key", "export", "--passphrase-file", pass]).well().json();
     assert_eq!(printed["crypto"]["kdf"], "scrypt");
@@ -72,7 +75,10 @@ fn resealed_keys_open_under_the_new_secret_alone() {
     let home = Home::with_node();
     let pass = home.file("pass", CANARY);
     let pass = pass.to_str().unwrap();
-    let done = home.json(["key", "reseal", "--to-passphrase-file", pass]);
+    let mut command = home.command(["key", "reseal", "--to-passphrase-file", "pass", "--json"]);
+    let done = crate::home::Ran::from(command.current_dir(home.path()).output().unwrap()).well().json();
+    let full = std::fs::canonicalize(pass).unwrap();
+    assert_eq!(done["next"], format!("set keys.passphrase_file to {}", full.display()));
     assert_eq!((&done["sealed_under"], &done["rewritten"]), (&"passphrase".into(), &2.into()));
     assert_eq!(home.json(["status"])["protection"], "passphrase");
     home.run(["rotate", "--keys-passphrase-file", pass]).well();
@@ -82,7 +88,8 @@ fn resealed_keys_open_under_the_new_secret_alone() {
     let output = command.stdin(std::process::Stdio::null()).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("passphrase") && !said.contains(CANARY), "{said}");
+    assert!(said.contains("no terminal") && !said.contains(CANARY), "{said}");
+    assert!(said.contains("--keys-passphrase-file") && said.contains("keys.passphrase_file"), "{said}");
 
     let secret = home.file("secret", [7; 32]);
     let secret = secret.to_str().unwrap();

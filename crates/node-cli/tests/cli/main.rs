@@ -11,6 +11,7 @@ mod account;
 mod backup;
 mod bundle;
 mod configuration;
+mod demo;
 mod devnet;
 mod docs;
 mod doctor;

@@ -141,7 +141,7 @@ fn one_that_cannot_be_had_says_why_and_does_not_hinder_the_others() {
 
 #[test]
 fn nothing_is_installed_without_a_snapshot() {
-    Home::with_node().run(["models", "install"]).failed(5, &["snapshot", "resultity-node run"]);
+    Home::with_node().run(["models", "install"]).failed(5, &["snapshot", "resultity-node status"]);
     Home::with_node().run(["models", "list"]).well().says(&["There are no models.", "resultity-node run"]);
 }
 
@@ -270,7 +270,10 @@ fn an_agent_looks_after_its_models_itself() {
     said.failed(4, &[&pid, shop.home.volume().to_str().unwrap(), "by itself 7 d 0 h after"]);
     shop.home.run(["models", "remove", "m", "--force", "--yes"]).failed(4, &[&pid]);
     shop.home.run(["models", "prune", "--all"]).failed(4, &[&pid]);
-    assert_eq!(shop.home.json(["models", "list"])["agent_running"], true);
+    let listed = shop.home.json(["models", "list"]);
+    assert_eq!(listed["agent_running"], true);
+    let next = listed["next"].as_str().unwrap();
+    assert!(next.contains("tries m@1, which is inactive") && next.contains("logs --kind model"), "{next}");
     drop(store);
     shop.home.run(["models", "prune", "--all"]).well();
 }

@@ -34,7 +34,8 @@ fn the_file_is_named_by_flag_or_variable_and_may_name_the_home() {
     let mut command = home.command(["status", "--json", "--config", file.to_str().unwrap()]);
     let by_flag: Ran = command.env_remove("RESULTITY_HOME").output().unwrap().into();
     assert_eq!(by_flag.well().json()["folder"], other.volume().to_str().unwrap());
-    home.run(["status", "--config", "none.toml"]).failed(2, &["none.toml"]);
+    home.run(["status", "--config", "none.toml"])
+        .failed(2, &["none.toml", "No such file or directory (os error 2)"]);
 }
 
 #[test]
@@ -55,6 +56,43 @@ fn what_is_not_known_is_named_with_what_may_have_been_meant() {
     ran.failed(2, &["RESULTITY_RUNTIME_URI", "did you mean RESULTITY_RUNTIME_URL?"]);
     home.run(["status", "--netwrok", "testnet"]).failed(2, &["--network"]);
     home.run(["stauts"]).failed(2, &["status"]);
+}
+
+#[test]
+fn an_address_that_cannot_be_used_is_refused_by_every_command_and_no_password_is_repeated() {
+    let home = Home::with_node();
+    home.file("node.toml", "network_url = \"http://user:s3cretpw@127.0.0.1:7411\"");
+    for command in [&["status"] as &[&str], &["run"], &["doctor"]] {
+        let ran = home.run(command.iter().copied());
+        let said = format!("{}{}", ran.out, ran.err);
+        assert!(said.contains("a user name or a password") && !said.contains("s3cretpw"), "{said}");
+        assert_eq!(ran.code, Some(if command[0] == "doctor" { 7 } else { 2 }), "{said}");
+    }
+    home.file("node.toml", "network_url = 5");
+    home.run(["status"]).failed(2, &["network_url in", "it is no URL"]);
+    home.file("node.toml", "");
+    home.run(["run", "--network-url", "http://127.0.0.1:9", "--runtime-url", "nope"])
+        .failed(2, &["--runtime-url is \"nope\"", "it is no URL"]);
+}
+
+#[test]
+fn what_a_setting_should_be_is_said_of_it() {
+    let home = Home::new();
+    home.file("node.toml", "[keys]\npassphrase_file = \"\"");
+    home.run(["status"]).failed(2, &["keys.passphrase_file in", "something, or not be set"]);
+    home.file("node.toml", "[keys]\npassphrase_file = 1");
+    home.run(["status"]).failed(2, &["is \"1\": it should be a path in quotes"]);
+    home.file("node.toml", "[runtime]\nreadable = \"/usr\"");
+    home.run(["status"]).failed(2, &["a list of paths in quotes"]);
+}
+
+#[test]
+fn a_token_that_cannot_be_used_is_a_setting_that_is_wrong() {
+    let home = Home::with_node();
+    let token = home.path().join("no-token");
+    let (url, token) =
+        (["--network-url", "http://127.0.0.1:9"], ["--page-token-file", token.to_str().unwrap()]);
+    home.run(["run"].into_iter().chain(url).chain(token)).failed(2, &["no-token", "No such file"]);
 }
 
 #[test]

@@ -31,7 +31,10 @@ fn a_node_that_has_worked_says_what_it_holds() {
     assert!(jobs["bytes"].as_u64().unwrap() > 0);
     assert!(seen["traces"]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(seen["artifacts"]["unverified"], 5);
-    let start = format!("start the node: `resultity-node --home {} run`", home.path().display());
+    let start = format!(
+        "start the node: `resultity-node --home {} run --network-url <the network's address>`",
+        home.path().display()
+    );
     assert_eq!((&seen["next"][0], &seen["health"]), (&start.as_str().into(), &"stopped".into()));
     assert_eq!(seen["source"], "volume");
     home.run(["status"]).well().says(&[
@@ -42,6 +45,14 @@ fn a_node_that_has_worked_says_what_it_holds() {
         "1 ever, 1 to be reported",
         "none lost",
     ]);
+}
+
+#[test]
+fn a_volume_that_others_can_look_into_is_refused_with_the_command_that_mends_it() {
+    let home = Home::with_node();
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(home.volume(), mode(0o755)).unwrap();
+    home.run(["status"]).failed(1, &["has mode 0755", "`resultity-node doctor --fix`", "chmod 700"]);
 }
 
 #[test]

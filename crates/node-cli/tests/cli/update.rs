@@ -59,6 +59,10 @@ fn check_says_whether_this_release_is_approved_and_which_is_newer() {
     assert_eq!(newer["advice"], "newer");
     assert_eq!(newer["approved"][0]["version"], "99.0.0");
     assert!(newer["next"].as_str().unwrap().contains("update apply"), "{newer}");
+    let said = |agents: Value| approving(agents).run(["update", "check"]).well();
+    assert_eq!(newer["is_approved"], true);
+    said(json!([release(version, &own()), release("99.0.0", NEXT)])).says(&["approved, and not the newest"]);
+    said(json!([release("99.0.0", NEXT)])).says(&["not approved, and older than the newest that is"]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::{
     page::{Page, Tone},
     passphrase::{self, Known},
     settings::FILE_BYTES_MAX,
-    typed::{ENABLE, quoted},
+    typed::{ENABLE, NETWORK_URL, quoted},
 };
 
 /// Make a node: its volume and its key. At a terminal it asks what it needs; any flag of its own, --json or
@@ -163,7 +163,7 @@ pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Res
             format!("keep {file} away from this machine, with its passphrase; then start the node: {start}")
         }
         (None, Protection::ObfuscationOnly) => format!(
-            "keep its key well: `resultity-node key reseal` seals it under a passphrase or a secret, `resultity-node key \
+            "keep its key well: `resultity-node key reseal --to-passphrase` seals it under a passphrase, `resultity-node key \
              export` makes a backup; then start it: {start}"
         ),
         (None, Protection::Systemd) if context.typed.is_service() => format!(
@@ -174,7 +174,8 @@ pub(crate) fn show(context: &Context, created: bool, saved: Option<&str>) -> Res
             format!("make a backup of its key (`resultity-node key export`), then start it: {start}")
         }
     };
-    let next = context.typed.complete(&next).into_owned();
+    // What a start needs is said by then.
+    let next = context.typed.clone().needing_url(false).complete(&next).into_owned();
     let folder = context.folder();
     context.out.show(&Made { created, identity, folder, next })?;
     Ok(Verdict::Done)
@@ -185,7 +186,7 @@ fn start(context: &Context) -> String {
     let no_url = !context.values.is_set("network_url") && !saved_url(context);
     let mut flags = Vec::new();
     if no_url {
-        flags.push(("network_url", "--network-url", "<the network's address>".to_owned()));
+        flags.push(("network_url", "--network-url", NETWORK_URL.to_owned()));
     }
     for (name, flag) in
         [("keys.passphrase_file", "--keys-passphrase-file"), ("keys.secret_file", "--keys-secret-file")]

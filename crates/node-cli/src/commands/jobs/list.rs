@@ -5,11 +5,15 @@ use node_store::{
     jobs::{BATCH_MAX, Counts, JobsView, Listed},
     reader::ReadError,
 };
-use node_types::{JobId, Timestamp, trace::Trace};
+use node_types::{
+    JobId, Timestamp,
+    trace::{Trace, last_lease},
+};
 use serde::Serialize;
 
 use super::{Verdict, mode, outcome, standing};
 use crate::{
+    cli::at_least_one,
     context::{self, Context},
     failure::Failure,
     measure,
@@ -32,7 +36,7 @@ pub(crate) struct List {
     #[arg(long, value_parser = PossibleValuesParser::new(["queued", "running", "finished", "failed", "answered", "expired"]))]
     state: Option<String>,
     /// At most so many
-    #[arg(long, value_name = "COUNT", default_value_t = LIMIT)]
+    #[arg(long, value_name = "COUNT", default_value_t = LIMIT, value_parser = at_least_one)]
     limit: usize,
     /// The jobs that have ended, as far as their traces are kept
     #[arg(long)]
@@ -93,6 +97,8 @@ enum Place {
         expires: Timestamp,
     },
     Ended {
+        /// The times that it was begun.
+        attempts: u16,
         ended_at: Option<String>,
     },
 }
@@ -115,7 +121,9 @@ impl Row {
     fn ended((seq, trace): (u64, Trace)) -> Self {
         let ended_at = trace.events.last().map(|event| event.at.to_string());
         let (state, model) = (outcome(trace.outcome), trace.model.to_string());
-        Self { seq, job: trace.job, state, model, mode: mode(trace.mode), place: Place::Ended { ended_at } }
+        let attempts = last_lease(&trace.events).map_or(0, |(attempt, _)| attempt);
+        let place = Place::Ended { attempts, ended_at };
+        Self { seq, job: trace.job, state, model, mode: mode(trace.mode), place }
     }
 
     const fn seq(&self) -> u64 {
@@ -136,7 +144,9 @@ impl Report for Jobs {
                         };
                         (left, format!("{attempt}/{attempts_max}"))
                     }
-                    Place::Ended { ended_at } => (ended_at.clone().unwrap_or_default(), String::new()),
+                    Place::Ended { attempts, ended_at } => {
+                        (ended_at.clone().unwrap_or_default(), attempts.to_string())
+                    }
                 };
                 vec![row.job.to_string(), row.state.into(), row.mode.into(), row.model.clone(), tries, when]
             };

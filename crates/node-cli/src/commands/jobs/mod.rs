@@ -89,11 +89,16 @@ impl FromStr for Meant {
 }
 
 impl Meant {
+    /// The job whose whole ID it is: that may be one that is not held any more.
+    pub(crate) fn whole(&self) -> Option<JobId> {
+        (self.first == self.last).then_some(self.first)
+    }
+
     /// The one job that is meant.
     ///
     /// # Errors
     /// [`Failure::NoSuchJob`]; [`Failure::Usage`] where several are.
-    fn find(&self, view: &View) -> Result<JobId, Failure> {
+    pub(crate) fn find(&self, view: &View) -> Result<JobId, Failure> {
         let found = view.jobs().between(self.first, self.last, NAMED + 1)?;
         match found.as_slice() {
             [] => Err(Failure::NoSuchJob(self.text.clone())),

@@ -158,6 +158,13 @@ fn next(shown: &Models, in_force: bool) -> String {
             failed.model
         );
     }
+    let waits = listed().find(|model| model.is_here() && model.state != ModelState::Active);
+    if let Some(waits) = waits.filter(|_| shown.agent_running) {
+        return format!(
+            "wait: the Agent tries {}, which is {}; `resultity-node logs --kind model` shows how far it is",
+            waits.model, waits.state
+        );
+    }
     match (listed().any(|model| !model.is_here()), shown.agent_running) {
         (true, true) => {
             "wait: the Agent fetches what is missing; `resultity-node models install` shows how far it is"
