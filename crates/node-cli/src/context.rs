@@ -81,13 +81,12 @@ impl Context {
     /// [`Failure`], as the start would say it.
     pub(crate) fn startable(&self) -> Result<(), Failure> {
         let Err(error) = Store::view_only(&self.options()) else { return Ok(()) };
-        let starts = match &error {
-            StoreError::Volume(VolumeError::Format(
-                FormatError::TooOld { .. } | FormatError::Damaged { .. },
-            )) => true,
-            StoreError::Volume(VolumeError::NoDatabase { .. }) => !is_new(&self.folder()),
-            _ => false,
-        };
+        let mends = matches!(
+            error,
+            StoreError::Volume(VolumeError::Format(FormatError::TooOld { .. } | FormatError::Damaged { .. }))
+        );
+        let makes = matches!(error, StoreError::Volume(VolumeError::NoDatabase { .. }));
+        let starts = mends || makes && !is_new(&self.folder());
         if starts { Ok(()) } else { Err(self.named(error)) }
     }
 
