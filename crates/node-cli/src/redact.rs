@@ -53,7 +53,7 @@ impl Redactor {
 
     /// A text.
     pub(crate) fn text(&self, text: &str) -> String {
-        let mut text = address(text);
+        let mut text = logins(&queries(text));
         for (known, stands) in &self.known {
             text = text.replace(known.as_str(), stands);
         }
@@ -61,9 +61,25 @@ impl Redactor {
     }
 }
 
-/// An address of the settings as it may be shown: without login and query.
+/// An address of the settings as it may be shown: without login and query. Whatever stands before the last `@` is taken for a
+/// login, however it is mistyped.
 pub(crate) fn address(text: &str) -> String {
-    logins(&queries(text))
+    let Some((login, behind)) = text.rsplit_once('@') else { return queries(text) };
+    let scheme = login.split_once("://").map_or_else(String::new, |(scheme, _)| format!("{scheme}://"));
+    let place = behind.find(['?', '#']).map_or(behind, |end| &behind[..end]);
+    format!("{scheme}<login>@{place}")
+}
+
+/// Lines of settings as they may be shown: of a value with an `@` in it what stands before that may be a login.
+pub(crate) fn drawn(lines: &str) -> String {
+    let line = |line: &str| match line.rsplit_once('@') {
+        Some((login, behind)) => {
+            let name = login.find('=').map_or("", |end| &login[..=end]);
+            format!("{name} <login>@{behind}\n")
+        }
+        None => format!("{line}\n"),
+    };
+    lines.lines().map(line).collect()
 }
 
 /// `scheme://host/path?query` without its query: tokens and keys are given in it. What follows a `#` is taken for a part of it.

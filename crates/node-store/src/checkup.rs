@@ -1,7 +1,7 @@
 //! The checkup of one database: whose it is and whether it is whole, looked at from outside and read-only.
 //!
 //! It works beside a running Agent, and on a volume that does not open: each database is looked at by itself, without
-//! key and lock. Nothing is changed, repaired or moved; that is the affair of [`salvage`](crate::salvage) at the next
+//! key and lock. Nothing is changed, repaired or moved; that is the affair of [`salvage`] at the next
 //! opening, which reads all of a database only where it has to: [`suspect`] says so.
 //!
 //! How long it takes is the caller's to say: a database of gigabytes takes minutes to read.
@@ -83,7 +83,8 @@ pub fn check(
     Ok(Some(Checkup { stamp, bytes: entry.bytes, health }))
 }
 
-/// Has the next opening of a database read all of it, move it aside if it is damaged, and save what can be read.
+/// Has the next opening of a database read all of it, move it aside if it is damaged, and save what can be read. For whoever holds
+/// the volume's lock.
 ///
 /// # Errors
 /// The operating system's.
@@ -91,10 +92,15 @@ pub fn suspect(disk: &dyn Disk, database: &Path, cause: &str) -> io::Result<()> 
     salvage::suspect(disk, database, cause)
 }
 
-/// Takes [`suspect`] back: the next opening reads what it needs, as ever.
+/// Takes [`suspect`] back: the next opening reads what it needs, as ever. False where it was read since, or is suspected for
+/// another cause.
 ///
 /// # Errors
 /// The operating system's.
-pub fn trust(disk: &dyn Disk, database: &Path) -> io::Result<()> {
-    disk.remove(&salvage::suspect_file(database))
+pub fn trust(disk: &dyn Disk, database: &Path, cause: &str) -> io::Result<bool> {
+    let path = salvage::suspect_file(database);
+    if disk.read(&path, 2 * cause.len() as u64 + 1)?.as_deref() != Some(cause.as_bytes()) {
+        return Ok(false);
+    }
+    disk.remove(&path).map(|()| true)
 }

@@ -31,6 +31,7 @@ use std::{
 
 use node_types::{Network, Timestamp};
 use rusqlite::Connection;
+use serde_json::{Value, json};
 
 use crate::{
     check::Check,
@@ -59,6 +60,10 @@ pub const CHECK_AT_ONCE_BYTES: u64 = 2 << 20;
 const SAVE_BYTES: u64 = 1 << 20;
 
 const LOCK: &str = "LOCK";
+/// Says that the node was moved away where `jobs.db`, which says so first, cannot: JSON, as [`jobs::Retired`].
+const MOVED: &str = "MOVED";
+/// Of which no more is read.
+const MOVED_BYTES_MAX: u64 = 64 << 10;
 /// More than an opening writes before its writers see to the room: SQLite's shared memory and logs of three databases.
 const OPENING_BYTES: u64 = 1 << 20;
 pub(crate) const KEYS: &str = "keys";
@@ -120,8 +125,8 @@ pub enum VolumeError {
     },
     /// A volume without one of its databases: [`Volume::open`] makes a new one and notes the loss.
     #[error(
-        "{path} is missing or empty: put it back from a backup if you have one; else start the node, which makes a new one and \
-         reports the loss"
+        "{path} is missing or empty: restore a backup of the whole node if you have one (`backup restore <FILE>`); else start the node, \
+         which makes a new one and reports the loss"
     )]
     NoDatabase {
         /// The database.
@@ -314,6 +319,7 @@ impl Volume {
         let Claim { held, ref folder, in_order } = claim;
         let disk = &held.disk;
         check_private(&**disk, folder)?;
+        make_room(&**disk, folder)?;
         let mut files = Vec::with_capacity(Database::ALL.len());
         for database in Database::ALL {
             files.push(DatabaseFile::find(&**disk, folder, database, in_order)?);
@@ -332,6 +338,7 @@ impl Volume {
             let migrated = file.migrate(&**disk, &stamp);
             damage.extend(file.found_damaged(migrated)?.map(|cause| (file.database, cause)));
         }
+        refuse_moved(&**disk, folder, &files, &damage)?;
         let damaged = damage.len();
         held.unchecked.fetch_add(damaged, Ordering::Relaxed);
         for (database, cause) in damage {
@@ -542,7 +549,7 @@ impl Claim {
         let pid = std::process::id().to_string();
         let locked = match disk.lock(&path, &pid) {
             // An earlier release left it without a byte: it has no room of its own.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_full(&error) && disk.holder(&path).map_err(failed(&path))?.is_none() => {
                 make_room(&**disk, folder)?;
                 disk.lock(&path, &pid)
             }
@@ -552,7 +559,6 @@ impl Claim {
             Locked::Ours { lock, last } => {
                 // On disk before anything is changed: a power cut is no end in good order.
                 disk.sync_file(&path).map_err(failed(&path))?;
-                make_room(&**disk, folder)?;
                 let in_order = last.is_empty();
                 let unchecked = AtomicUsize::new(usize::from(!in_order));
                 let (disk, badly) = (Arc::clone(disk), AtomicBool::new(false));
@@ -565,6 +571,50 @@ impl Claim {
             }
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Notes beside the databases that the node is moved away. `jobs.db` says it; where that is lost, this does.
+pub(crate) fn note_moved(disk: &dyn Disk, folder: &Path, retired: &jobs::Retired) -> io::Result<()> {
+    let jobs::Retired { at, archive, transfer } = retired;
+    let text = json!({ "at": at.ms(), "archive": archive, "transfer": transfer }).to_string();
+    crate::disk::replace(disk, &folder.join(MOVED), text.as_bytes())
+}
+
+/// Takes that back.
+pub(crate) fn forget_moved(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    disk.remove(&folder.join(MOVED))
+}
+
+/// Refuses a volume that was moved away and lost the `jobs.db` that says so; one that is there and does not say so was taken back.
+fn refuse_moved(
+    disk: &dyn Disk,
+    folder: &Path,
+    files: &[DatabaseFile],
+    damage: &[(Database, String)],
+) -> Result<(), VolumeError> {
+    let path = folder.join(MOVED);
+    if disk.entry(&path).map_err(failed(&path))?.is_none() {
+        return Ok(());
+    }
+    let missing = files.iter().any(|file| file.database == Database::Jobs && file.bytes == 0);
+    if !missing && damage.iter().all(|(database, _)| *database != Database::Jobs) {
+        return forget_moved(disk, folder).map_err(failed(&path));
+    }
+    // It stays shut, whatever is in it.
+    let text = disk.read(&path, MOVED_BYTES_MAX).map_err(failed(&path))?.unwrap_or_default();
+    let said: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let word = |name: &str| said[name].as_str().unwrap_or("?").to_owned();
+    let at = Timestamp::from_ms(said["at"].as_u64().unwrap_or_default());
+    Err(VolumeError::Retired {
+        path: folder.to_owned(),
+        at,
+        archive: word("archive"),
+        transfer: word("transfer"),
+    })
 }
 
 /// Sees that an opening has the room it needs, also on a disk that is full: out of what is kept back, but for what jobs need to

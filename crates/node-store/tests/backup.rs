@@ -813,6 +813,35 @@ fn a_retired_volume_stays_shut_whatever_is_in_its_mark() {
 }
 
 #[test]
+fn a_retired_volume_stays_shut_where_its_jobs_are_lost_too_and_a_move_that_was_undone_is_forgotten() {
+    for lose in [
+        |jobs: &Path| fs::remove_file(jobs).unwrap(),
+        |jobs: &Path| fs::write(jobs, "").unwrap(),
+        |jobs: &Path| {
+            let mut bytes = fs::read(jobs).unwrap();
+            bytes[..4096].fill(0xAA);
+            fs::write(jobs, bytes).unwrap();
+        },
+    ] {
+        let world = World::new();
+        out(&world, "a.move").unwrap();
+        let jobs = world.path("home/testnet/jobs.db");
+        let before = fs::read(&jobs).unwrap();
+        lose(&jobs);
+        let error = refused(&world).to_string();
+        assert!(error.contains("a.move") && error.contains("move undo"), "{error}");
+        assert!(refused(&world).to_string().contains("a.move"), "nothing was moved aside or made");
+        fs::write(&jobs, before).unwrap();
+        fs::set_permissions(&jobs, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        backup::undo_move(&world.options("home")).unwrap();
+        drop(Store::open(&world.options("home"), &at(NOW)).unwrap());
+        lose(&jobs);
+        let incidents = Store::open(&world.options("home"), &at(NOW)).unwrap().view().incidents().unwrap();
+        assert_eq!(incidents.len(), 1, "it is the node again, and mended as ever");
+    }
+}
+
+#[test]
 fn a_node_is_not_moved_in_from_a_backup_and_a_move_that_is_restored_is_fenced() {
     let world = World::new();
     world.create("a.backup", Some(&world.kek()));

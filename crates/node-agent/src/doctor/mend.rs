@@ -180,9 +180,11 @@ pub fn apply(folder: &Path, steps: Vec<Step>, now: Timestamp) -> Result<Vec<Outc
             Step::Aside { path, aside, .. } => {
                 alone.as_ref().map_err(Clone::clone).and_then(|_| move_to(path, aside)).err()
             }
-            Step::Suspect { path, cause } => {
-                checkup::suspect(&RealDisk, path, cause).err().map(|error| error.to_string())
-            }
+            Step::Suspect { path, cause } => alone
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|_| checkup::suspect(&RealDisk, path, cause).map_err(|error| error.to_string()))
+                .err(),
         };
         Outcome { step, left }
     });
@@ -207,8 +209,8 @@ pub fn undo(folder: &Path) -> Result<Vec<Outcome>, MendError> {
             Step::Aside { path, aside, .. } => {
                 alone.as_ref().map_err(Clone::clone).and_then(|_| move_to(aside, path)).err()
             }
-            Step::Suspect { path, .. } => {
-                checkup::trust(&RealDisk, path).err().map(|error| error.to_string())
+            Step::Suspect { path, cause } => {
+                alone.as_ref().map_err(Clone::clone).and_then(|_| trust(path, cause)).err()
             }
         };
         done.push(Outcome { step, left });
@@ -309,7 +311,7 @@ struct Alone {
 
 impl Alone {
     fn take(folder: &Path, steps: &[Step]) -> Result<Self, String> {
-        if steps.iter().all(|step| !matches!(step, Step::Aside { .. })) {
+        if steps.iter().all(|step| matches!(step, Step::Mode { .. })) {
             return Ok(Self { lock: None, in_order: true });
         }
         match RealDisk.lock(&folder.join("LOCK"), &std::process::id().to_string()) {
@@ -346,6 +348,15 @@ fn set_mode(path: &Path, from: u32, to: u32) -> Result<(), String> {
     // A descriptor that names a file only cannot be changed itself; its entry in /proc leads to the same file (open(2)).
     let entry = format!("/proc/self/fd/{}", file.as_raw_fd());
     rustix::fs::chmod(entry, Mode::from_raw_mode(to)).map_err(said)
+}
+
+/// Takes back that a database is read in full, if that was not done yet.
+fn trust(database: &Path, cause: &str) -> Result<(), String> {
+    match checkup::trust(&RealDisk, database, cause) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("a start has read it since".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Moves a file; nothing is replaced.

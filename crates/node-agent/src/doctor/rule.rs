@@ -356,7 +356,7 @@ fn databases(facts: &Facts) -> Vec<Said> {
                 let (verdict, cure) = match seen.database {
                     Database::State | Database::Jobs => (
                         Verdict::Error,
-                        "put it back from a backup if you have one; else start the node: it makes a new one and reports the loss",
+                        "restore a backup of the whole node if you have one (`resultity-node backup restore <FILE>`); else start the node: it makes a new one and reports the loss",
                     ),
                     Database::Logs => {
                         (Verdict::Warning, "start the node: it makes a new one and reports the loss")

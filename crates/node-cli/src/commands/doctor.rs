@@ -281,10 +281,14 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
     let verdict = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Well);
     let fixable = findings.iter().any(|finding| finding.fix.is_some());
     let mended = fix.as_ref().is_some_and(|steps| steps.iter().any(|step| step.done));
-    let left = fix.as_ref().is_some_and(|steps| !steps.is_empty() && !mended);
+    let declined = fix
+        .as_ref()
+        .is_some_and(|steps| !steps.is_empty() && steps.iter().all(|step| !step.done && step.left.is_none()));
+    let left = fix.as_ref().is_some_and(|steps| steps.iter().any(|step| step.left.is_some())) && !mended;
     let stopped = findings.iter().any(|finding| finding.name == "agent" && finding.verdict == Note);
     let next = match (verdict, fixable, mended) {
-        _ if left => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
+        _ if declined => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
+        _ if left => "nothing was done: each step says why; then `resultity-node doctor --fix` again",
         (_, _, true) => "`resultity-node doctor --undo` takes back what was mended",
         (_, true, false) => {
             "mend what is safe to mend: `resultity-node doctor --fix`; on a terminal it asks, --yes does not"

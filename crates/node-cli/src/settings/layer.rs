@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ffi::OsString, path::Path};
 
 use super::{CONFIG, FILE_BYTES_MAX, Form, KEYS, MOVED, PREFIX, SettingsError, hint, variable};
-use crate::{files, surroundings::Surroundings};
+use crate::{files, redact, surroundings::Surroundings};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,9 +89,10 @@ impl Layer {
 
     /// What the text of the file at `path` says.
     pub(super) fn of_text(text: &str, path: &Path) -> Result<Self, SettingsError> {
-        let table: toml::Table = text
-            .parse()
-            .map_err(|error| SettingsError::NotToml { path: path.to_owned(), source: Box::new(error) })?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| SettingsError::NotToml {
+            path: path.to_owned(),
+            problem: redact::drawn(&error.to_string()),
+        })?;
         let mut layer = Self::default();
         for (name, value) in table {
             match value.as_table().filter(|_| is_table(&name)) {

@@ -110,12 +110,12 @@ pub(crate) enum SettingsError {
         now: String,
     },
     /// The file is no TOML.
-    #[error("{path} is not TOML: {source}")]
+    #[error("{path} is not TOML: {problem}")]
     NotToml {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        source: Box<toml::de::Error>,
+        /// What is wrong with it, and where, drawn without logins.
+        problem: String,
     },
     /// The file cannot be read.
     #[error("cannot read the settings in {path}")]

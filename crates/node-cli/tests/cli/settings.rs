@@ -47,6 +47,9 @@ fn what_is_not_known_is_named_with_what_may_have_been_meant() {
     home.file("node.toml", "network == 1");
     // The place is drawn, line by line.
     home.run(["status"]).failed(2, &["node.toml is not TOML", "line 1, column 10\n", "1 | network == 1\n"]);
+    home.file("node.toml", "network_url = http://user:s3cretpw@127.0.0.1");
+    let drawn = ["node.toml is not TOML", "line 1, column", "network_url = <login>@127.0.0.1"];
+    assert!(!home.run(["status"]).failed(2, &drawn).err.contains("s3cret"));
     home.file("node.toml", "home = \"/elsewhere\"");
     home.run(["status"]).failed(2, &["node.toml", "--config"]);
     home.file("node.toml", "network = \"moonnet\"");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 1. the archive is written whole, as .NAME.tmp        a crash leaves the old volume as it was
-//! 2. the old volume is marked retired, on disk         a crash leaves it shut; the same command again goes on here
+//! 2. the old volume is marked retired, on disk, twice  a crash leaves it shut; the same command again goes on here
 //! 3. the archive gets its name
 //! ```
 //!
@@ -25,7 +25,7 @@ use crate::{
     jobs::{self, Retired},
     keys::Kek,
     store::{Options, Store, StoreError},
-    volume::{Claim, KEYS, VolumeError},
+    volume::{self, Claim, KEYS, VolumeError},
 };
 
 /// Moves a node out: its volume goes into an archive with both keys, sealed under a passphrase, and is shut. No Agent may run.
@@ -53,6 +53,10 @@ pub fn move_out(
         archive: file.archive.display().to_string(),
         transfer: manifest.transfer.clone(),
     };
+    if let Err(error) = volume::note_moved(disk, &options.folder(), &retired) {
+        file.discard(disk);
+        return Err(failed(&options.folder())(error));
+    }
     if let Err(error) = store.jobs().retire(Some(retired)).wait() {
         // It may be on disk nevertheless. Then the archive is wanted, and the same call goes on with it.
         return Err(StoreError::from(error).into());
@@ -166,6 +170,8 @@ pub fn undo_move(options: &Options) -> Result<Undone, BackupError> {
     let of = |error| FormatError::of(&path, error);
     jobs::set_retired(&connection, None).map_err(of)?;
     connection.close().map_err(|(_, error)| of(error))?;
+    let folder = options.folder();
+    volume::forget_moved(disk, &folder).map_err(failed(&folder))?;
     // One that never got its name. What stands in the mark is no reason to remove anything else, or to fail: the file
     // may be on a stick that is not there.
     let temporary = Hidden::of(Path::new(&retired.archive)).map(|file| file.temporary);

@@ -368,16 +368,23 @@ impl Starting<'_> {
     async fn fits(&self, id: &str) -> Result<Option<ContainerInspectResponse>, ContainerError> {
         let made = look(self.engine, id).await?;
         let labels = made.config.as_ref().and_then(|it| it.labels.as_ref());
-        let fits = labels.and_then(|it| it.get(spec::PLAN)) == Some(&self.digest.to_string())
+        let alike = labels.and_then(|it| it.get(spec::PLAN)) == Some(&self.digest.to_string())
             && made.name.as_deref().map(|name| name.trim_start_matches('/')) == Some(&self.plan.owner.name())
             && made
                 .state
                 .as_ref()
                 .is_some_and(|state| state.running == Some(true) && state.paused != Some(true))
             && spec::key(&made).is_some()
-            && self.verify(id, &self.completed(""), &made).await.is_ok()
             && spec::address(&made, &self.network, &self.engine.make).is_ok();
-        Ok(fits.then_some(made))
+        if !alike {
+            return Ok(None);
+        }
+        match self.verify(id, &self.completed(""), &made).await {
+            Ok(()) => Ok(Some(made)),
+            // It may be a good one: nothing is removed because the engine did not answer.
+            Err(error @ ContainerError::Engine { .. }) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Compares what the engine made with what it was asked for.

@@ -28,7 +28,7 @@ pub(super) struct Podman {
 /// What Podman says of a container beyond Docker's words.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// Every capability that a process in it has or can get.
+    /// Its effective and its bounding set of capabilities.
     pub(super) capabilities: Vec<String>,
     /// `private` for a cgroup namespace of its own, `host` for none.
     pub(super) cgroups: String,
@@ -79,7 +79,10 @@ impl Podman {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Container {
+            // Null where there are none; where nothing is said, nothing is known.
+            #[serde(deserialize_with = "Option::deserialize")]
             effective_caps: Option<Vec<String>>,
+            #[serde(deserialize_with = "Option::deserialize")]
             bounding_caps: Option<Vec<String>>,
             host_config: HostConfig,
         }
