@@ -73,7 +73,8 @@ fn offered(number: u64) -> Job {
 fn reads_until_the_first_lease(jobs: u64) -> u64 {
     let (sim, disk) = sim_disk();
     let options = Options { disk, reserve_bytes: 0, ..Options::new(Path::new("/node"), Network::Testnet) };
-    sim.put(&options.home.join("placeholder"), b"").unwrap();
+    // A file in the home makes the home on this disk.
+    sim.put(&options.home.join("beside"), b"").unwrap();
     let store = Store::create(&options, None, &at(NOW)).unwrap();
     store.snapshots().pin(trusted(&keyset(1, 1, &[&Signer::new(1)]))).unwrap();
     let document = with(config(1), "/limits/queue_jobs_max", json!(jobs));
