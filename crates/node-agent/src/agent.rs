@@ -215,6 +215,8 @@ async fn run_store<N: Network>(
     ];
     node.journal.measured(Level::Info, Kind::Agent, None, "the Agent starts", fields);
 
+    // Whoever looks here is told of what the network has too.
+    node.store.logs().keep_history(true);
     let (talk_stop, talking) = watch::channel(false);
     let mut talk = JoinSet::new();
     targets::start(&node, &mut talk, &talking).await?;

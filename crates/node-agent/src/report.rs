@@ -189,7 +189,7 @@ async fn beat<N: Network>(node: &Arc<Node>, network: &N, begun: Instant) -> Resu
 
 /// Puts the records into batches and sends those that the network does not have.
 ///
-/// `broken` is the batch that the network could not follow, by chain and number: it is said once.
+/// `broken` is the batch that the network could not follow, by chain and number: it is said once. Another chain is begun then.
 async fn flush<N: Network>(
     node: &Node,
     network: &N,
@@ -207,9 +207,24 @@ async fn flush<N: Network>(
             return Ok(());
         }
         for batch in batches {
-            send_batch(node, network, batch, broken).await?;
+            match send_batch(node, network, batch, broken).await? {
+                Followed::Yes => {}
+                Followed::No => {
+                    node.written(logs.begin_chain_anew().await)?;
+                    seal_all(node).await?;
+                    break;
+                }
+            }
         }
     }
+}
+
+/// Whether the network could follow a batch.
+enum Followed {
+    Yes,
+    /// It misses one before it, or has another in its place: so it is where a copy of the volume went on with the chain, and where the
+    /// network lost a part of it.
+    No,
 }
 
 async fn seal_all(node: &Node) -> Result<(), WriteError> {
@@ -224,19 +239,25 @@ async fn send_batch<N: Network>(
     network: &N,
     batch: Batch,
     broken: &mut Option<(String, u64)>,
-) -> Result<(), ReportError> {
+) -> Result<Followed, ReportError> {
     let records = batch.payload.as_deref().map(|payload| STANDARD.encode(payload));
     let signed = node.author.sign(&LogBatch { header: batch.header_json, records }).await?;
     let answer = network.post::<LogBatch>(&signed).await;
-    let this = (batch.header.chain.clone(), batch.header.seq);
     if let Err(error) = &answer
         && error.code() == Some(ErrorCode::BrokenChain)
-        && broken.as_ref() != Some(&this)
     {
-        let fields = [("batch", json!(batch.header.seq)), ("chain", json!(batch.header.chain))];
-        let text = "the network misses a log batch before this one";
-        node.journal.measured(Level::Error, Kind::Network, None, text, fields);
-        *broken = Some(this);
+        let this = (batch.header.chain.clone(), batch.header.seq);
+        if broken.as_ref() != Some(&this) {
+            let fields = [("batch", json!(batch.header.seq)), ("chain", json!(batch.header.chain))];
+            let text =
+                "the network cannot follow this log batch: what it does not have goes into another chain";
+            node.journal.measured(Level::Error, Kind::Network, None, text, fields);
+            *broken = Some(this);
+        }
+        // The first of a chain follows nothing: another chain would begin like it.
+        if batch.header.seq > 1 {
+            return Ok(Followed::No);
+        }
     }
     let (acknowledged, seq) = (answer?.count, batch.header.seq);
     if acknowledged != seq {
@@ -245,7 +266,7 @@ async fn send_batch<N: Network>(
     }
     // To the end: what is left of it would be sent again.
     while node.written(node.store.logs().acknowledge(seq).await)? > 0 {}
-    Ok(())
+    Ok(Followed::Yes)
 }
 
 /// Sends the traces that the network does not have.

@@ -122,6 +122,7 @@ pub struct SnapshotView {
     previous: Option<Arc<InForce>>,
     stored: Measured,
     floor: Floor,
+    failed: Option<Digest>,
     unverifiable: Vec<Unverifiable>,
 }
 
@@ -158,7 +159,7 @@ impl SnapshotView {
         // A damaged current one: the last good one is in force, the floor stays.
         let (current, previous) = if current.is_none() { (previous, None) } else { (current, previous) };
         let floor = current.iter().map(|current| Floor::at(&current.config)).fold(rows.floor, higher);
-        Ok(Self { keysets, current, previous, stored, floor, unverifiable })
+        Ok(Self { keysets, current, previous, stored, floor, failed: rows.failed, unverifiable })
     }
 
     /// The snapshot in force.
@@ -189,6 +190,14 @@ impl SnapshotView {
     #[must_use]
     pub const fn floor(&self) -> Floor {
         self.floor
+    }
+
+    /// The version that was applied last, where it failed its health check and the last good one came back.
+    #[must_use]
+    pub fn taken_back(&self) -> Option<u64> {
+        let newest_failed = self.failed.is_some() && self.failed == self.floor.digest;
+        let in_force = self.current.as_ref().map(|current| current.config.digest());
+        (newest_failed && in_force != self.failed).then_some(self.floor.version)
     }
 
     /// The keyset in force.
@@ -451,16 +460,17 @@ impl Snapshots {
     pub fn roll_back(&self, now: Timestamp) -> Result<Arc<InForce>, SnapshotError> {
         let _turn = self.take_turn();
         let last_good = self.previous().ok_or(SnapshotError::NoPrevious)?;
-        let failed = self.current().map(|current| current.config.digest().as_bytes().to_vec());
+        let failed = self.current().map(|current| current.config.digest());
         let kept = Arc::clone(&last_good);
         self.writer
             .submit(Effect::Keeps, move |tx| {
-                tx.execute("UPDATE floor SET failed = ?1", [&failed])?;
+                let failed = failed.as_ref().map(Digest::as_bytes);
+                tx.execute("UPDATE floor SET failed = ?1", [failed])?;
                 keep_in(tx, &kept, None)?;
                 inventory::expect_in(tx, &inventory::expected_by(&kept.config), now)
             })
             .wait()?;
-        self.change(|view| view.current = view.previous.take());
+        self.change(|view| (view.current, view.failed) = (view.previous.take(), failed));
         Ok(last_good)
     }
 }
@@ -534,6 +544,7 @@ struct Rows {
     keysets: Vec<Vec<u8>>,
     snapshots: Vec<SnapshotRow>,
     floor: Floor,
+    failed: Option<Digest>,
 }
 
 fn read_rows(tx: &Connection) -> rusqlite::Result<Rows> {
@@ -553,7 +564,8 @@ fn read_rows(tx: &Connection) -> rusqlite::Result<Rows> {
             })
         })?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Rows { keysets, snapshots, floor: read_floor(tx)?.0 })
+    let (floor, failed) = read_floor(tx)?;
+    Ok(Rows { keysets, snapshots, floor, failed })
 }
 
 /// Rows that can be read but make no sense. Digests and signatures are judged by [`SnapshotView::load`].

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use common::{NOW, create, cutoff, id, open, volume_folder};
 use node_store::logs::{
     BATCH_BYTES_MAX, BYTES_MAX_LOWEST, Batch, Logs, NETWORK, Query, Target, TargetState, WAITING_MAX,
-    wal_bytes_max,
+    history_bytes, wal_bytes_max,
 };
 use node_types::{
     Digest, Timestamp,
@@ -217,6 +217,76 @@ fn space_goes_back_while_the_volume_is_open() {
 
 /// A header outlives its payload, so that the chain has no gap: without a bound, a node that is offline for
 /// long would fill its limit with headers.
+/// Who looks at the log finds what the network has, too: up to a share of the limit, the newest of it, and never at the cost of
+/// what somebody is owed.
+#[test]
+fn of_what_everybody_has_the_newest_stays_where_the_history_is_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = create(&folder).logs(4 * MIB);
+    logs.keep_history(true);
+    logs.append(record(0, Level::Info));
+    let batch = logs.seal().wait().unwrap().unwrap();
+    in_steps(|| logs.acknowledge(batch.header.seq).wait().unwrap());
+    assert_eq!(shown(&logs, &Query::default()), ["record 0"]);
+    assert!(logs.view().batches(10).unwrap().is_empty(), "it is not sent again");
+    assert_eq!(logs.seal().wait().unwrap(), None, "nor put into another batch");
+
+    let total = 8000;
+    for number in 1..=total {
+        let mut long = record(number, Level::Info);
+        long.message += &" x".repeat(100);
+        logs.append(long);
+        if number % 500 == 0 {
+            let last = seal_all(&logs).pop().unwrap();
+            in_steps(|| logs.acknowledge(last.header.seq).wait().unwrap());
+            let kept = logs.view().query(&Query::default()).unwrap();
+            assert_eq!(kept.last().unwrap().seq, number + 1);
+            let first = kept[0].seq;
+            assert!(kept.iter().map(|entry| entry.seq).eq(first..=number + 1), "the newest, without a gap");
+            assert!(bytes(&folder.join("logs.db")) <= 2 * history_bytes(4 * MIB));
+        }
+    }
+    let kept = logs.view().query(&Query::default()).unwrap();
+    assert!(kept[0].seq > 1, "the oldest went");
+    assert!(logs.view().losses().unwrap().is_empty(), "nobody lost anything");
+    let (_, waiting) = (logs.close().unwrap(), open(&folder).logs(4 * MIB));
+    assert_eq!(
+        waiting.view().query(&Query::default()).unwrap().len(),
+        kept.len(),
+        "a restart changes nothing"
+    );
+    // Without the history they go with the next that is acknowledged.
+    waiting.append(record(0, Level::Info));
+    let last = waiting.seal().wait().unwrap().unwrap();
+    in_steps(|| waiting.acknowledge(last.header.seq).wait().unwrap());
+    assert_eq!(shown(&waiting, &Query::default()), Vec::<String>::new());
+}
+
+#[test]
+fn another_chain_tells_all_that_the_network_does_not_have_and_counts_what_nobody_has() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = volume_folder(&home);
+    let logs = create(&folder).logs(MIB);
+    for number in 0..4 {
+        logs.append(record(number, if number == 1 { Level::Warn } else { Level::Info }));
+        logs.seal().wait().unwrap().unwrap();
+    }
+    let old = logs.view().batches(1).unwrap().remove(0).header.chain;
+    in_steps(|| logs.acknowledge(1).wait().unwrap());
+    // The time to live takes one that stands in a batch: it is lost only if that batch is.
+    in_steps(|| logs.expire(cutoff(NOW.plus_ms(2))).wait().unwrap());
+    assert!(logs.view().losses().unwrap().is_empty());
+    logs.begin_chain_anew().wait().unwrap();
+    assert!(logs.view().batches(10).unwrap().is_empty());
+    let batch = logs.seal().wait().unwrap().unwrap();
+    assert_ne!(batch.header.chain, old);
+    assert_eq!((batch.header.seq, batch.header.prev), (1, Digest::from_bytes([0; 32])));
+    assert_eq!(batch.records().unwrap(), [record(2, Level::Info), record(3, Level::Info)]);
+    assert_eq!(batch.header.lost, BTreeMap::from([(Level::Warn, 1)]));
+    assert_eq!(logs.seal().wait().unwrap(), None);
+}
+
 #[test]
 fn no_more_batches_are_sealed_when_unacknowledged_headers_take_their_share() {
     let home = tempfile::tempdir().unwrap();

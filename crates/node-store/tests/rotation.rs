@@ -67,6 +67,11 @@ impl Node {
         self.store().apply_snapshot(verified, NOW).unwrap();
     }
 
+    /// The snapshot in force passes its health check.
+    fn confirm(&self) {
+        self.store().snapshots().confirm(self.digest()).unwrap();
+    }
+
     /// As a crash right after the snapshot's own transaction leaves it.
     fn apply_and_crash(&mut self, version: u64, model: &str) {
         let mut document = config(version);
@@ -232,6 +237,9 @@ fn show(class: Class, trigger: Trigger) {
             let tried: Vec<u64> = node.traces();
             node.store().jobs().traces_tried(tried).wait().unwrap();
             node.rotate(&[], NOW);
+            assert_eq!(node.traces().len(), 2, "not while it may be taken back");
+            node.confirm();
+            node.rotate(&[], NOW);
             let left = node.store().jobs().view().traces_to_upload(0).unwrap();
             assert_eq!(left.len(), 1);
             assert_eq!((left[0].1.job, left[0].1.config), (id(9), node.digest()));
@@ -272,7 +280,7 @@ fn show(class: Class, trigger: Trigger) {
         }
         Action::SwapKeepPrevious => {
             let node = full_node();
-            node.store().snapshots().confirm(node.digest()).unwrap();
+            node.confirm();
             let first = node.digest();
             node.apply(2, "gemma-3-270m");
             assert_eq!(node.store().snapshots().previous().unwrap().config.digest(), first);
@@ -391,39 +399,46 @@ fn a_crash_between_applying_a_snapshot_and_what_it_ends_is_repaired_at_open() {
     node.store().jobs().traces_tried(seqs).wait().unwrap();
     node.apply_and_crash(2, "another");
     node.restart(&at(NOW));
-    assert!(node.traces().is_empty());
     assert_eq!(node.store().jobs().outbox(0, NOW).wait().unwrap().len(), 1, "job 2 is forbidden");
+    assert_eq!(node.traces().len(), 1, "it may be taken back");
+    node.confirm();
+    node.restart(&at(NOW));
+    assert!(node.traces().is_empty());
     assert!(split(node.plan(&[], NOW)).0.is_empty());
 }
 
 #[test]
 fn applying_again_or_going_back_keeps_the_traces_of_the_snapshot_in_force() {
     let node = full_node();
-    node.store().snapshots().confirm(node.digest()).unwrap();
+    node.confirm();
     let seqs = node.traces();
     node.store().jobs().traces_uploaded(seqs.clone()).wait().unwrap();
     node.apply(1, "gemma-3-270m");
     assert_eq!(node.traces(), seqs, "applied again");
     node.store().jobs().traces_tried(seqs).wait().unwrap();
-    // Uploaded stays uploaded; another snapshot comes, fails, and its traces go while those of the one that
-    // comes back stay.
+    // Uploaded stays uploaded; another snapshot comes and fails: its traces go, those of the one that comes back stay.
     node.apply(2, "gemma-3-270m");
-    assert!(node.traces().is_empty());
     node.end(5);
+    let of_the_second = *node.traces().last().unwrap();
     node.store().roll_back_snapshot(NOW).unwrap();
     node.end(6);
-    let seqs = node.traces();
-    node.store().jobs().traces_tried(seqs).wait().unwrap();
+    node.store().jobs().traces_tried(node.traces()).wait().unwrap();
+    let mut stay = node.traces();
+    stay.retain(|seq| *seq != of_the_second);
     node.rotate(&[], NOW);
-    let left = node.store().jobs().view().traces(0).unwrap();
-    assert_eq!(left.iter().map(|(_, trace)| trace.job).collect::<Vec<_>>(), [id(6)]);
+    assert_eq!(node.traces(), stay);
+    // One that passes ends them all.
+    node.apply(3, "gemma-3-270m");
+    node.confirm();
+    node.rotate(&[], NOW);
+    assert_eq!(node.traces(), Vec::<u64>::new());
 }
 
 /// The snapshot in force does not verify any more, so the one before it is: the inventory must follow.
 #[test]
 fn what_a_damaged_snapshot_expected_is_not_expected_after_the_last_good_one_came_back() {
     let mut node = Node::new();
-    node.store().snapshots().confirm(node.digest()).unwrap();
+    node.confirm();
     node.apply(2, "another");
     node.store = None;
     let raw = rusqlite::Connection::open(node.home.path().join("testnet/state.db")).unwrap();

@@ -110,7 +110,7 @@ function snapshot(it) {
   part("snapshot", s, s => {
     if (!s) return row("version", "none yet");
     const tone = { fresh: "good", refresh_due: "good", stale: "warn", out_of_force: "bad" }[s.validity] || "";
-    return [...row("version", s.version), ...row("state", el("span", tone, words(s.validity)), s.good ? "" : ", its health check is not passed yet"), ...row("made", when(s.issued_at, "ago")), ...row("applied", when(s.applied_at, "ago")), ...row("valid until", when(s.valid_until, "in"), ", then ", "a grace until ", when(s.grace_until, "in")), ...row("digest", digest(s.digest))];
+    return [...row("version", s.version), ...row("state", el("span", tone, words(s.validity)), s.good ? "" : ", its health check is not passed yet"), ...(s.taken_back_version === null ? [] : row("taken back", "version " + s.taken_back_version + " failed its health check")), ...row("made", when(s.issued_at, "ago")), ...row("applied", when(s.applied_at, "ago")), ...row("valid until", when(s.valid_until, "in"), ", then ", "a grace until ", when(s.grace_until, "in")), ...row("digest", digest(s.digest))];
   });
   show("changes-head", !!s && s.previous_version !== null); show("changes", !!s && s.previous_version !== null);
   if (s && s.previous_version !== null) {

@@ -151,9 +151,7 @@ pub fn gather(
         time: Moment(now),
         time_held: matches!(around.time.trust, Trust::Held { .. }),
         connection: live.map(connection),
-        snapshot: snapshots
-            .current()
-            .map(|current| snapshot(current, snapshots.previous().map(Arc::as_ref), now)),
+        snapshot: snapshots.current().map(|current| snapshot(current, snapshots, now)),
         floor_version: snapshots.floor().version,
         keyset_version: snapshots.keyset().map(|keyset| keyset.document().version),
         unverifiable: snapshots.unverifiable().len() as u64,
@@ -230,7 +228,8 @@ fn connection(live: &Live) -> Connection {
     }
 }
 
-fn snapshot(current: &InForce, previous: Option<&InForce>, now: node_types::Timestamp) -> Snapshot {
+fn snapshot(current: &InForce, snapshots: &SnapshotView, now: node_types::Timestamp) -> Snapshot {
+    let previous = snapshots.previous();
     let document = current.config.document();
     let term = Times::of(document);
     Snapshot {
@@ -244,6 +243,7 @@ fn snapshot(current: &InForce, previous: Option<&InForce>, now: node_types::Time
         valid_until: Moment(term.valid_until),
         grace_until: Moment(term.grace_until),
         previous_version: previous.map(|previous| previous.config.document().version),
+        taken_back_version: snapshots.taken_back(),
         changes: previous.map(|previous| changes::between(previous.config.document(), document)),
     }
 }

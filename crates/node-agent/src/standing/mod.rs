@@ -284,6 +284,8 @@ pub struct Snapshot {
     pub grace_until: Moment,
     /// The version before it, if it is kept.
     pub previous_version: Option<u64>,
+    /// The version after it, where that failed its health check and was taken back.
+    pub taken_back_version: Option<u64>,
     /// What it changed, in words; nothing where the one before it is not known.
     pub changes: Option<Vec<String>>,
 }
@@ -293,8 +295,12 @@ impl Snapshot {
     #[must_use]
     pub fn line(&self) -> String {
         let checked = if self.good { "" } else { ", its health check is not passed yet" };
+        let taken_back = self
+            .taken_back_version
+            .map(|failed| format!("; version {failed} failed its health check and was taken back"))
+            .unwrap_or_default();
         let (version, validity, until) = (self.version, self.validity.words(), self.valid_until);
-        format!("version {version}, {validity}, valid until {until}{checked}")
+        format!("version {version}, {validity}, valid until {until}{checked}{taken_back}")
     }
 }
 
@@ -713,6 +719,7 @@ pub(crate) mod tests {
                 valid_until: at(0),
                 grace_until: at(0),
                 previous_version: None,
+                taken_back_version: None,
                 changes: None,
             }),
             floor_version: 3,

@@ -290,6 +290,8 @@ fn verify(context: &Context, file: &Path, keyset: Option<&Path>) -> Result<Verdi
 struct History {
     current: Option<SnapshotShown>,
     previous: Option<SnapshotShown>,
+    /// The version after the current one, where it failed its health check and was taken back.
+    taken_back_version: Option<u64>,
     floor: FloorShown,
     keyset: Option<KeysetShown>,
     /// What is stored and does not verify any more.
@@ -330,6 +332,9 @@ impl Report for History {
         };
         page.row("current", snapshot(&self.current));
         page.row("previous", snapshot(&self.previous));
+        if let Some(version) = self.taken_back_version {
+            page.toned_row("taken back", Tone::Warning, format!("version {version} failed its health check"));
+        }
         page.row("floor", format!("version {}: no older one is ever applied", self.floor.version));
         page.row(
             "keyset",
@@ -371,6 +376,7 @@ fn history(context: &Context) -> Result<Verdict, Failure> {
     context.out.show(&History {
         current: snapshots.current().map(|current| SnapshotShown::of(current, now)),
         previous: snapshots.previous().map(|previous| SnapshotShown::of(previous, now)),
+        taken_back_version: snapshots.taken_back(),
         floor: FloorShown { version: floor.version, digest: floor.digest },
         keyset: snapshots.keyset().map(|keyset| KeysetShown {
             version: keyset.document().version,

@@ -114,9 +114,12 @@ impl Logs {
         };
         if !self.follow {
             if show(context, view.logs(), &query)?.is_none() {
-                context.out.hint("nothing is found; what the network has is no longer kept here");
+                context.out.hint("nothing is found; of what the network has the newest part is kept here");
             }
             return Ok(Verdict::Done);
+        }
+        if context.holder()?.is_none() {
+            context.out.hint("no Agent runs on this volume: nothing comes before one does");
         }
         // Asked first: what comes between the two looks is shown by the second.
         let newest = newest(view.logs())?;

@@ -81,6 +81,17 @@ fn followed_logs_show_what_comes() {
 }
 
 #[test]
+fn who_follows_the_log_of_a_node_that_does_not_run_is_told_so() {
+    let home = Home::new();
+    drop(home.fill());
+    let mut child = home.command(["logs", "--follow"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().contains("no Agent runs on this volume"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_follower_sees_what_comes_after_the_network_has_the_rest_and_leaves_at_ctrl_c() {
     let home = Home::new();
     let store = home.fill();

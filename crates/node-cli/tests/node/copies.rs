@@ -226,6 +226,22 @@ async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
     stage.active().await;
     let job = stage.submit("wait 3").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
+
+    // The first went on with the chain of log batches that the copy has too: the copy's go into another one.
+    eventually("its log arrives", || async {
+        let batches = stage.get("logs").await["batches"].as_array().unwrap().clone();
+        let ours = |batch: &Value| {
+            let records =
+                batch["records"].as_array().is_some_and(|all| all.iter().any(|one| one["job"] == *job));
+            records.then(|| batch["header"]["chain"].clone())
+        };
+        let chain = batches.iter().find_map(ours)?;
+        batches.iter().any(|batch| batch["header"]["chain"] != chain).then_some(())
+    })
+    .await;
+    let view = Store::view_only(&Options::new(&home, Network::Testnet)).unwrap();
+    eventually("none waits", || async { view.logs().batches(1).unwrap().is_empty().then_some(()) }).await;
+    assert_eq!(stage.said().matches("cannot follow this log batch").count(), 1);
 }
 
 /// A machine that was copied with its memory is one start that runs twice, and counts on from the same number in both: the

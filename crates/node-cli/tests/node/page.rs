@@ -75,8 +75,7 @@ async fn the_page_follows_a_job_without_a_reload_and_takes_no_name_for_markup() 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_filtered_by_the_keyboard_alone() {
     let (stage, _runtime) = running(hostile()).await;
-    // What the network has is no longer kept: the first batch goes before the snapshot's interval counts, the next in ten
-    // minutes.
+    // What the network has is shown too.
     eventually("the first batch has gone", || async {
         let held = stage.get("logs").await;
         held["batches"].as_array().is_some_and(|batches| !batches.is_empty()).then_some(())
@@ -89,6 +88,7 @@ async fn the_log_is_filtered_by_the_keyboard_alone() {
     let browser = Browser::open().await;
     browser.go(&stage.page().await).await;
     browser.until("the page is live", &holds("live", "live")).await;
+    browser.until("the log begins with the start", &holds("log", "the Agent starts")).await;
     stage.fault(Fault::Drop);
     browser.until("the log grows", &holds("log", "not connected")).await;
     browser.until("both jobs are in it", &holds("log", &answered)).await;

@@ -45,6 +45,12 @@ async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     let (stage, _runtime) = running(external()).await;
+    let before = stage.submit("wait 1").await;
+    stage.ended(&before).await;
+    eventually("the network has its trace", || async {
+        stage.view().jobs().traces_to_upload(0).unwrap().is_empty().then_some(())
+    })
+    .await;
     // No registry has it, and no folder of images is set.
     let container = json!({
         "kind": "container", "engine": "stand-in", "image": "example.org/stand-in",
@@ -58,9 +64,28 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     assert_eq!(report["in_force"], 1);
     let view = stage.view().snapshots().unwrap();
     assert_eq!((in_force(&stage), view.floor().version), (1, 2), "the floor stays");
+    assert_eq!(view.taken_back(), Some(2));
+    let told = stage.command(&["config", "history"]).1;
+    assert!(told.contains("version 2 failed its health check"), "{told}");
     stage.active().await;
+    let (_, told) = stage.command(&["status"]);
+    assert!(told.contains("version 2 failed its health check and was taken back"), "{told}");
     let job = stage.submit("wait 1").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
+    let before = before.parse().unwrap();
+    let story = || stage.view().jobs().explain(before).unwrap().unwrap();
+    assert!(story().trace.is_some(), "what was done under the snapshot that came back is forgotten");
+
+    // One that passes ends it, and the mark of the failed one too.
+    let as_before = json!({ "kind": "external", "image": null, "digest": null, "args": null });
+    stage.post("/v1/devnet/snapshots", &json!({ "runtime": as_before })).await;
+    eventually("the next one is good", || async {
+        let view = stage.view().snapshots().unwrap();
+        view.current().is_some_and(|it| it.good && it.config.document().version == 3).then_some(())
+    })
+    .await;
+    assert_eq!(stage.view().snapshots().unwrap().taken_back(), None);
+    eventually("the story before goes", || async { story().trace.is_none().then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

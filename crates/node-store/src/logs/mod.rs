@@ -6,10 +6,13 @@
 //!
 //! A batch has a number without gaps and the digest of the header before it. It is kept until it is
 //! acknowledged, so the same bytes are sent again after a crash; its number makes that harmless. A
-//! `logs.db` that had to be made anew begins another chain.
+//! `logs.db` that had to be made anew begins another chain, and so does one whose chain the network cannot follow.
 //!
 //! Beside the network there may be other targets, each with a cursor of its own: a record goes when the network and every
 //! required target has it, and those that are not required were offered it once. What a target does not get is counted for it.
+//!
+//! Whoever looks at the log on this machine is owed its newest part too, where [`Logs::keep_history`] says so: records that
+//! everybody has stay while `logs.db` uses no more than [`history_bytes`], and are the first to go for what is new.
 //!
 //! When the limit is reached records go, the lowest level first, the oldest first; after them the payloads
 //! of batches that nobody acknowledged. Every loss is counted and told in the next batch, that of records
@@ -21,7 +24,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use node_types::{
@@ -34,6 +40,7 @@ pub mod plan;
 mod table;
 mod targets;
 
+use targets::Room;
 pub use targets::{NETWORK, Target, TargetState, Waiting as WaitingFor};
 
 use crate::{
@@ -68,6 +75,12 @@ pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 pub const fn wal_bytes_max(bytes_max: u64) -> u64 {
     let pages = bytes_max.div_ceil(PAGE_BYTES) + 1;
     WAL_BYTES_MAX + WAL_HEADER_BYTES + pages * (PAGE_BYTES + FRAME_HEADER_BYTES)
+}
+
+/// Bytes in use of `logs.db` up to which records stay that everybody has, where its history is kept: an eighth of its limit.
+#[must_use]
+pub const fn history_bytes(bytes_max: u64) -> u64 {
+    bytes_max / 8
 }
 
 /// Bytes before the first frame and before each page of a write-ahead log (sqlite.org, "WAL-mode File Format").
@@ -322,6 +335,7 @@ pub struct Logs {
     view: LogsView,
     waiting: Arc<Mutex<Waiting>>,
     bytes_max: Arc<Mutex<u64>>,
+    keeps_history: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -331,7 +345,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Logs {
     pub(crate) fn new(writer: Arc<Writer>, view: LogsView, bytes_max: u64) -> Self {
-        let this = Self { writer, view, waiting: Arc::default(), bytes_max: Arc::default() };
+        let keeps_history = AtomicBool::new(false);
+        let this = Self { writer, view, waiting: Arc::default(), bytes_max: Arc::default(), keeps_history };
         this.set_bytes_max(bytes_max);
         this
     }
@@ -352,6 +367,12 @@ impl Logs {
     #[must_use]
     pub fn bytes_max(&self) -> u64 {
         *lock(&self.bytes_max)
+    }
+
+    /// Says whether records that everybody has stay for those who look: up to [`history_bytes`]. As it begins they go at once. It is
+    /// heeded with the next that could go.
+    pub fn keep_history(&self, keep: bool) {
+        self.keeps_history.store(keep, Relaxed);
     }
 
     /// Takes a record. Never blocks on the disk and never fails: what cannot be kept is counted.
@@ -404,22 +425,34 @@ impl Logs {
         })
     }
 
-    /// The network has all batches up to `seq`: they and those of their records that no other target is owed are deleted, a
+    /// The network has all batches up to `seq`: they and those of their records that nobody is owed any more are deleted, a
     /// commit's worth of them; call again until it returns 0. Returns how many batches and records went.
     ///
     /// In steps, as on a full disk all at once would need as much room in the write-ahead log as it frees.
     pub fn acknowledge(&self, seq: u64) -> Ticket<u64> {
-        let bytes_max = self.writer.delete_bytes_max();
-        self.writer.submit(Effect::Shrinks, move |tx| table::acknowledge(tx, seq, bytes_max))
+        let room = self.release_room();
+        self.writer.submit(Effect::Shrinks, move |tx| table::acknowledge(tx, seq, room))
+    }
+
+    /// The network cannot follow the chain, as where this volume is an older copy of one that went on: what it does not have goes
+    /// into batches of another chain. What cannot be told again, because the limit or the time to live took it after it was put into
+    /// a batch, is counted as lost.
+    pub fn begin_chain_anew(&self) -> Ticket<()> {
+        self.writer.submit_synced(Effect::Shrinks, table::begin_chain_anew)
+    }
+
+    fn release_room(&self) -> Room {
+        let history = if self.keeps_history.load(Relaxed) { history_bytes(self.bytes_max()) } else { 0 };
+        Room { bytes_max: self.writer.delete_bytes_max(), history }
     }
 
     /// Says who gets records beside the network: whoever is not named any more is forgotten, and a new one begins with what is
     /// there.
     pub fn set_targets(&self, wanted: Vec<Target>) -> Ticket<()> {
-        let bytes_max = self.writer.delete_bytes_max();
+        let room = self.release_room();
         self.writer.submit(Effect::Keeps, move |tx| {
             targets::set(tx, &wanted)?;
-            targets::release(tx, bytes_max).map(|_| ())
+            targets::release(tx, room).map(|_| ())
         })
     }
 
@@ -457,10 +490,10 @@ impl Logs {
         &self,
         step: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Ticket<u64> {
-        let bytes_max = self.writer.delete_bytes_max();
+        let room = self.release_room();
         self.writer.submit(Effect::Shrinks, move |tx| {
             step(tx)?;
-            targets::release(tx, bytes_max).map(|(rows, _)| rows)
+            targets::release(tx, room).map(|(rows, _)| rows)
         })
     }
 

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use super::{
     BATCH_RECORDS_MAX, Batch, Entry, QUERY_MAX, Query, RECORD_BYTES,
     plan::{self, Drop, Held, Which},
-    targets::{self, NETWORK},
+    targets::{self, NETWORK, Room},
 };
 use crate::{
     format::PAGE_BYTES,
@@ -205,21 +205,21 @@ pub(super) fn keep_batch(
     tx.prepare_cached("UPDATE losses SET untold = 0")?.execute(()).map(|_| ())
 }
 
-/// Deletes batches up to `seq`, oldest first, with those of their records that no other target is owed, until `bytes_max`
-/// bytes went: batch by batch, so that no more than one is left in part.
-pub(super) fn acknowledge(tx: &Connection, seq: u64, bytes_max: u64) -> rusqlite::Result<u64> {
+/// Deletes batches up to `seq`, oldest first, with those of their records that nobody is owed, until there was no more room for
+/// it in a commit: batch by batch, so that no more than one is left in part.
+pub(super) fn acknowledge(tx: &Connection, seq: u64, room: Room) -> rusqlite::Result<u64> {
     let mut oldest = tx.prepare_cached(
         "SELECT seq, last, octet_length(header) + ifnull(octet_length(payload), 0) FROM batches
          WHERE seq <= ?1 ORDER BY seq LIMIT 1",
     )?;
     let mut delete_batch = tx.prepare_cached("DELETE FROM batches WHERE seq = ?1")?;
-    let (mut rows, mut left) = (0, bytes_max);
+    let (mut rows, mut left) = (0, room.bytes_max);
     while left > 0 {
         let batch: Option<(u64, u64, u64)> =
             oldest.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((batch, last, batch_bytes)) = batch else { break };
         targets::reach(tx, NETWORK, last)?;
-        let (gone, bytes) = targets::release(tx, left)?;
+        let (gone, bytes) = targets::release(tx, Room { bytes_max: left, ..room })?;
         rows += gone;
         left = left.saturating_sub(bytes);
         if left > 0 {
@@ -319,22 +319,33 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Begins another chain of batches: this file is a copy, and whoever has the other one goes on with the chain that is
-/// in it. Records that were in batches go into new ones, but for those that the network has and another target is owed; what
-/// those batches told of losses is told again.
+/// in it. Records that were in batches go into new ones, but for those that the network has; those that stood in a batch alone are
+/// lost, and what the batches told of losses is told again.
 pub(super) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
-    let headers: Vec<String> = tx
-        .prepare("SELECT header FROM batches")?
-        .query_map((), |row| row.get(0))?
+    let acknowledged = targets::cursor(tx, NETWORK)?.unwrap_or(0);
+    let batches: Vec<(String, bool)> = tx
+        .prepare("SELECT header, payload NOT NULL AND last > ?1 FROM batches")?
+        .query_map([acknowledged], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     let mut tell = tx.prepare("UPDATE losses SET untold = untold + ?2 WHERE level = ?1")?;
-    for header in headers {
+    let mut in_batches = BTreeMap::<Level, u64>::new();
+    for (header, owed) in batches {
         let header: BatchHeader = serde_json::from_str(&header).map_err(foreign)?;
         for (level, lost) in header.lost {
             tell.execute((level.rank(), lost))?;
         }
+        if owed {
+            header
+                .records
+                .into_iter()
+                .for_each(|(level, count)| *in_batches.entry(level).or_default() += count);
+        }
+    }
+    let still_here = targets::missing(tx, (acknowledged, chain(tx)?.sealed), None)?;
+    for (level, count) in in_batches {
+        lose(tx, level, count.saturating_sub(still_here.get(&level).copied().unwrap_or(0)))?;
     }
     tx.execute("DELETE FROM batches", ())?;
-    let acknowledged = targets::cursor(tx, NETWORK)?.unwrap_or(0);
     tx.execute(
         "UPDATE chain SET id = randomblob(16), next = 1, prev = zeroblob(32), sealed = ?1",
         [acknowledged],

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{
     BATCH_RECORDS_MAX, Entry,
     plan::Which,
-    table::{COLUMNS, ROW_BYTES, enough, entry, give_back, level},
+    table::{COLUMNS, ROW_BYTES, enough, entry, give_back, level, used_bytes},
 };
 use crate::nonsense::{Nonsense, bad_rows, wrong, wrong_numbers};
 
@@ -134,8 +134,8 @@ pub(super) fn lose(tx: &Connection, target: &str, lost: &BTreeMap<Level, u64>) -
     Ok(())
 }
 
-/// Those records after `after` up to `last` that a target with this cursor does not have, by level.
-fn missing(
+/// Records after `after` up to `last`, by level: what a target that has those up to `after` is missing.
+pub(super) fn missing(
     tx: &Connection,
     (after, last): (u64, u64),
     only: Option<Level>,
@@ -172,9 +172,19 @@ pub(super) fn give_up(tx: &Connection, target: &str, last: u64) -> rusqlite::Res
     Ok(())
 }
 
-/// Deletes the records that nobody is owed any more, oldest first, until `bytes_max` bytes went. Says how many records and bytes
-/// that were.
-pub(super) fn release(tx: &Connection, bytes_max: u64) -> rusqlite::Result<(u64, u64)> {
+/// How much a release may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes that one commit deletes at the most.
+    pub(super) bytes_max: u64,
+    /// Bytes of `logs.db` in use up to which nothing goes.
+    pub(super) history: u64,
+}
+
+/// Deletes the records that nobody is owed any more, oldest first, until there is no more than the history of them or a commit's
+/// worth of bytes went. Says how many records and bytes that were.
+pub(super) fn release(tx: &Connection, room: Room) -> rusqlite::Result<(u64, u64)> {
+    let wanted = used_bytes(tx)?.saturating_sub(room.history).min(room.bytes_max);
     // Without a row of the network nothing tells what it has.
     let owed_after: u64 = tx
         .prepare_cached(
@@ -182,7 +192,7 @@ pub(super) fn release(tx: &Connection, bytes_max: u64) -> rusqlite::Result<(u64,
                  THEN (SELECT min(iif(required, cursor, tried)) FROM targets) ELSE 0 END",
         )?
         .query_row([NETWORK], |row| row.get(0))?;
-    let (last, bytes) = enough(tx, Which::InBatch, [owed_after], bytes_max)?;
+    let (last, bytes) = enough(tx, Which::InBatch, [owed_after], wanted)?;
     if last == 0 {
         return Ok((0, 0));
     }

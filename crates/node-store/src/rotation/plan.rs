@@ -29,6 +29,8 @@ pub const MEASURE_MS: u64 = 7 * 86_400_000;
 pub struct Rules {
     /// What it says about jobs; none without a snapshot: then nothing is forbidden, as nothing is taken.
     pub jobs: Option<JobRules>,
+    /// It passed its health check. Until then it may be taken back, and what was done under the one before it stays.
+    pub confirmed: bool,
     /// How long it is in force.
     pub term: Option<Term>,
     /// How long a trace is kept, in milliseconds; [`TTL_MS`] without a snapshot.
@@ -47,6 +49,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             jobs: None,
+            confirmed: false,
             term: None,
             trace_ttl_ms: TTL_MS,
             traces_bytes_max: TRACES_BYTES_MAX,
@@ -66,6 +69,7 @@ impl Rules {
         let timings = &document.timings;
         Self {
             jobs: Some(JobRules::of(&current.config)),
+            confirmed: current.good,
             term: Some(Term::of(document)),
             trace_ttl_ms: timings.trace_ttl_ms,
             log_ttl_ms: timings.log_ttl_ms,
@@ -450,9 +454,11 @@ fn cell(action: Action, trigger: Trigger, rules: &Rules, facts: &Facts, now: &Ma
             let Some(than) = rules.config() else { return Vec::new() };
             let mut steps =
                 counted(jobs.traces_untried_of_others, |traces| Step::Agent(Agent::UploadTraces { traces }));
-            steps.extend(counted(jobs.traces_of_others.traces, |_| {
-                Step::Store(Store::DeleteTracesOfOthers { than, traces: jobs.traces_of_others })
-            }));
+            if rules.confirmed {
+                steps.extend(counted(jobs.traces_of_others.traces, |_| {
+                    Step::Store(Store::DeleteTracesOfOthers { than, traces: jobs.traces_of_others })
+                }));
+            }
             steps
         }
         Action::DeleteOldestUploadedFirst => {
