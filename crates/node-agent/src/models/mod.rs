@@ -18,12 +18,13 @@ mod plan;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
+    path::PathBuf,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use node_store::{
-    models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing},
+    models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing, Strangers},
     store::Store,
 };
 use node_types::{
@@ -105,6 +106,8 @@ pub struct Keeper {
     /// Files without a seal: when they are read again, and how often they were.
     unsealed: BTreeMap<Digest, (Instant, u32)>,
     untidy: u32,
+    /// Files that are not the node's, and were told of.
+    strangers: BTreeSet<PathBuf>,
     runtime: RuntimeFiles,
     own: Own,
     /// Artifacts to be read again.
@@ -130,6 +133,7 @@ impl Keeper {
             unscrubbed: BTreeMap::new(),
             unsealed: BTreeMap::new(),
             untidy: 1,
+            strangers: BTreeSet::new(),
             runtime: RuntimeFiles::default(),
             own: Own::default(),
             due: BTreeSet::new(),
@@ -634,16 +638,31 @@ impl Keeper {
             }
         }
         let (store, ttl_ms) = (Arc::clone(&self.node.store), config.timings.partial_file_ttl_ms);
-        if self.work.is_empty()
-            && let Err(error) = blocking(move || store.models().prune(ttl_ms, now)).await
-        {
-            failed = true;
-            if self.untidy.is_power_of_two() {
-                let what = "cannot remove unfinished downloads";
-                self.node.journal.failed(Level::Warn, Kind::Model, what, &error);
+        if self.work.is_empty() {
+            let pruned = blocking(move || {
+                store.models().prune(ttl_ms, now, Strangers::Stay)?;
+                store.models().view().strangers()
+            });
+            match pruned.await {
+                Ok(strangers) => self.tell(strangers.into_iter().map(|stranger| stranger.path).collect()),
+                Err(error) => {
+                    failed = true;
+                    if self.untidy.is_power_of_two() {
+                        let what = "cannot remove unfinished downloads";
+                        self.node.journal.failed(Level::Warn, Kind::Model, what, &error);
+                    }
+                }
             }
         }
         self.untidy = if failed { self.untidy.saturating_add(1) } else { 1 };
+    }
+
+    /// Tells once of files that are not the node's: they stay.
+    fn tell(&mut self, strangers: BTreeSet<PathBuf>) {
+        if let Some(text) = plan::told_of(strangers.difference(&self.strangers)) {
+            self.node.journal.note(Level::Warn, Kind::Model, text);
+        }
+        self.strangers = strangers;
     }
 
     async fn put_away(
