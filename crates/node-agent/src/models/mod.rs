@@ -49,7 +49,7 @@ use crate::{
     artifacts, backoff,
     blocking::blocking,
     fetch::FetchError,
-    inventory::{Noted, note},
+    inventory::{NoteError, Noted, note},
     journal::causes,
     node::{Node, Shelf},
     own::{self, Own, OwnError, RuntimeFiles, RuntimeRead},
@@ -394,8 +394,8 @@ impl Keeper {
         if current.is_some_and(|current| listed(current.config.document()).any(|file| file == sha256)) {
             return Ok(());
         }
-        let now = time::now(&node.store)?;
-        let rows = node.store.models().view().models()?;
+        let now = time::now(&node.store).map_err(NoteError::from)?;
+        let rows = node.store.models().view().models().map_err(ModelsError::from)?;
         let files = rows.iter().flat_map(|row| row.files.iter().map(move |file| (&row.reference, file)));
         let same = files.filter(|(_, (_, file, _))| *file == sha256);
         let ids: Vec<_> = same
@@ -411,7 +411,7 @@ impl Keeper {
         let store = Arc::clone(&node.store);
         let aside = blocking(move || store.models().quarantine(sha256, now)).await?;
         for id in ids {
-            node.store.inventory().remove(id, now).await?;
+            node.store.inventory().remove(id, now).await.map_err(NoteError::from)?;
         }
         let text = format!("a file of a model that is not listed has changed: it is in {}", aside.display());
         node.journal.note(Level::Warn, Kind::Model, text);
@@ -670,7 +670,7 @@ impl Keeper {
         row: &ModelRow,
         step: plan::Unlisted,
         now: node_types::Timestamp,
-    ) -> Result<(), InstallError> {
+    ) -> Result<(), ModelsError> {
         match step {
             plan::Unlisted::Keep => Ok(()),
             plan::Unlisted::Archive => {
@@ -718,12 +718,12 @@ impl Keeper {
 /// Removes a model that no snapshot lists: its row, and those of its files that no other model uses.
 ///
 /// # Errors
-/// [`InstallError`].
+/// [`ModelsError`].
 pub async fn remove(
     store: &Arc<Store>,
     row: &ModelRow,
     now: node_types::Timestamp,
-) -> Result<(), InstallError> {
+) -> Result<(), ModelsError> {
     if row.state != ModelState::Archived {
         let (models, archived) = (store.models(), ModelState::Archived);
         models.set_state(&row.reference, row.files.clone(), archived, row.reason.clone(), now).await?;
@@ -733,7 +733,7 @@ pub async fn remove(
         match blocking(move || asked.models().remove(sha256, Some(&but))).await {
             // Another model uses it too.
             Ok(()) | Err(ModelsError::Needed { .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         let id = ArtifactId { kind: ArtifactKind::ModelFile, name: format!("{}/{path}", row.reference) };
         store.inventory().remove(id, now).await?;
