@@ -51,6 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "crates/node-agent/src/",
         &[
+            "address",
             "settings",
             "time",
             "blocking",

@@ -3,6 +3,7 @@
 //!
 //! It knows no SQL and no layout of files: those are the store's.
 
+pub mod address;
 pub mod agent;
 pub mod artifacts;
 pub mod author;

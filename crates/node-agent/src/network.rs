@@ -24,7 +24,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use crate::tls::without_password;
+use crate::address::{self, Whose};
 
 /// How long a request may make no progress: 10 seconds.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -157,36 +157,14 @@ pub struct HttpNetwork {
     client: reqwest::Client,
 }
 
-/// What is wrong with a network's address: it is `https`, or `http` on this machine, and no secret stands in it.
-///
-/// # Errors
-/// The problem in words.
-pub fn check_url(url: &str) -> Result<(), &'static str> {
-    let parsed = reqwest::Url::parse(url).map_err(|_| "it is no URL")?;
-    let host = parsed.host_str().ok_or("it names no host")?;
-    let loopback = host == "localhost"
-        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err("it carries a user name or a password");
-    }
-    if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err("it ends with a query: give the address alone");
-    }
-    match parsed.scheme() {
-        "https" => Ok(()),
-        "http" if loopback => Ok(()),
-        "http" => Err("http is for loopback alone: use https"),
-        _ => Err("it begins with neither https nor http"),
-    }
-}
-
 impl HttpNetwork {
     /// The network at `url`: `https`, or `http` on loopback.
     ///
     /// # Errors
     /// [`NetworkError::Url`], [`NetworkError::Unreachable`] where TLS cannot be set up.
     pub fn new(url: &str) -> Result<Self, NetworkError> {
-        check_url(url).map_err(|problem| NetworkError::Url { url: without_password(url), problem })?;
+        address::parse(url, Whose::Network)
+            .map_err(|problem| NetworkError::Url { url: address::shown(url), problem })?;
         let client = crate::tls::client()
             .read_timeout(REQUEST_TIMEOUT)
             .connect_timeout(REQUEST_TIMEOUT)

@@ -11,11 +11,3 @@ pub(crate) fn client() -> reqwest::ClientBuilder {
     });
     reqwest::Client::builder().no_proxy()
 }
-
-/// The address as it may be printed.
-pub(crate) fn without_password(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((_, host)) => format!("...@{host}"),
-        None => url.to_owned(),
-    }
-}

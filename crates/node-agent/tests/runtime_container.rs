@@ -16,17 +16,18 @@ use std::{
 use bollard::{
     models::{ContainerCreateBody, ContainerUpdateBody, NetworkConnectRequest, NetworkCreateRequest},
     query_parameters::{
-        CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder,
-        RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, LogsOptionsBuilder, TagImageOptionsBuilder,
     },
 };
-use container::{PATIENCE, Stage, ask, crash, down, id, layer, ready, refused, said, stage, start};
+use container::{
+    PATIENCE, Stage, ask, crash, down, foreign, id, layer, ready, refused, said, seen, stage, start,
+};
 use futures_util::StreamExt as _;
 use node_agent::runtime::{ContainerPlan, Endpoint, ImageFacts, Plan, State, Supervisor, Tuning};
 use node_devnet::{Devnet, Settings};
 use node_types::{Digest, Network};
-use serde_json::{Value, json};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use serde_json::json;
+use tokio::sync::mpsc;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_from_an_archive_runs_and_leaves_nothing() {
@@ -68,32 +69,10 @@ async fn what_is_in_it_sees_nothing_but_the_models_and_writes_nowhere_but_in_its
     let Some(stage) = stage().await else { return };
     let supervisor = start(stage.plan(&["{model}", "{models}", "{host}"]));
     let endpoint = ready(&supervisor).await;
-    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
-    let text = |name: &str| seen[name].as_str().unwrap().to_owned();
+    let seen = seen(&endpoint).await;
+    let text = |name: &str| seen.text(name);
     assert_eq!(text("arguments"), "--port\n8080\n/models/model\n/models\n0.0.0.0");
-
-    let status = text("status");
-    let line = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
-        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
-    };
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(line(set), ["0000000000000000"], "{set}");
-    }
-    assert_eq!((line("NoNewPrivs"), line("Seccomp")), (vec!["1".to_owned()], vec!["2".to_owned()]));
-    assert_eq!((line("Uid"), line("Gid")), (vec!["65534".to_owned(); 4], vec!["65534".to_owned(); 4]));
-    assert_eq!(text("processes"), "1", "a process namespace of its own");
-
-    for place in ["write root", "write models", "write model"] {
-        assert_eq!(text(place), "ReadOnlyFilesystem", "{place}");
-    }
-    assert_eq!(
-        (text("write tmp"), text("start from tmp")),
-        ("done".to_owned(), "PermissionDenied".to_owned())
-    );
-    assert_eq!((text("model"), text("engine")), ("the model".to_owned(), String::new()));
-    let cores = text("limits").lines().find(|line| line.starts_with("Max core")).unwrap().to_owned();
-    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    seen.assert_kept_apart();
 
     // What is mounted: the engine's own files and file systems, the temporary folder, the models.
     let mounts = text("mounts");
@@ -109,11 +88,8 @@ async fn what_is_in_it_sees_nothing_but_the_models_and_writes_nowhere_but_in_its
         assert!(tmp.contains(option), "{tmp}");
     }
 
-    let environment = text("environment");
-    let mut names: Vec<_> = environment.lines().map(|line| line.split('=').next().unwrap()).collect();
-    names.sort_unstable();
     let own = ["HOME", "HOSTNAME", "LANG", "OF_THE_IMAGE", "PATH", "RUNTIME_API_KEY", "TMPDIR"];
-    assert_eq!(names, own, "and what the image itself brings");
+    assert_eq!(seen.variables(), own, "and what the image itself brings");
     let devices = text("devices");
     let devices: Vec<_> =
         devices.lines().skip(2).map(|line| line.split(':').next().unwrap().trim()).collect();
@@ -329,48 +305,25 @@ async fn what_somebody_else_made_is_never_touched() {
     supervisor.stop().await;
     let name = stage.owner.name();
 
-    let foreign = NetworkCreateRequest { name: name.clone(), ..NetworkCreateRequest::default() };
-    let network = stage.engine.create_network(foreign).await.unwrap().id;
+    let network = NetworkCreateRequest { name: name.clone(), ..NetworkCreateRequest::default() };
+    let network = stage.engine.create_network(network).await.unwrap().id;
     let cause = refused(stage.plan(&[])).await;
     let found = stage.engine.inspect_network(&network, None).await;
     stage.engine.remove_network(&network).await.unwrap();
     assert!(cause.contains("there is a network") && cause.contains("it carries no label"), "{cause}");
     found.unwrap();
 
-    let labels = HashMap::from([("com.docker.compose.project".to_owned(), "shop".to_owned())]);
     let image = Some(stage.config().to_string());
-    let foreign = ContainerCreateBody { image, labels: Some(labels), ..ContainerCreateBody::default() };
+    let body = ContainerCreateBody { image, labels: Some(foreign()), ..ContainerCreateBody::default() };
     let options = CreateContainerOptionsBuilder::default().name(&name).build();
-    let made = stage.engine.create_container(Some(options), foreign).await.unwrap().id;
-    let cause = refused(stage.plan(&[])).await;
-    let found = stage.engine.inspect_container(&made, None::<InspectContainerOptions>).await;
-    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
-    stage.engine.remove_container(&made, Some(remove)).await.unwrap();
-    assert!(
-        cause.contains(&format!("a container {name}")) && cause.contains("compose project shop"),
-        "{cause}"
-    );
-    found.unwrap();
+    stage.engine.create_container(Some(options), body).await.unwrap();
+    stage.assert_foreign_one_is_left_alone().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_the_container_is_taken_over() {
     let Some(stage) = stage().await else { return };
-    crash(stage.plan(&[]));
-    let first = id(&stage).await;
-    let supervisor = start(stage.plan(&[]));
-    let endpoint = ready(&supervisor).await;
-    assert_eq!(id(&stage).await, first, "no second one was started");
-    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
-    assert_eq!(seen["model"], "the model", "its key still opens it");
-    // It is watched as if it had been made here.
-    let mut lines = supervisor.lines();
-    said(&endpoint, "print", "").await;
-    // Hearing that some were missed is hearing too.
-    let heard = tokio::time::timeout(PATIENCE, lines.recv()).await.unwrap();
-    assert!(!matches!(heard, Err(RecvError::Closed)));
-    supervisor.stop().await;
-    assert!(stage.containers().await.is_empty());
+    stage.assert_taken_over().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -465,8 +418,7 @@ async fn one_that_died_is_started_again() {
     assert_eq!(supervisor.restarts(), 1);
 
     // Somebody takes it away.
-    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
-    stage.engine.remove_container(&stage.owner.name(), Some(remove)).await.unwrap();
+    stage.remove(&stage.owner.name()).await;
     down(&supervisor).await;
     ready(&supervisor).await;
     supervisor.stop().await;

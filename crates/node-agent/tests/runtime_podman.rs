@@ -14,14 +14,14 @@ use bollard::{
         ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, Mount, MountType,
         NetworkConnectRequest, NetworkCreateRequest, ResourcesUlimits,
     },
-    query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions},
+    query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions},
 };
 use container::{
-    PATIENCE, Stage, ask, crash, down, id, podman_stage, podman_stage_with, ready, refused, said, start,
+    PATIENCE, Stage, ask, crash, down, foreign, id, podman_stage, podman_stage_with, ready, refused, said,
+    seen, start,
 };
 use node_agent::runtime::{ContainerPlan, Endpoint, ImageFacts, Plan, Supervisor, Tuning};
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
 use zeroize::Zeroizing;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,33 +36,11 @@ async fn a_runtime_in_podman_answers_is_closed_and_leaves_nothing() {
     assert_eq!(*supervisor.image().borrow(), Some(facts));
     let heard = async { while lines.recv().await.unwrap() != "my first words" {} };
     tokio::time::timeout(PATIENCE, heard).await.unwrap();
-    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
-    let text = |name: &str| seen[name].as_str().unwrap().to_owned();
-
-    let status = text("status");
-    let line = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
-        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
-    };
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(line(set), ["0000000000000000"], "{set}");
-    }
-    assert_eq!((line("NoNewPrivs"), line("Seccomp")), (vec!["1".to_owned()], vec!["2".to_owned()]));
-    assert_eq!((line("Uid"), line("Gid")), (vec!["65534".to_owned(); 4], vec!["65534".to_owned(); 4]));
-    assert_eq!(text("processes"), "1", "a process namespace of its own");
-    for place in ["write root", "write models", "write model"] {
-        assert_eq!(text(place), "ReadOnlyFilesystem", "{place}");
-    }
-    assert_eq!(
-        (text("write tmp"), text("start from tmp")),
-        ("done".to_owned(), "PermissionDenied".to_owned())
-    );
-    assert_eq!((text("model"), text("engine")), ("the model".to_owned(), String::new()));
-    let cores = text("limits").lines().find(|line| line.starts_with("Max core")).unwrap().to_owned();
-    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    let seen = seen(&endpoint).await;
+    seen.assert_kept_apart();
 
     // What is mounted outside of the engine's own file systems can be read alone, but for the temporary folder.
-    let mounts = text("mounts");
+    let mounts = seen.text("mounts");
     let mounts: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
     let others = mounts.iter().filter(|it| {
         !["/proc", "/dev", "/sys"].iter().any(|own| it[4] == *own || it[4].starts_with(&format!("{own}/")))
@@ -78,11 +56,9 @@ async fn a_runtime_in_podman_answers_is_closed_and_leaves_nothing() {
         assert!(writable[0][5].contains(option), "{writable:?}");
     }
     assert!(writable[0].last().unwrap().contains("size=1048576k"), "{writable:?}");
-    let environment = text("environment");
-    let names = environment.lines().map(|line| line.split('=').next().unwrap());
     // Earlier ones name a terminal that is not there.
-    let mut names: Vec<_> = names.filter(|name| *name != "TERM").collect();
-    names.sort_unstable();
+    let mut names = seen.variables();
+    names.retain(|name| name != "TERM");
     let own = ["HOME", "HOSTNAME", "LANG", "OF_THE_IMAGE", "PATH", "RUNTIME_API_KEY", "TMPDIR", "container"];
     assert_eq!(names, own, "and what the image itself brings");
 
@@ -147,28 +123,14 @@ async fn make(
 /// Removes what a crashed Agent left, and says what it was.
 async fn remove(stage: &Stage) -> ContainerInspectResponse {
     let made = stage.container().await;
-    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
-    stage.engine.remove_container(made.id.as_ref().unwrap(), Some(remove)).await.unwrap();
+    stage.remove(made.id.as_ref().unwrap()).await;
     made
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_what_podman_still_has_is_taken_over_unless_it_is_opened() {
     let Some(stage) = podman_stage().await else { return };
-    crash(stage.plan(&[]));
-    let first = id(&stage).await;
-    let supervisor = start(stage.plan(&[]));
-    let endpoint = ready(&supervisor).await;
-    assert_eq!(id(&stage).await, first, "no second one was started");
-    let seen: Value = serde_json::from_str(&said(&endpoint, "probe", "").await).unwrap();
-    assert_eq!(seen["model"], "the model", "its key still opens it");
-    // It is watched as if it had been made here.
-    let mut lines = supervisor.lines();
-    said(&endpoint, "print", "").await;
-    let heard = tokio::time::timeout(PATIENCE, lines.recv()).await.unwrap();
-    assert!(!matches!(heard, Err(RecvError::Closed)));
-    supervisor.stop().await;
-    assert!(stage.containers().await.is_empty());
+    stage.assert_taken_over().await;
 
     crash(stage.plan(&[]));
     let made = remove(&stage).await;
@@ -275,17 +237,36 @@ async fn what_is_anothers_in_podman_is_left_alone() {
     crash(stage.plan(&[]));
     let made = remove(&stage).await;
     make(&stage, &made, |body, _| {
-        body.labels = Some(HashMap::from([("com.docker.compose.project".to_owned(), "shop".to_owned())]));
+        body.labels = Some(foreign());
     })
     .await;
-    let cause = refused(stage.plan(&[])).await;
-    let name = stage.owner.name();
-    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
-    stage.engine.remove_container(&name, Some(remove)).await.expect("it is there");
-    assert!(
-        cause.contains(&format!("a container {name}")) && cause.contains("compose project shop"),
-        "{cause}"
-    );
+    stage.assert_foreign_one_is_left_alone().await;
+}
+
+/// Podman lists how each container stands, and has words for it that Docker does not have: one of anybody's kept every Agent of the
+/// machine from starting its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_stands_as_none_of_dockers_can_is_no_hindrance_whosever_it_is() {
+    let Some(stage) = podman_stage().await else { return };
+    crash(stage.plan(&[]));
+    let made = remove(&stage).await;
+    let podman = reqwest::Client::builder().unix_socket(stage.socket.clone()).build().unwrap();
+    let ours = made.config.unwrap().labels.unwrap();
+    for (name, labels) in [("other".to_owned(), foreign()), (stage.owner.name(), ours)] {
+        let image = Some(stage.config().to_string());
+        let body = ContainerCreateBody { image, labels: Some(labels), ..ContainerCreateBody::default() };
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        stage.engine.create_container(Some(options), body).await.unwrap();
+        let own = format!("http://podman/v4.0.0/libpod/containers/{name}");
+        assert!(podman.post(format!("{own}/init")).send().await.unwrap().status().is_success(), "{name}");
+        let told = podman.get(format!("{own}/json")).send().await.unwrap().bytes().await.unwrap();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told["State"]["Status"], "initialized", "{name}");
+    }
+    let supervisor = start(stage.plan(&[]));
+    ready(&supervisor).await;
+    supervisor.stop().await;
+    stage.remove("other").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 
+use node_agent::address;
 use serde_json::Value;
 
 /// The most hexadecimal digits in a row that stay: those of a UUID without its hyphens.
@@ -53,72 +54,12 @@ impl Redactor {
 
     /// A text.
     pub(crate) fn text(&self, text: &str) -> String {
-        let mut text = logins(&queries(text));
+        let mut text = address::shown_in(text);
         for (known, stands) in &self.known {
             text = text.replace(known.as_str(), stands);
         }
         words(&users(&text))
     }
-}
-
-/// An address of the settings as it may be shown: without login and query. Whatever stands before the last `@` is taken for a
-/// login, however it is mistyped.
-pub(crate) fn address(text: &str) -> String {
-    let Some((login, behind)) = text.rsplit_once('@') else { return queries(text) };
-    let scheme = login.split_once("://").map_or_else(String::new, |(scheme, _)| format!("{scheme}://"));
-    let place = behind.find(['?', '#']).map_or(behind, |end| &behind[..end]);
-    format!("{scheme}<login>@{place}")
-}
-
-/// Lines of settings as they may be shown: of a value with an `@` in it what stands before that may be a login.
-pub(crate) fn drawn(lines: &str) -> String {
-    let line = |line: &str| match line.rsplit_once('@') {
-        Some((login, behind)) => {
-            let name = login.find('=').map_or("", |end| &login[..=end]);
-            format!("{name} <login>@{behind}\n")
-        }
-        None => format!("{line}\n"),
-    };
-    lines.lines().map(line).collect()
-}
-
-/// `scheme://host/path?query` without its query: tokens and keys are given in it. What follows a `#` is taken for a part of it.
-fn queries(text: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(found) = rest.find("://") {
-        let (before, after) = rest.split_at(found + 3);
-        out.push_str(before);
-        let end = after.find(ends_url).unwrap_or(after.len());
-        let (url, behind) = after.split_at(end);
-        let path = url.find(['?', '#']).unwrap_or(url.len());
-        out.push_str(&url[..path]);
-        out.push_str(if path < url.len() { "?<query>" } else { "" });
-        rest = behind;
-    }
-    out + rest
-}
-
-fn ends_url(letter: char) -> bool {
-    letter.is_whitespace() || "\"'<>".contains(letter)
-}
-
-/// `scheme://user:password@host` without its user.
-fn logins(text: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(found) = rest.find("://") {
-        let (before, after) = rest.split_at(found + 3);
-        out.push_str(before);
-        let end = after.find(|letter: char| letter == '/' || ends_url(letter));
-        let authority = &after[..end.unwrap_or(after.len())];
-        rest = match authority.rfind('@') {
-            Some(at) => {
-                out.push_str("<login>");
-                &after[at..]
-            }
-            None => after,
-        };
-    }
-    out + rest
 }
 
 /// The name behind the folder of users, or of what they plug in (`/media`, `/run/media`): of others than this one too.

@@ -9,7 +9,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     ops::ControlFlow,
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileExt, MetadataExt, PermissionsExt, symlink},
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,7 +20,7 @@ use std::{
 use common::{NOW, create, model, open};
 use node_store::{
     models::{
-        Finished, Measurement, Models, ModelsError, Partial, Pruned, Scrub, Scrubbed, Standing, WasteKind,
+        Finished, Measurement, Models, ModelsError, Partial, Scrub, Scrubbed, Standing, Strangers, WasteKind,
     },
     volume::Volume,
 };
@@ -314,7 +317,7 @@ fn a_file_is_fetched_by_one_at_a_time() {
     let partial = home.models.begin(&wanted, NOW).unwrap();
     assert!(matches!(home.models.begin(&wanted, NOW), Err(ModelsError::Busy { .. })));
     assert!(matches!(home.models.discard_partial(wanted.sha256), Err(ModelsError::Busy { .. })));
-    assert_eq!(home.models.prune(0, NOW).unwrap(), Pruned::default());
+    assert_eq!(home.models.prune(0, NOW, Strangers::Go).unwrap(), []);
     drop(partial);
     home.models.begin(&wanted, NOW).map(drop).unwrap();
     home.models.discard_partial(wanted.sha256).unwrap();
@@ -641,12 +644,12 @@ fn a_scrub_reads_piece_by_piece_goes_on_after_a_restart_and_names_the_damaged_on
 }
 
 #[test]
-fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
+fn pruning_takes_what_is_old_leaves_what_is_needed_and_takes_what_is_not_ours_only_where_asked() {
     let home = Home::new();
     let models = &home.models;
     let archived = install(models, b"weights");
     let listed = install(models, b"listed");
-    let unlisted = install(models, b"unlisted");
+    let without_row = install(models, b"without a row");
     home.sql(&format!("DELETE FROM files WHERE sha256 <> x'{}'", archived.hex()));
     let files = vec![("a".to_owned(), listed, 6)];
     models.set_state(&model(), files, ModelState::Pending, None, NOW).wait().unwrap();
@@ -669,8 +672,19 @@ fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
     models.quarantine(aside, NOW).unwrap();
     let young_aside = install(models, b"young aside");
     let young_aside = models.quarantine(young_aside, NOW.plus_ms(1)).unwrap();
-    fs::write(models.folder().join("notes.txt"), "what is this?").unwrap();
-    fs::write(home.partial_path(Digest::of(b"orphan")), "orphan").unwrap();
+    let (orphan, brought) = (Digest::of(b"orphan"), Digest::of(b"brought"));
+    fs::write(home.partial_path(orphan), "orphan").unwrap();
+    fs::set_permissions(home.partial_path(orphan), fs::Permissions::from_mode(0o600)).unwrap();
+    // Somebody put these there: the first two as they would stand there if they were ours.
+    let no_text = std::ffi::OsStr::from_bytes(b"model\xff.gguf");
+    let brought = [models.path(without_row), models.path(brought), home.partial_path(brought)];
+    let named = ["model.gguf", ".hidden", "partial/model.gguf.part"].map(|name| models.folder().join(name));
+    let strangers: BTreeSet<_> =
+        brought.into_iter().chain(named).chain([models.folder().join(no_text)]).collect();
+    for stranger in strangers.iter().filter(|path| !path.exists()) {
+        fs::write(stranger, "what is this?").unwrap();
+        fs::set_permissions(stranger, fs::Permissions::from_mode(0o644)).unwrap();
+    }
     fs::create_dir(models.folder().join("lost+found")).unwrap();
 
     let (ttl_ms, now) = (1000, NOW.plus_ms(1000));
@@ -678,18 +692,28 @@ fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
         let waste = models.view().waste(ttl_ms, now).unwrap().into_iter();
         waste.filter_map(|it| if let WasteKind::Unfinished(sha256) = it.kind { Some(sha256) } else { None })
     };
-    let (old, orphan) = (Digest::of(b"old"), Digest::of(b"orphan"));
+    let old = Digest::of(b"old");
     assert_eq!(unfinished(NOW.plus_ms(999)).collect::<Vec<_>>(), [orphan], "its time has not ended");
     assert_eq!(unfinished(now).collect::<Vec<_>>(), [old, orphan]);
+    let there = models.view().strangers().unwrap();
+    assert_eq!(there.into_iter().map(|it| it.path).collect::<BTreeSet<_>>(), strangers);
     let waste = models.view().waste(ttl_ms, now).unwrap();
-    let pruned = models.prune(ttl_ms, now).unwrap();
-    assert_eq!((pruned.partials, pruned.quarantined, pruned.orphans), (2, 1, 3));
-    assert_eq!(pruned.bytes, waste.iter().map(|it| it.bytes).sum::<u64>());
-    assert!(pruned.bytes > 0 && waste.iter().all(|it| !it.path.exists()), "what was planned went");
-    let notes = models.folder().join("notes.txt");
-    for gone in [models.path(unlisted), models.path(needless), home.partial_path(Digest::of(b"old")), notes] {
+    let ours: Vec<_> =
+        waste.iter().filter(|it| !matches!(it.kind, WasteKind::Stranger(_))).cloned().collect();
+    let pruned = models.prune(ttl_ms, now, Strangers::Stay).unwrap();
+    assert_eq!(pruned, ours, "what was planned went");
+    let kinds = |kind: fn(&WasteKind) -> bool| pruned.iter().filter(|it| kind(&it.kind)).count();
+    assert_eq!(kinds(|kind| matches!(kind, WasteKind::Unfinished(_))), 2);
+    assert_eq!(kinds(|kind| matches!(kind, WasteKind::Quarantined)), 1);
+    assert_eq!(kinds(|kind| matches!(kind, WasteKind::Unneeded(_))), 1);
+    assert!(pruned.iter().all(|it| it.bytes > 0 && !it.path.exists()), "{pruned:?}");
+    for gone in [models.path(needless), home.partial_path(Digest::of(b"old"))] {
         assert!(!gone.exists(), "{}", gone.display());
     }
+    assert!(strangers.iter().all(|path| path.exists()), "what is not ours stays");
+    let asked = models.prune(ttl_ms, now, Strangers::Go).unwrap();
+    assert_eq!(asked.iter().map(|it| it.path.clone()).collect::<BTreeSet<_>>(), strangers);
+    assert!(!strangers.iter().any(|path| path.exists()), "until somebody asks");
     let needed = [archived, listed, fetched_again, young_needless.sha256].map(|sha256| models.path(sha256));
     for left in needed.into_iter().chain([home.partial_path(young.sha256), young_aside]) {
         assert!(left.exists(), "{}", left.display());
@@ -697,7 +721,50 @@ fn pruning_takes_what_is_old_or_known_to_nobody_and_leaves_what_is_needed() {
     let rows: BTreeSet<_> = models.view().files().unwrap().into_iter().map(|file| file.sha256).collect();
     assert_eq!(rows, [archived, fetched_again, young_needless.sha256].into());
     assert_eq!(models.view().partials().unwrap().len(), 2);
-    assert_eq!(models.prune(ttl_ms, now).unwrap(), Pruned::default(), "nothing is left to do");
+    assert_eq!(models.prune(ttl_ms, now, Strangers::Go).unwrap(), [], "nothing is left to do");
+}
+
+#[test]
+fn what_a_crash_left_between_a_name_and_its_row_is_ours_and_is_used_or_goes() {
+    let home = Home::new();
+    let models = &home.models;
+    let crashed = |content: &[u8]| {
+        let wanted = wanted(content);
+        let partial = models.begin(&wanted, NOW).unwrap();
+        fetch(&partial, content, NOW);
+        drop(partial);
+        fs::rename(home.partial_path(wanted.sha256), models.path(wanted.sha256)).unwrap();
+        fs::set_permissions(models.path(wanted.sha256), fs::Permissions::from_mode(0o444)).unwrap();
+        wanted.sha256
+    };
+    let (used, unneeded) = (crashed(b"used"), crashed(b"unneeded"));
+    let files = vec![("a".to_owned(), used, 4)];
+    models.set_state(&model(), files, ModelState::Pending, None, NOW).wait().unwrap();
+    let prune = |ms| models.prune(1000, NOW.plus_ms(ms), Strangers::Stay).unwrap();
+    assert_eq!(models.view().strangers().unwrap(), []);
+    assert_eq!(prune(999), [], "as long as its download would be kept");
+    let gone: Vec<_> = prune(1000).into_iter().map(|it| it.kind).collect();
+    let downloads = BTreeSet::from([used, unneeded]).into_iter().map(WasteKind::Unfinished);
+    let wanted: Vec<_> = std::iter::once(WasteKind::Unneeded(unneeded)).chain(downloads).collect();
+    assert_eq!(gone, wanted, "the file goes before what tells that it is ours");
+    assert!(models.path(used).exists() && !models.path(unneeded).exists());
+    assert_eq!(models.measure(used, NOW, &mut on).unwrap(), Measurement::Same);
+    assert_eq!(models.view().stand(used).unwrap(), Standing::Sealed);
+}
+
+#[test]
+fn a_file_that_cannot_be_deleted_is_not_forgotten() {
+    let home = Home::new();
+    let models = &home.models;
+    let sha256 = install(models, b"weights");
+    fs::remove_file(models.path(sha256)).unwrap();
+    fs::create_dir(models.path(sha256)).unwrap();
+    assert!(matches!(models.remove(sha256, None), Err(ModelsError::Io { .. })));
+    let held = || models.view().files().unwrap().len();
+    assert_eq!(held(), 1, "or what is left of it would be nobody's");
+    fs::remove_dir(models.path(sha256)).unwrap();
+    models.remove(sha256, None).unwrap();
+    assert_eq!(held(), 0);
 }
 
 #[test]

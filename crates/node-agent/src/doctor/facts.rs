@@ -195,8 +195,8 @@ pub struct VolumeSeen {
     pub files: Result<Vec<ModelSeen>, String>,
     /// The models that are not well: name, state and reason.
     pub models: Result<Vec<(String, ModelState, Option<String>)>, String>,
-    /// The files that the volume knows or a model needs; nothing where that cannot be told: then none is a stranger.
-    pub known_files: Option<Vec<Digest>>,
+    /// The files among the models that are not the node's; none where that cannot be told.
+    pub strangers: Vec<PathBuf>,
     /// Downloads that are not all here.
     pub partials: Result<Vec<PartialFile>, String>,
     /// Files that were moved aside.

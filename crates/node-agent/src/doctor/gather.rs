@@ -252,15 +252,8 @@ fn leftovers(folder: &Path, volume: Option<&VolumeSeen>, now: Timestamp) -> std:
             look(keys.join(name), LeftoverKind::Temporary);
         }
     }
-    if let Some(volume) = volume
-        && let Some(known) = &volume.known_files
-        && let Some(models) = volume.partial_folder.parent()
-    {
-        for name in RealDisk.list(models).unwrap_or_default() {
-            if !known.iter().any(|sha256| *sha256.hex() == *name) {
-                look(models.join(name), LeftoverKind::Unknown);
-            }
-        }
+    for stranger in volume.into_iter().flat_map(|volume| &volume.strangers) {
+        look(stranger.clone(), LeftoverKind::Unknown);
     }
     Ok(found)
 }
@@ -329,7 +322,7 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
     VolumeSeen {
         files: files(view, config),
         models: unwell,
-        known_files: known_files(view),
+        strangers: strangers(view),
         // A row whose file is gone, for example moved aside, is nothing to look at.
         partials: models.partials().map_err(caused).map(|rows| {
             let there = |sha256: &Digest| partial_folder.join(sha256.hex()).exists();
@@ -365,12 +358,10 @@ fn files(view: &View, config: Option<&NodeConfig>) -> Result<Vec<ModelSeen>, Str
     Ok(seen.into_iter().map(|(_, seen)| seen).collect())
 }
 
-/// The files that the volume knows or a model needs; nothing where that cannot be told: then none is a stranger.
-fn known_files(view: &View) -> Option<Vec<Digest>> {
-    let mut known: Vec<Digest> = view.models().files().ok()?.into_iter().map(|file| file.sha256).collect();
-    let rows = view.models().models().ok()?;
-    known.extend(rows.into_iter().flat_map(|row| row.files.into_iter().map(|(_, sha256, _)| sha256)));
-    Some(known)
+/// The files among the models that are not the node's; none where that cannot be told.
+fn strangers(view: &View) -> Vec<PathBuf> {
+    let found = view.models().strangers().unwrap_or_default();
+    found.into_iter().map(|stranger| stranger.path).collect()
 }
 
 /// An answer within the limit, or that there was none.

@@ -1150,7 +1150,7 @@ mod tests {
             incidents: Ok(Vec::new()),
             files: Ok(Vec::new()),
             models: Ok(Vec::new()),
-            known_files: None,
+            strangers: Vec::new(),
             partials: Ok(Vec::new()),
             quarantined: Ok(Vec::new()),
             partial_folder: PathBuf::new(),

@@ -16,7 +16,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{Problem, chain};
-use crate::blocking::blocking;
+use crate::{
+    address::{self, Whose},
+    blocking::blocking,
+};
 
 /// How long the opening of a connection may take: 10 seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,30 +42,13 @@ pub(super) fn client() -> reqwest::Result<reqwest::Client> {
             return attempt.error("it sends elsewhere again and again");
         }
         let stays = attempt.previous().last().is_some_and(|before| before.scheme() == "http");
-        match check(attempt.url()) {
+        match address::judge(attempt.url(), Whose::Source) {
             Err(problem) => attempt.error(problem),
             Ok(()) if attempt.url().scheme() == "http" && !stays => attempt.error("https leads to http"),
             Ok(()) => attempt.follow(),
         }
     });
     crate::tls::client().connect_timeout(CONNECT_TIMEOUT).redirect(policy).referer(false).build()
-}
-
-/// Whether a URL may be asked.
-fn check(url: &Url) -> Result<(), &'static str> {
-    let host = url.host_str().unwrap_or_default();
-    let loopback = host == "localhost"
-        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    match url.scheme() {
-        "https" => {}
-        "http" if loopback => {}
-        "http" => return Err("http is for this machine alone"),
-        _ => return Err("it begins with neither https nor http nor file"),
-    }
-    if url.username().is_empty() && url.password().is_none() {
-        return Ok(());
-    }
-    Err("it carries a user name or a password")
 }
 
 /// The file at `path` below a source. Blocks where the source is a folder.
@@ -72,7 +58,7 @@ pub(super) fn find(source: &str, path: &str, folders: &[PathBuf]) -> Result<Plac
         let folder = url.to_file_path().map_err(|()| Problem::Address("it names another machine's file"))?;
         return open(&folder.join(path), folders).map(Place::File);
     }
-    check(&url).map_err(Problem::Address)?;
+    address::judge(&url, Whose::Source).map_err(Problem::Address)?;
     url.path_segments_mut()
         .map_err(|()| Problem::Address("it has no path"))?
         .pop_if_empty()

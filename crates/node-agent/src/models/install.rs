@@ -9,9 +9,7 @@ use std::{
 
 use node_store::{
     models::{Finished, Measurement, ModelsError, Partial, Standing},
-    reader::ReadError,
     store::Store,
-    writer::WriteError,
 };
 use node_types::{
     Digest, Timestamp,
@@ -30,7 +28,7 @@ use crate::{
     inventory::{NoteError, Noted, note},
     journal::Journal,
     settings::ModelSettings,
-    time::{self, NoClock},
+    time,
 };
 
 /// What stays free on the disk beside a model: 256 MiB.
@@ -92,15 +90,9 @@ pub enum InstallError {
     /// The store.
     #[error(transparent)]
     Models(#[from] ModelsError),
-    /// A database.
+    /// The inventory, or the clock.
     #[error(transparent)]
-    Write(#[from] WriteError),
-    /// A database cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The clock.
-    #[error(transparent)]
-    Clock(#[from] NoClock),
+    Note(#[from] NoteError),
     /// The folder's file system cannot be asked.
     #[error("cannot ask how much room {folder} has")]
     Room {
@@ -115,16 +107,6 @@ pub enum InstallError {
     Stopped,
 }
 
-impl From<NoteError> for InstallError {
-    fn from(error: NoteError) -> Self {
-        match error {
-            NoteError::Write(error) => Self::Write(error),
-            NoteError::Read(error) => Self::Read(error),
-            NoteError::Clock(error) => Self::Clock(error),
-        }
-    }
-}
-
 impl InstallError {
     /// What trying again can do.
     #[must_use]
@@ -133,12 +115,7 @@ impl InstallError {
             Self::Fetch(source) if source.may_pass() => Hope::Wait,
             Self::Fetch(source) if matches!(**source, FetchError::NoSource { .. }) => Hope::None,
             Self::Fetch(_) | Self::OtherContent { .. } => Hope::Doubt,
-            Self::Models(_)
-            | Self::Write(_)
-            | Self::Read(_)
-            | Self::Clock(_)
-            | Self::Room { .. }
-            | Self::Stopped => Hope::Wait,
+            Self::Models(_) | Self::Note(_) | Self::Room { .. } | Self::Stopped => Hope::Wait,
             Self::Memory { .. } | Self::Disk { .. } => Hope::None,
             Self::Header { source: HeaderError::Read { .. }, .. } => Hope::Wait,
             Self::Header { .. } => Hope::Never,
@@ -257,8 +234,9 @@ impl Installer {
     /// Whether what is to be fetched fits the disk.
     fn fits(&self, wanted: &[(&ModelFile, Need)]) -> Result<(), InstallError> {
         let models = self.store.models();
+        let partials = models.view().partials().map_err(ModelsError::from)?.into_iter();
         let partials: BTreeMap<Digest, u64> =
-            models.view().partials()?.into_iter().map(|partial| (partial.sha256, partial.received)).collect();
+            partials.map(|partial| (partial.sha256, partial.received)).collect();
         let missing =
             |file: &ModelFile| file.bytes.saturating_sub(partials.get(&file.sha256).copied().unwrap_or(0));
         let needed = wanted.iter().fold(0_u64, |sum, (file, _)| sum.saturating_add(missing(file)));
@@ -398,8 +376,8 @@ impl Installer {
         Ok(note(&self.store, &self.journal, artifact(model, file), noted).await?)
     }
 
-    fn now(&self) -> Result<Timestamp, NoClock> {
-        time::now(&self.store)
+    fn now(&self) -> Result<Timestamp, NoteError> {
+        Ok(time::now(&self.store)?)
     }
 }
 

@@ -18,12 +18,13 @@ mod plan;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
+    path::PathBuf,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use node_store::{
-    models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing},
+    models::{HeldFile, Measurement, ModelRow, ModelsError, Scrubbed, Standing, Strangers},
     store::Store,
 };
 use node_types::{
@@ -48,7 +49,7 @@ use crate::{
     artifacts, backoff,
     blocking::blocking,
     fetch::FetchError,
-    inventory::{Noted, note},
+    inventory::{NoteError, Noted, note},
     journal::causes,
     node::{Node, Shelf},
     own::{self, Own, OwnError, RuntimeFiles, RuntimeRead},
@@ -105,6 +106,8 @@ pub struct Keeper {
     /// Files without a seal: when they are read again, and how often they were.
     unsealed: BTreeMap<Digest, (Instant, u32)>,
     untidy: u32,
+    /// Files that are not the node's, and were told of.
+    strangers: BTreeSet<PathBuf>,
     runtime: RuntimeFiles,
     own: Own,
     /// Artifacts to be read again.
@@ -130,6 +133,7 @@ impl Keeper {
             unscrubbed: BTreeMap::new(),
             unsealed: BTreeMap::new(),
             untidy: 1,
+            strangers: BTreeSet::new(),
             runtime: RuntimeFiles::default(),
             own: Own::default(),
             due: BTreeSet::new(),
@@ -390,8 +394,8 @@ impl Keeper {
         if current.is_some_and(|current| listed(current.config.document()).any(|file| file == sha256)) {
             return Ok(());
         }
-        let now = time::now(&node.store)?;
-        let rows = node.store.models().view().models()?;
+        let now = time::now(&node.store).map_err(NoteError::from)?;
+        let rows = node.store.models().view().models().map_err(ModelsError::from)?;
         let files = rows.iter().flat_map(|row| row.files.iter().map(move |file| (&row.reference, file)));
         let same = files.filter(|(_, (_, file, _))| *file == sha256);
         let ids: Vec<_> = same
@@ -407,7 +411,7 @@ impl Keeper {
         let store = Arc::clone(&node.store);
         let aside = blocking(move || store.models().quarantine(sha256, now)).await?;
         for id in ids {
-            node.store.inventory().remove(id, now).await?;
+            node.store.inventory().remove(id, now).await.map_err(NoteError::from)?;
         }
         let text = format!("a file of a model that is not listed has changed: it is in {}", aside.display());
         node.journal.note(Level::Warn, Kind::Model, text);
@@ -634,16 +638,31 @@ impl Keeper {
             }
         }
         let (store, ttl_ms) = (Arc::clone(&self.node.store), config.timings.partial_file_ttl_ms);
-        if self.work.is_empty()
-            && let Err(error) = blocking(move || store.models().prune(ttl_ms, now)).await
-        {
-            failed = true;
-            if self.untidy.is_power_of_two() {
-                let what = "cannot remove unfinished downloads";
-                self.node.journal.failed(Level::Warn, Kind::Model, what, &error);
+        if self.work.is_empty() {
+            let pruned = blocking(move || {
+                store.models().prune(ttl_ms, now, Strangers::Stay)?;
+                store.models().view().strangers()
+            });
+            match pruned.await {
+                Ok(strangers) => self.tell(strangers.into_iter().map(|stranger| stranger.path).collect()),
+                Err(error) => {
+                    failed = true;
+                    if self.untidy.is_power_of_two() {
+                        let what = "cannot remove unfinished downloads";
+                        self.node.journal.failed(Level::Warn, Kind::Model, what, &error);
+                    }
+                }
             }
         }
         self.untidy = if failed { self.untidy.saturating_add(1) } else { 1 };
+    }
+
+    /// Tells once of files that are not the node's: they stay.
+    fn tell(&mut self, strangers: BTreeSet<PathBuf>) {
+        if let Some(text) = plan::told_of(strangers.difference(&self.strangers)) {
+            self.node.journal.note(Level::Warn, Kind::Model, text);
+        }
+        self.strangers = strangers;
     }
 
     async fn put_away(
@@ -651,7 +670,7 @@ impl Keeper {
         row: &ModelRow,
         step: plan::Unlisted,
         now: node_types::Timestamp,
-    ) -> Result<(), InstallError> {
+    ) -> Result<(), ModelsError> {
         match step {
             plan::Unlisted::Keep => Ok(()),
             plan::Unlisted::Archive => {
@@ -699,12 +718,12 @@ impl Keeper {
 /// Removes a model that no snapshot lists: its row, and those of its files that no other model uses.
 ///
 /// # Errors
-/// [`InstallError`].
+/// [`ModelsError`].
 pub async fn remove(
     store: &Arc<Store>,
     row: &ModelRow,
     now: node_types::Timestamp,
-) -> Result<(), InstallError> {
+) -> Result<(), ModelsError> {
     if row.state != ModelState::Archived {
         let (models, archived) = (store.models(), ModelState::Archived);
         models.set_state(&row.reference, row.files.clone(), archived, row.reason.clone(), now).await?;
@@ -714,7 +733,7 @@ pub async fn remove(
         match blocking(move || asked.models().remove(sha256, Some(&but))).await {
             // Another model uses it too.
             Ok(()) | Err(ModelsError::Needed { .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         let id = ArtifactId { kind: ArtifactKind::ModelFile, name: format!("{}/{path}", row.reference) };
         store.inventory().remove(id, now).await?;

@@ -1,11 +1,16 @@
 //! What the keeper decides, as pure functions.
 
+use std::path::PathBuf;
+
 use node_store::models::{HeldFile, ModelRow, Standing};
 use node_types::{
     Digest, Timestamp,
     config::{NodeConfig, PIECE_BYTES},
     models::ModelState,
 };
+
+/// How many files that are not the node's are named in one record.
+const STRANGERS_NAMED: usize = 8;
 
 /// How the files of a model stand together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +88,24 @@ pub(super) fn unlisted(row: &ModelRow, config: &NodeConfig, now: Timestamp) -> U
     }
 }
 
+/// What is said of files that are not the node's, if there are any: each is named, up to a few.
+pub(super) fn told_of<'a>(strangers: impl Iterator<Item = &'a PathBuf>) -> Option<String> {
+    let mut strangers = strangers.map(|path| path.display().to_string());
+    let mut named = strangers.by_ref().take(STRANGERS_NAMED).collect::<Vec<_>>().join(", ");
+    let more = strangers.count();
+    if named.is_empty() {
+        return None;
+    }
+    if more > 0 {
+        named += &format!(" and {more} more");
+    }
+    Some(format!(
+        "not from this node, which uses them for nothing and leaves them alone: {named}. Move them away (files for models stand in \
+         a folder of `models.folders`); or stop the Agent, and `resultity-node doctor --fix` moves them aside, \
+         `resultity-node models prune` deletes them"
+    ))
+}
+
 /// The file whose next piece is to be read, if one is due.
 ///
 /// A file's round begins half a period after all of it was read last, and takes a quarter of one; while jobs run each piece
@@ -127,6 +150,18 @@ mod tests {
         {
             assert_eq!(of(&[Some(&sealed), bad]), Stands::Not, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn files_that_are_not_the_nodes_are_named_up_to_a_few() {
+        let all: Vec<PathBuf> = (0..10).map(|number| format!("/m/{number}.gguf").into()).collect();
+        assert_eq!(told_of(all[..0].iter()), None);
+        let one = told_of(all[..1].iter()).unwrap();
+        assert!(one.contains("/m/0.gguf.") && one.contains("`resultity-node models prune`"), "{one}");
+        let eight = told_of(all[..8].iter()).unwrap();
+        assert!(eight.contains("/m/7.gguf") && !eight.contains("more"), "{eight}");
+        let nine = told_of(all[..9].iter()).unwrap();
+        assert!(nine.contains("/m/7.gguf and 1 more") && !nine.contains("/m/8"), "{nine}");
     }
 
     fn file(number: u8, verified: u64, scrub: Scrub) -> HeldFile {

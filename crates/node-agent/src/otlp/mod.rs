@@ -9,7 +9,6 @@
 mod encode;
 
 use std::{
-    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,7 +27,12 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
-use crate::{journal::causes, settings::OtlpSettings, tls};
+use crate::{
+    address::{self, Whose},
+    journal::causes,
+    settings::OtlpSettings,
+    tls,
+};
 
 /// How long a collector may take: 10 seconds, as OpenTelemetry's own exporters wait.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,37 +114,14 @@ pub struct Collector {
     headers: HeaderMap,
 }
 
-/// What is wrong with a collector's address: it is `https`, or `http` on this machine, as headers are secrets.
-///
-/// # Errors
-/// The problem in words.
-pub fn check_endpoint(url: &str) -> Result<Url, &'static str> {
-    let parsed = Url::parse(url).map_err(|_| "it is no URL; it should be like http://127.0.0.1:4318")?;
-    let host = parsed.host_str().ok_or("it names no host")?;
-    let loopback = host == "localhost"
-        || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err("it carries a user name or a password: put them into otlp.headers_file");
-    }
-    if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err("it ends with a query: give the address alone");
-    }
-    match parsed.scheme() {
-        "https" => Ok(parsed),
-        "http" if loopback => Ok(parsed),
-        "http" => Err("http is for this machine alone: use https"),
-        _ => Err("it begins with neither https nor http"),
-    }
-}
-
 impl Collector {
     /// The collector of these settings. Reads the file of headers.
     ///
     /// # Errors
     /// [`OtlpError`].
     pub fn new(settings: &OtlpSettings) -> Result<Self, OtlpError> {
-        let wrong = |problem| OtlpError::Url { url: tls::without_password(&settings.endpoint), problem };
-        let base = check_endpoint(&settings.endpoint).map_err(wrong)?;
+        let wrong = |problem| OtlpError::Url { url: address::shown(&settings.endpoint), problem };
+        let base = address::parse(&settings.endpoint, Whose::Collector).map_err(wrong)?;
         let base = base.as_str().trim_end_matches('/');
         let at = |path| Url::parse(&format!("{base}{path}")).map_err(|_| wrong("it is no URL"));
         let headers = settings.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default();
@@ -252,7 +233,7 @@ mod tests {
         for good in
             ["http://127.0.0.1:4318", "http://[::1]:4318/", "http://localhost", "https://otel.example.org/x"]
         {
-            assert!(check_endpoint(good).is_ok(), "{good}");
+            assert!(address::parse(good, Whose::Collector).is_ok(), "{good}");
         }
         for wrong in [
             "127.0.0.1:4318",
@@ -261,7 +242,7 @@ mod tests {
             "ftp://localhost",
             "https://e.org?k=1",
         ] {
-            assert!(check_endpoint(wrong).is_err(), "{wrong}");
+            assert!(address::parse(wrong, Whose::Collector).is_err(), "{wrong}");
         }
     }
 

@@ -5,7 +5,7 @@ mod runtime;
 
 use std::{io, sync::Arc, time::Duration};
 
-use node_store::{inventory::configuration, reader::ReadError, store::Store, writer::WriteError};
+use node_store::{inventory::configuration, store::Store};
 use node_types::{
     Digest,
     inventory::{ArtifactId, ArtifactKind, Measured},
@@ -21,7 +21,7 @@ use crate::{
     inventory::{NoteError, Noted, note},
     journal::Journal,
     node::Node,
-    time::{self, NoClock},
+    time,
     update::{self, NextStart},
 };
 
@@ -43,24 +43,6 @@ pub enum OwnError {
     /// The inventory.
     #[error(transparent)]
     Note(#[from] NoteError),
-}
-
-impl From<ReadError> for OwnError {
-    fn from(error: ReadError) -> Self {
-        Self::Note(error.into())
-    }
-}
-
-impl From<WriteError> for OwnError {
-    fn from(error: WriteError) -> Self {
-        Self::Note(error.into())
-    }
-}
-
-impl From<NoClock> for OwnError {
-    fn from(error: NoClock) -> Self {
-        Self::Note(error.into())
-    }
 }
 
 /// Looks at the stored configuration and at where the Agent was started from.
@@ -152,6 +134,19 @@ async fn read_back(node: &Node, digest: Digest, unread: bool) {
     }
 }
 
+/// Forgets the releases that ran here before, and are not here any more. Says whether the Agent's own is known.
+async fn forget_others(store: &Store, own: &ArtifactId) -> Result<bool, NoteError> {
+    let mut known = false;
+    for held in store.inventory().view().list()? {
+        if held.id == *own {
+            known = held.facts.recorded.is_some();
+        } else if held.id.kind == ArtifactKind::Agent && held.facts.recorded.is_some() {
+            store.inventory().remove(held.id, time::now(store)?).await?;
+        }
+    }
+    Ok(known)
+}
+
 /// Reads the Agent's own program; the first one of a version is the one that was installed.
 ///
 /// What runs cannot be changed; what stands in its place is what the next start runs. Where that is another approved release, it
@@ -168,16 +163,7 @@ pub async fn program(
     let path = place.path().display().to_string();
     let read = blocking(move || place.read()).await;
     let program = read.map_err(|source| OwnError::Read { path: path.clone(), source })?;
-    let all = store.inventory().view().list()?;
-    let mut known = false;
-    for held in all.iter().filter(|it| it.id.kind == ArtifactKind::Agent && it.facts.recorded.is_some()) {
-        if held.id == id {
-            known = true;
-        } else {
-            // Another release ran here before, and is not here any more.
-            store.inventory().remove(held.id.clone(), time::now(store)?).await?;
-        }
-    }
+    let known = forget_others(store, &id).await?;
     let installed = match program.running {
         Measured::Present(digest) => (!known).then_some(digest),
         Measured::Absent => None,

@@ -11,7 +11,7 @@ use std::{
 
 use node_types::job::{Mode, ModelRef, OUTPUT_BYTES_MAX, Output, Request};
 use reqwest::{
-    Response, StatusCode, Url,
+    Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, de::IgnoredAny};
@@ -25,6 +25,7 @@ use super::{
     error::{InferenceError, RuntimeError},
     events::Events,
 };
+use crate::address::{self, Whose};
 
 /// How long a connection may take: 5 seconds.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -56,9 +57,8 @@ impl Endpoint {
     /// # Errors
     /// [`RuntimeError::Address`] for what is no such URL, [`RuntimeError::ApiKey`] for a key that no header can carry.
     pub fn new(base_url: &str, api_key: Option<Zeroizing<String>>) -> Result<Self, RuntimeError> {
-        let refused =
-            |problem| RuntimeError::Address { url: crate::tls::without_password(base_url), problem };
-        let base = check_url(base_url).map_err(refused)?;
+        let refused = |problem| RuntimeError::Address { url: address::shown(base_url), problem };
+        let base = base_of(base_url).map_err(refused)?;
         let mut headers = HeaderMap::new();
         if let Some(key) = api_key {
             let bearer = Zeroizing::new(format!("Bearer {}", key.as_str()));
@@ -178,24 +178,11 @@ impl Drop for Run {
     }
 }
 
-/// What is wrong with the address of a server that the operator runs; else the address without `/v1`.
-///
-/// # Errors
-/// The problem in words.
-pub fn check_url(base_url: &str) -> Result<String, &'static str> {
+/// The address of a server that the operator runs without `/v1`, if it may be asked.
+fn base_of(base_url: &str) -> Result<String, &'static str> {
     let base = base_url.trim_end_matches('/');
     let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
-    let url = Url::parse(&base).map_err(|_| "it is no URL")?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err("it must begin with http:// or https:// and a host");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("a key does not belong into the address: give it as the API key");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("it must end with a path");
-    }
-    Ok(base)
+    address::parse(&base, Whose::Runtime).map(|_| base)
 }
 
 fn judge(url: String, status: StatusCode) -> Result<(), RuntimeError> {

@@ -26,7 +26,7 @@ pub mod sandbox;
 mod supervisor;
 
 pub use container::{ContainerError, ContainerPlan, ImageFacts};
-pub use endpoint::{Endpoint, check_url, test_inference};
+pub use endpoint::{Endpoint, test_inference};
 pub use error::{InferenceError, RuntimeError};
 pub use launch::{ModelsMount, ProcessPlan};
 pub use supervisor::{Plan, State, Supervisor, Tuning};

@@ -5,6 +5,7 @@
 
 mod compiled;
 mod podman;
+mod seen;
 
 use std::{
     collections::HashMap,
@@ -34,8 +35,10 @@ use node_types::{
     job::{Mode, Output, Request},
 };
 pub use podman::Podman;
+pub use seen::seen;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::broadcast::error::RecvError;
 
 /// How long a test waits for anything; a machine with little to spare needs it.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -205,6 +208,39 @@ impl Stage {
         address
     }
 
+    /// Takes a container away, whatever it does; there must be one.
+    pub async fn remove(&self, container: &str) {
+        let force = RemoveContainerOptionsBuilder::default().force(true).build();
+        self.engine.remove_container(container, Some(force)).await.unwrap();
+    }
+
+    /// An Agent that starts after a crash refuses to, because somebody of a compose project has the container's name. That one is
+    /// left as it is, and removed here.
+    pub async fn assert_foreign_one_is_left_alone(&self) {
+        let (cause, name) = (refused(self.plan(&[])).await, self.owner.name());
+        self.remove(&name).await;
+        let told = [format!("a container {name}"), "compose project shop".to_owned()];
+        assert!(told.iter().all(|told| cause.contains(told)), "{cause}");
+    }
+
+    /// What a crashed Agent left running is taken over, and ends with the one that took it.
+    pub async fn assert_taken_over(&self) {
+        crash(self.plan(&[]));
+        let first = id(self).await;
+        let supervisor = start(self.plan(&[]));
+        let endpoint = ready(&supervisor).await;
+        assert_eq!(id(self).await, first, "no second one was started");
+        assert_eq!(seen(&endpoint).await.text("model"), "the model", "its key still opens it");
+        // It is watched as if it had been made here.
+        let mut lines = supervisor.lines();
+        said(&endpoint, "print", "").await;
+        // Hearing that some were missed is hearing too.
+        let heard = tokio::time::timeout(PATIENCE, lines.recv()).await.unwrap();
+        assert!(!matches!(heard, Err(RecvError::Closed)));
+        supervisor.stop().await;
+        assert!(self.containers().await.is_empty());
+    }
+
     pub async fn networks(&self) -> Vec<String> {
         let options = ListNetworksOptionsBuilder::default().filters(&self.filter()).build();
         let found = self.engine.list_networks(Some(options)).await.unwrap();
@@ -285,6 +321,11 @@ pub fn start(plan: ContainerPlan) -> Supervisor {
         ..Tuning::default()
     };
     Supervisor::start_with(Plan::Container(plan), tuning)
+}
+
+/// The labels of a container that a compose project made.
+pub fn foreign() -> HashMap<String, String> {
+    HashMap::from([("com.docker.compose.project".to_owned(), "shop".to_owned())])
 }
 
 /// Waits until it serves.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use node_agent::{
+    address::{self, Whose},
     hardware,
-    otlp::check_endpoint,
     settings::{ExportSettings, Settings},
 };
 use node_store::{backup, inventory::Change, jobs::Listed, logs::Query, view::View};
@@ -233,7 +233,7 @@ fn of_settings(around: &Around<'_>) -> Result<Value, Failure> {
         "page": { "listen": page.listen, "token_file": page.token_file.is_some() },
         "otlp": otlp.as_ref().map(|otlp| json!({
             // Its path may say whose account it is.
-            "endpoint": check_endpoint(&otlp.endpoint).ok().map(|url| url.origin().ascii_serialization()),
+            "endpoint": address::parse(&otlp.endpoint, Whose::Collector).ok().map(|url| url.origin().ascii_serialization()),
             "headers_file": otlp.headers_file.is_some(), "required": otlp.required,
             "logs": otlp.logs, "metrics": otlp.metrics, "metrics_ms": otlp.metrics_ms,
         })),

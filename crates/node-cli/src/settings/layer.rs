@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path};
 
+use node_agent::address;
+
 use super::{CONFIG, FILE_BYTES_MAX, Form, KEYS, MOVED, PREFIX, SettingsError, hint, variable};
-use crate::{files, redact, surroundings::Surroundings};
+use crate::{files, surroundings::Surroundings};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +93,7 @@ impl Layer {
     pub(super) fn of_text(text: &str, path: &Path) -> Result<Self, SettingsError> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| SettingsError::NotToml {
             path: path.to_owned(),
-            problem: redact::drawn(&error.to_string()),
+            problem: address::shown_in_settings(&error.to_string()),
         })?;
         let mut layer = Self::default();
         for (name, value) in table {

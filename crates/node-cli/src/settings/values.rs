@@ -9,9 +9,7 @@ use std::{
 };
 
 use node_agent::{
-    network,
-    otlp::check_endpoint,
-    runtime,
+    address::{self, Whose},
     settings::{
         ExportSettings, KeySettings, LogFileSettings, ModelSettings, OtlpSettings, PAGE_LISTEN, PageSettings,
         RuntimeSettings, SCRUB_MS, SHUTDOWN_GRACE_MS, Settings,
@@ -20,7 +18,7 @@ use node_agent::{
 use node_types::Network;
 
 use super::{CONFIG, FILE, Layer, SYSTEM, SettingsError, layer::Given, variable};
-use crate::{redact, surroundings::Surroundings};
+use crate::surroundings::Surroundings;
 
 /// The network where nothing says another: the one where a mistake costs nothing.
 const NETWORK: Network = Network::Testnet;
@@ -116,15 +114,11 @@ impl Values {
     }
 
     /// An address that `check` finds nothing wrong with.
-    fn url(
-        &self,
-        name: &str,
-        whose: &str,
-        check: impl Fn(&str) -> Result<(), &'static str>,
-    ) -> Result<Option<String>, SettingsError> {
+    fn url(&self, name: &str, whose: &str, of: Whose) -> Result<Option<String>, SettingsError> {
         let (url, given) = (self.text(name, "a URL")?, self.given(name));
         if let (Some(url), Some(given)) = (&url, given) {
-            check(url).map_err(|problem| wrong(given, &format!("{whose} address: {problem}")))?;
+            address::parse(url, of)
+                .map_err(|problem| wrong(given, &format!("{whose} address: {problem}")))?;
         }
         Ok(url)
     }
@@ -143,14 +137,14 @@ impl Values {
             command,
             home: self.home.clone(),
             network,
-            network_url: self.url("network_url", "the network's", network::check_url)?.unwrap_or_default(),
+            network_url: self.url("network_url", "the network's", Whose::Network)?.unwrap_or_default(),
             keyset_digest: self.parsed("keyset_digest", "sha256: and 64 lower-case hex digits")?,
             keys: KeySettings {
                 secret_file: self.path("keys.secret_file"),
                 passphrase_file: self.path("keys.passphrase_file"),
             },
             runtime: RuntimeSettings {
-                url: self.url("runtime.url", "a server's", |url| runtime::check_url(url).map(drop))?,
+                url: self.url("runtime.url", "a server's", Whose::Runtime)?,
                 api_key_file: self.path("runtime.api_key_file"),
                 folder: self.path("runtime.folder"),
                 work: self.path("runtime.work"),
@@ -192,8 +186,7 @@ impl Values {
 
     /// Who gets logs and metrics as OpenTelemetry.
     fn otlp(&self) -> Result<Option<OtlpSettings>, SettingsError> {
-        let check = |url: &str| check_endpoint(url).map(drop);
-        let Some(endpoint) = self.url("otlp.endpoint", "a collector's", check)? else {
+        let Some(endpoint) = self.url("otlp.endpoint", "a collector's", Whose::Collector)? else {
             let rest = ["otlp.headers_file", "otlp.required", "otlp.logs", "otlp.metrics", "otlp.metrics_ms"];
             return self.none_of(&rest, "otlp.endpoint");
         };
@@ -266,7 +259,7 @@ impl Values {
 
 fn wrong(given: &Given, wanted: &str) -> SettingsError {
     // An address may have a password in it.
-    let found = redact::address(&given.values.join(OsStr::new(":")).to_string_lossy());
+    let found = address::shown(&given.values.join(OsStr::new(":")).to_string_lossy());
     SettingsError::Value { origin: given.origin.clone(), found, wanted: wanted.to_owned() }
 }
 

@@ -307,10 +307,11 @@ fn what_no_model_needs_is_pruned_when_its_time_has_ended_or_all_of_it() {
         "In quarantine",
         "0 bytes of 5 bytes",
     ]);
-    let counts =
-        |report: &Value| ["partials", "quarantined", "unknown"].map(|name| report[name].as_u64().unwrap());
+    let counts = |report: &Value| {
+        ["partials", "quarantined", "unknown", "unneeded"].map(|name| report[name].as_u64().unwrap())
+    };
     let planned = shop.home.json(["models", "prune", "--dry-run"]);
-    assert_eq!((counts(&planned), planned["dry_run"].as_bool()), ([1, 0, 1], Some(true)), "{planned}");
+    assert_eq!((counts(&planned), planned["dry_run"].as_bool()), ([1, 0, 1, 0], Some(true)), "{planned}");
     shop.home.run(["models", "prune", "--dry-run"]).well().says(&[
         "unfinished",
         "unknown",
@@ -319,10 +320,14 @@ fn what_no_model_needs_is_pruned_when_its_time_has_ended_or_all_of_it() {
     ]);
     assert!(stray.exists(), "looking removes nothing");
     let done = shop.home.json(["models", "prune"]);
-    assert_eq!((counts(&done), &done["bytes"]), ([1, 0, 1], &planned["bytes"]));
+    assert_eq!((counts(&done), &done["bytes"]), ([1, 0, 1, 0], &planned["bytes"]));
+    assert_eq!(done["files"], planned["files"], "what goes is named");
+    assert!(!stray.exists());
+    std::fs::write(&stray, b"?").unwrap();
+    shop.home.run(["models", "prune"]).well().says(&["unknown", stray.to_str().unwrap(), "1 unknown file,"]);
     assert!(!stray.exists());
     let planned = shop.home.json(["models", "prune", "--dry-run", "--all"]);
-    assert_eq!(counts(&planned), [1, 1, 0]);
+    assert_eq!(counts(&planned), [1, 1, 0, 0]);
     let said = shop.home.run(["models", "prune", "--all"]).well();
     said.says(&["Removed: 1 unfinished download, 1 file in quarantine, 0 unknown files", "came back"]);
     shop.home.run(["models", "prune", "--all"]).well().says(&["nothing to remove"]);

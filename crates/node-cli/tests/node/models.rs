@@ -4,7 +4,7 @@
 use std::{
     fs::{File, FileTimes},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, MetadataExt as _},
+    os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -830,9 +830,11 @@ fn was_read(stage: &Stage, sha256: Digest, ms: u64) -> Timestamp {
 /// The keeper has looked twice with nothing to do: it tidies at the end of such a look.
 async fn looked_twice(stage: &Stage) {
     for _ in 0..2 {
-        let stray = stage.home().join("testnet/models/stray");
-        std::fs::write(&stray, "?").unwrap();
-        eventually("the keeper tidies", || async { (!stray.exists()).then_some(()) }).await;
+        // Begun by a crash, as far as it can tell.
+        let lost = stage.home().join("testnet/models/partial").join(Digest::of(b"lost").hex());
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&lost).unwrap();
+        file.write_all(b"?").unwrap();
+        eventually("the keeper tidies", || async { (!lost.exists()).then_some(()) }).await;
     }
 }
 
@@ -927,6 +929,41 @@ async fn a_scrub_goes_on_after_sigkill_where_it_was_and_reads_what_is_archived()
     assert_eq!(aside.iter().map(|file| file.sha256).collect::<Vec<_>>(), [sha256]);
     assert!(kept(&stage, second_sha256).exists());
     answered(&stage, "say").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_puts_among_the_models_stays_and_is_told_of_once_until_its_owner_has_it_removed()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = crate::chatty::chatty(folder.path());
+    let mut stage = Stage::set(template, &settings).await;
+    stage.start_node();
+    stage.active().await;
+    let models = stage.home().join("testnet/models");
+    let named_like_ours = kept(&stage, Digest::of(b"somebody's"));
+    let strangers = [models.join("my model.gguf"), named_like_ours];
+    for stranger in &strangers {
+        std::fs::write(stranger, "somebody's").unwrap();
+    }
+    looked_twice(&stage).await;
+    let told = |stage: &Stage, path: &Path| {
+        let (said, path) = (stage.said(), path.to_str().unwrap().to_owned());
+        said.lines().filter(|line| line.contains("WARN") && line.contains(&path)).count()
+    };
+    for stranger in &strangers {
+        assert_eq!(std::fs::read(stranger).unwrap(), b"somebody's", "{}", stranger.display());
+        assert_eq!(told(&stage, stranger), 1, "{}", stranger.display());
+    }
+    assert!(stage.said().contains("`resultity-node models prune` deletes them"));
+    answered(&stage, "say").await;
+    assert_eq!(stage.stop_node().await, Some(0));
+
+    let (code, said) = stage.command(&["models", "prune"]);
+    assert_eq!(code, Some(0), "{said}");
+    for stranger in &strangers {
+        assert!(said.contains(stranger.to_str().unwrap()) && !stranger.exists(), "{said}");
+    }
+    assert!(kept(&stage, Digest::of(b"m")).exists());
 }
 
 /// A source on loopback that serves one file, the first time with a wrong byte; gives its address.

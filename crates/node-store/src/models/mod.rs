@@ -13,14 +13,15 @@
 //!
 //! Whatever a crash leaves comes together again: a file without a row is used only after it was hashed
 //! ([`Models::measure`]), a row without a file says that the file is missing, a partial file without a row is begun
-//! anew, and so is a row without a partial file. What nobody needs, [`Models::prune`] removes.
+//! anew, and so is a row without a partial file. What nobody needs, [`Models::prune`] removes. A file without a row that
+//! no model needs is not ours (`waste`), and goes only where that is asked for.
 //!
 //! What stands where a model file is expected must be a regular file of this user that nobody may write to;
 //! otherwise it is not read. Whether there is room on the disk is for the caller to ask first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, ErrorKind},
     num::NonZeroU64,
@@ -47,9 +48,11 @@ use crate::{
 
 mod partial;
 mod table;
+mod waste;
 
 pub use partial::{Finished, Partial};
 pub(crate) use table::nonsense;
+pub use waste::{Strangers, Waste, WasteKind};
 
 use table::{FileRow, Mark, Unsealed};
 
@@ -191,41 +194,6 @@ pub enum Scrubbed {
     Missing,
 }
 
-/// Something in the folder that is of no use any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waste {
-    /// What it is.
-    pub kind: WasteKind,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Bytes of the disk that it takes: a partial file has its full length from the start.
-    pub bytes: u64,
-}
-
-/// What is of no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WasteKind {
-    /// A partial file whose time has ended.
-    Unfinished(Digest),
-    /// A file in quarantine whose time has ended.
-    Quarantined,
-    /// A file that nothing knows and no model needs, by its name where that is a digest.
-    Unknown(Option<Digest>),
-}
-
-/// What was removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Partial files whose time ended.
-    pub partials: u64,
-    /// Files in quarantine whose time ended.
-    pub quarantined: u64,
-    /// Files that nothing knows and no model needs.
-    pub orphans: u64,
-    /// Bytes of the disk that all of them took.
-    pub bytes: u64,
-}
-
 /// Why something cannot be done with a model file.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelsError {
@@ -351,7 +319,8 @@ impl ModelsView {
         let mut found = Vec::new();
         for name in names(&folder)? {
             let path = folder.join(&name);
-            let parsed = name.split_once('-').and_then(|(hex, ms)| Some((digest(hex)?, ms.parse().ok()?)));
+            let parsed = name.to_str().and_then(|name| name.split_once('-'));
+            let parsed = parsed.and_then(|(hex, ms)| Some((digest(hex.as_ref())?, ms.parse().ok()?)));
             let seen = Seen::at(&path)?.filter(|seen| seen.kind != FileType::Directory);
             if let (Some((sha256, ms)), Some(seen)) = (parsed, seen) {
                 found.push(Quarantined { sha256, at: Timestamp::from_ms(ms), bytes: seen.bytes, path });
@@ -359,56 +328,6 @@ impl ModelsView {
         }
         found.sort_by_key(|file| (file.at, file.sha256));
         Ok(found)
-    }
-
-    /// What is of no use any more at `now`: partial files of which nothing was kept for `ttl_ms`, quarantined ones that were moved as
-    /// long ago, files that no model has and that were verified as long ago, and whatever else is in the folder that nothing knows and
-    /// no model has. Archived models count.
-    pub fn waste(&self, ttl_ms: u64, now: Timestamp) -> Result<Vec<Waste>, ModelsError> {
-        let (files, partials, needed) =
-            self.reader.read(|tx| Ok((table::files(tx)?, table::partials(tx)?, table::needed(tx)?)))?;
-        let is_old = |at: Timestamp| at.plus_ms(ttl_ms) <= now;
-        let (folder, partial_folder) = (&self.folder, self.folder.join(PARTIAL));
-        let mut all = Vec::new();
-        let mut add = |kind, path: PathBuf| -> Result<(), ModelsError> {
-            let seen = Seen::at(&path).map_err(failed(&path))?;
-            if seen.as_ref().is_none_or(|seen| seen.kind != FileType::Directory) {
-                all.push(Waste { kind, bytes: seen.map_or(0, |seen| seen.taken), path });
-            }
-            Ok(())
-        };
-        let partials = partials.into_iter().map(|row| row.partial);
-        let partials: BTreeMap<_, _> = partials.map(|it| (it.sha256, it.touched_at)).collect();
-        let begun = names(&partial_folder).map_err(failed(&partial_folder))?;
-        let unfinished = partials.iter().filter(|(_, touched_at)| is_old(**touched_at)).map(|(it, _)| *it);
-        // What has no row is begun anew, and so is no use.
-        let lost = begun.iter().filter_map(|name| digest(name)).filter(|it| !partials.contains_key(it));
-        for sha256 in unfinished.chain(lost) {
-            add(WasteKind::Unfinished(sha256), partial_folder.join(sha256.hex()))?;
-        }
-        for file in self.quarantined().map_err(failed(&folder.join(QUARANTINE)))? {
-            if is_old(file.at) {
-                add(WasteKind::Quarantined, file.path)?;
-            }
-        }
-        // What is fetched anew is being repaired. A crash may have taken the row of what a model has and was just verified.
-        let (kept, needless): (Vec<_>, Vec<_>) = files.into_iter().map(|row| row.held).partition(|held| {
-            let sha256 = &held.sha256;
-            !is_old(held.verified_at) || needed.contains(sha256) || partials.contains_key(sha256)
-        });
-        let kept: BTreeSet<_> = kept.iter().map(|held| held.sha256).chain(needed).collect();
-        let here = names(folder).map_err(failed(folder))?;
-        let strangers = here.iter().filter_map(|name| digest(name)).filter(|it| !kept.contains(it));
-        let orphans: BTreeSet<_> = needless.iter().map(|held| held.sha256).chain(strangers).collect();
-        for sha256 in orphans {
-            add(WasteKind::Unknown(Some(sha256)), folder.join(sha256.hex()))?;
-        }
-        for (folder, names) in [(folder, here), (&partial_folder, begun)] {
-            for name in names.iter().filter(|name| digest(name).is_none()) {
-                add(WasteKind::Unknown(None), folder.join(name))?;
-            }
-        }
-        Ok(all)
     }
 
     /// Where a file stands once it is here.
@@ -654,19 +573,9 @@ impl Models {
     /// [`ModelsError::Needed`] where another has it; [`ModelsError`].
     pub fn remove(&self, sha256: Digest, but: Option<&ModelRef>) -> Result<(), ModelsError> {
         let _turn = self.inner.take_turn();
-        let path = self.inner.path(sha256);
-        let but = but.cloned();
-        let needed = self.inner.writer.submit(Effect::Shrinks, move |tx| {
-            let needed = table::needed_by(tx, sha256, but.as_ref())?;
-            if needed.is_none() {
-                table::drop_file(tx, sha256)?;
-            }
-            Ok(needed)
-        });
-        match needed.wait()? {
-            Some(model) => Err(ModelsError::Needed { path, model }),
-            // What a crash leaves before this, prune removes.
-            None => delete(&path).map(|_| ()),
+        match self.inner.take_away(sha256, but)? {
+            Ok(_) => Ok(()),
+            Err(model) => Err(ModelsError::Needed { path: self.inner.path(sha256), model }),
         }
     }
 
@@ -677,41 +586,6 @@ impl Models {
     pub fn discard_partial(&self, sha256: Digest) -> Result<(), ModelsError> {
         let _turn = self.inner.take_turn();
         self.inner.discard(sha256).map(|_| ())
-    }
-
-    /// Removes what is [waste](ModelsView::waste) and not open.
-    ///
-    /// # Errors
-    /// [`ModelsError`]; what was removed before stays removed.
-    pub fn prune(&self, ttl_ms: u64, now: Timestamp) -> Result<Pruned, ModelsError> {
-        let inner = &self.inner;
-        let _turn = inner.take_turn();
-        let mut pruned = Pruned::default();
-        for waste in inner.view.waste(ttl_ms, now)? {
-            match waste.kind {
-                WasteKind::Unfinished(sha256) if inner.is_open(sha256) => {}
-                WasteKind::Unfinished(sha256) => {
-                    pruned.bytes += inner.discard(sha256)?;
-                    pruned.partials += 1;
-                }
-                WasteKind::Quarantined => {
-                    pruned.bytes += delete(&waste.path)?;
-                    pruned.quarantined += 1;
-                }
-                WasteKind::Unknown(Some(sha256)) if inner.is_open(sha256) => {}
-                WasteKind::Unknown(sha256) => {
-                    // A model may have come to need it since; what is named otherwise none can.
-                    let forget = |sha256| {
-                        inner.writer.submit(Effect::Shrinks, move |tx| table::drop_orphan(tx, sha256)).wait()
-                    };
-                    if sha256.map_or(Ok(true), forget)? {
-                        pruned.bytes += delete(&waste.path)?;
-                        pruned.orphans += 1;
-                    }
-                }
-            }
-        }
-        Ok(pruned)
     }
 
     /// Keeps how a model stands, and which files it needs.
@@ -839,6 +713,31 @@ impl Inner {
         Ok(Measurement::Differs { found: None, damaged })
     }
 
+    /// Deletes a file that no model has, and then forgets it. Returns the bytes that it took, or the model that has it.
+    ///
+    /// In this order, so that a crash leaves a row without a file: a file without a row is not one of ours.
+    fn take_away(
+        &self,
+        sha256: Digest,
+        but: Option<&ModelRef>,
+    ) -> Result<Result<u64, ModelRef>, ModelsError> {
+        if let Some(model) = self.view.reader.read(|tx| table::needed_by(tx, sha256, but))? {
+            return Ok(Err(model));
+        }
+        let bytes = delete(&self.path(sha256))?;
+        let folder = &self.view.folder;
+        match sync_folder(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            synced => synced.map_err(failed(folder))?,
+        }
+        self.writer.submit(Effect::Shrinks, move |tx| table::drop_file(tx, sha256)).wait()?;
+        Ok(Ok(bytes))
+    }
+
+    fn is_needed(&self, sha256: Digest) -> Result<bool, ModelsError> {
+        Ok(self.view.reader.read(|tx| table::needed_by(tx, sha256, None))?.is_some())
+    }
+
     /// Removes a partial file and its rows. Returns the bytes that it took.
     fn discard(&self, sha256: Digest) -> Result<u64, ModelsError> {
         let path = self.partial_path(sha256);
@@ -961,19 +860,16 @@ fn delete(path: &Path) -> Result<u64, ModelsError> {
 }
 
 /// The names in a folder; none where it is not there.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
+fn names(folder: &Path) -> io::Result<Vec<OsString>> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        // A name that is no text is none of ours; it is left alone.
-        found => found?
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .filter_map(|name| name.map(|name| OsStr::to_str(&name).map(str::to_owned)).transpose())
-            .collect(),
+        found => found?.map(|entry| entry.map(|entry| entry.file_name())).collect(),
     }
 }
 
-fn digest(hex: &str) -> Option<Digest> {
-    format!("sha256:{hex}").parse().ok()
+/// The digest that a file of ours has as its name.
+fn digest(name: &OsStr) -> Option<Digest> {
+    format!("sha256:{}", name.to_str()?).parse().ok()
 }
 
 /// Syncs the names in a folder.

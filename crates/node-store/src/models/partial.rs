@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The mode of a partial file: nobody else's business yet.
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 /// Bytes that are copied at once where the file system copies nothing by itself.
 const COPY_BYTES: usize = 1 << 20;
 /// Pieces that are copied before they are noted.

@@ -218,14 +218,6 @@ pub(super) fn needed(tx: &Connection) -> rusqlite::Result<BTreeSet<Digest>> {
     Ok(models(tx)?.into_iter().flat_map(|row| row.files).map(|(_, sha256, _)| sha256).collect())
 }
 
-/// Forgets a file, unless a model has it. Says whether it may go.
-pub(super) fn drop_orphan(tx: &Connection, sha256: Digest) -> rusqlite::Result<bool> {
-    if needed_by(tx, sha256, None)?.is_some() {
-        return Ok(false);
-    }
-    drop_file(tx, sha256).map(|()| true)
-}
-
 /// Keeps how a model stands; since when, changes with the state alone.
 pub(super) fn set_model(tx: &Connection, row: &ModelRow) -> rusqlite::Result<()> {
     tx.prepare_cached(

@@ -30,7 +30,7 @@ use std::{
 use bollard::{
     container::{AttachContainerResults, LogOutput},
     errors::Error as EngineError,
-    models::{ContainerInspectResponse, ContainerState, ContainerSummary, Network as EngineNetwork},
+    models::{ContainerInspectResponse, ContainerState, Network as EngineNetwork},
     query_parameters::{
         AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
         ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -350,8 +350,7 @@ impl Starting<'_> {
         listeners: &broadcast::Sender<String>,
     ) -> Result<Option<Started>, ContainerError> {
         let mut taken = None;
-        for found in containers(self.engine, &self.plan.owner).await? {
-            let Some(id) = found.id else { continue };
+        for id in containers(self.engine, &self.plan.owner).await? {
             if taken.is_none()
                 && let Some(made) = self.fits(&id).await?
             {
@@ -499,19 +498,26 @@ async fn look(engine: &Engine, id: &str) -> Result<ContainerInspectResponse, Con
 async fn inspect(engine: &Engine, id: &str) -> Result<ContainerInspectResponse, EngineError> {
     match &engine.make {
         Make::Docker => engine.quick.inspect_container(id, None::<InspectContainerOptions>).await,
-        Make::Podman(podman) => podman.in_dockers_words(&format!("/containers/{id}/json")).await,
+        Make::Podman(podman) => podman.described(id).await,
     }
 }
 
-/// All containers of this node's, whether they run or not.
-async fn containers(engine: &Engine, owner: &Owner) -> Result<Vec<ContainerSummary>, ContainerError> {
-    let options = ListContainersOptionsBuilder::default().all(true).filters(&owner.filter()).build();
-    let found: Result<Vec<ContainerSummary>, _> = match &engine.make {
-        Make::Docker => engine.quick.list_containers(Some(options)).await,
-        Make::Podman(podman) => podman.in_dockers_words("/containers/json?all=true").await,
+/// The IDs of all containers of this node's, whether they run or not.
+async fn containers(engine: &Engine, owner: &Owner) -> Result<Vec<String>, ContainerError> {
+    let filters = owner.filter();
+    let found = match &engine.make {
+        Make::Docker => {
+            let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+            let found = engine.quick.list_containers(Some(options)).await;
+            found.map(|found| found.into_iter().map(|it| (it.id, it.labels)).collect::<Vec<_>>())
+        }
+        Make::Podman(podman) => {
+            let found = podman.containers(&filters).await;
+            found.map(|found| found.into_iter().map(|it| (it.id, it.labels)).collect())
+        }
     };
-    let found = found.map_err(ContainerError::engine("list the containers"))?;
-    Ok(found.into_iter().filter(|it| owner.owns(it.labels.as_ref())).collect())
+    let found = found.map_err(ContainerError::engine("list the containers"))?.into_iter();
+    Ok(found.filter(|(_, labels)| owner.owns(labels.as_ref())).filter_map(|(id, _)| id).collect())
 }
 
 async fn remove(engine: &Engine, id: &str) -> Result<(), ContainerError> {
@@ -537,8 +543,8 @@ fn is_conflict(error: &EngineError) -> bool {
 
 /// Removes everything of this node's.
 async fn clear(engine: &Engine, owner: &Owner) -> Result<(), ContainerError> {
-    for found in containers(engine, owner).await? {
-        remove(engine, &found.id.unwrap_or_default()).await?;
+    for id in containers(engine, owner).await? {
+        remove(engine, &id).await?;
     }
     for found in networks(engine, &owner.filter()).await? {
         if owner.owns(found.labels.as_ref()) {

@@ -5,8 +5,8 @@
 
 use std::{collections::HashMap, io, path::Path, time::Duration};
 
-use bollard::errors::Error as EngineError;
-use reqwest::{Client, Method};
+use bollard::{errors::Error as EngineError, models::ContainerInspectResponse};
+use reqwest::{Client, Method, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -23,6 +23,14 @@ pub(super) struct Podman {
     client: Client,
     /// Whether the kernel's cgroups are of the first version, where Podman makes no namespaces of them.
     old_cgroups: bool,
+}
+
+/// A container in a list: no more is read of it, as some of them are others'.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Listed {
+    pub(super) id: Option<String>,
+    pub(super) labels: Option<HashMap<String, String>>,
 }
 
 /// What Podman says of a container beyond Docker's words.
@@ -137,11 +145,29 @@ impl Podman {
         Ok(told.dns_enabled)
     }
 
-    /// What stands at a path of Docker's API about containers. One that has ended, and is not yet cleared away, is `stopped`: a
-    /// word that Docker does not have.
-    pub(super) async fn in_dockers_words<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let mut found: Value = self.ask(Method::GET, &format!("{DOCKERS_API}{path}"), None).await?;
-        settle(&mut found);
+    /// The containers that pass Docker's filters, whether they run or not.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub(super) async fn containers(
+        &self,
+        filters: &HashMap<String, Vec<String>>,
+    ) -> Result<Vec<Listed>, EngineError> {
+        let filters = serde_json::to_string(filters)?;
+        let url = format!("{DOCKERS_API}/containers/json");
+        let url = Url::parse_with_params(&url, [("all", "true"), ("filters", &filters)]);
+        let url = url.map_err(|error| EngineError::IOError { err: io::Error::other(error) })?;
+        self.ask(Method::GET, url.as_str(), None).await
+    }
+
+    /// A container as Docker describes one.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub(super) async fn described(&self, id: &str) -> Result<ContainerInspectResponse, EngineError> {
+        let url = format!("{DOCKERS_API}/containers/{id}/json");
+        let mut found: Value = self.ask(Method::GET, &url, None).await?;
+        leave_status_out(&mut found);
         Ok(serde_json::from_value(found)?)
     }
 
@@ -172,17 +198,11 @@ impl Podman {
     }
 }
 
-/// Calls what has ended so, in a list of containers or in the description of one.
-fn settle(found: &mut Value) {
-    let states: Vec<&mut Value> = if found.is_array() {
-        found.as_array_mut().into_iter().flatten().filter_map(|it| it.get_mut("State")).collect()
-    } else {
-        found.pointer_mut("/State/Status").into_iter().collect()
-    };
-    for state in states {
-        if state == "stopped" {
-            *state = "exited".into();
-        }
+/// Podman has words for how a container stands that Docker does not have (`stopped`, `initialized`, `unknown`): nothing here asks
+/// for more than whether it runs.
+fn leave_status_out(found: &mut Value) {
+    if let Some(state) = found.get_mut("State").and_then(Value::as_object_mut) {
+        state.remove("Status");
     }
 }
 
@@ -195,12 +215,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stopped_has_ended() {
-        let mut list = json!([{ "State": "stopped" }, { "State": "running" }, {}]);
-        settle(&mut list);
-        assert_eq!(list, json!([{ "State": "exited" }, { "State": "running" }, {}]));
-        let mut one = json!({ "State": { "Status": "stopped", "ExitCode": 137 } });
-        settle(&mut one);
-        assert_eq!(one, json!({ "State": { "Status": "exited", "ExitCode": 137 } }));
+    fn a_container_is_read_in_whatever_state_it_is() {
+        let list = json!([
+            { "Id": "1", "State": "unknown", "Labels": { "a": "b" } }, { "Id": "2", "Labels": null }, { "State": 7 },
+        ]);
+        let read: Vec<Listed> = serde_json::from_value(list).unwrap();
+        let ids: Vec<_> = read.iter().map(|it| it.id.as_deref()).collect();
+        assert_eq!(ids, [Some("1"), Some("2"), None]);
+        assert_eq!(read[0].labels.as_ref().unwrap()["a"], "b");
+        for status in ["running", "stopped", "initialized", "unknown"] {
+            let mut one =
+                json!({ "Id": "1", "State": { "Status": status, "Running": true, "ExitCode": 137 } });
+            leave_status_out(&mut one);
+            let state = serde_json::from_value::<ContainerInspectResponse>(one).unwrap().state.unwrap();
+            assert_eq!((state.running, state.exit_code), (Some(true), Some(137)), "{status}");
+        }
     }
 }

@@ -1,0 +1,215 @@
+//! What in the models' folder is of no use, whose it is, and how it goes.
+//!
+//! Ours is what a row tells of, whatever a crash left: a file has its name before its download is forgotten, and is deleted
+//! before it is forgotten itself. Among the partial files a digest as the name, with the mode that we give them, tells too.
+//! All else somebody put there: a stranger stays until somebody says that it may go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use node_types::{Digest, Timestamp};
+use rustix::fs::FileType;
+
+use super::{
+    Models, ModelsError, ModelsView, PARTIAL, QUARANTINE, delete, digest, failed, names, not_file, partial,
+    table,
+};
+use crate::seal::Seen;
+
+/// Something in the folder that is of no use any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waste {
+    /// What it is.
+    pub kind: WasteKind,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes of the disk that it takes: a partial file has its full length from the start.
+    pub bytes: u64,
+}
+
+/// What is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WasteKind {
+    /// A partial file whose time has ended.
+    Unfinished(Digest),
+    /// A file in quarantine whose time has ended.
+    Quarantined,
+    /// A file of ours that no model needs any more.
+    Unneeded(Digest),
+    /// A file that nothing knows and no model needs, by its name where that is a digest: it is not ours.
+    Stranger(Option<Digest>),
+}
+
+/// Whether what is not ours goes too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// It stays.
+    Stay,
+    /// It goes: somebody asked for it.
+    Go,
+}
+
+impl ModelsView {
+    /// What is of no use any more at `now`: partial files of which nothing was kept for `ttl_ms`, quarantined ones that were moved as
+    /// long ago, files that no model has and that were verified as long ago, and [strangers](Self::strangers). Archived models
+    /// count.
+    ///
+    /// # Errors
+    /// [`ModelsError`] where the database or the folder cannot be read.
+    pub fn waste(&self, ttl_ms: u64, now: Timestamp) -> Result<Vec<Waste>, ModelsError> {
+        let there = There::look(self)?;
+        let is_old = |at: Timestamp| at.plus_ms(ttl_ms) <= now;
+        // A file goes before the row of its download, which tells that it is ours.
+        let mut waste = there.unneeded(is_old);
+        waste.extend(there.unfinished(is_old));
+        for file in self.quarantined().map_err(failed(&self.folder.join(QUARANTINE)))? {
+            let Some(seen) = Seen::at(&file.path).map_err(failed(&file.path))? else { continue };
+            if is_old(file.at) {
+                waste.push(Waste { kind: WasteKind::Quarantined, path: file.path, bytes: seen.taken });
+            }
+        }
+        waste.extend(there.strangers());
+        Ok(waste)
+    }
+
+    /// The files that are not ours, and that no model needs.
+    ///
+    /// # Errors
+    /// [`ModelsError`] where the database or the folder cannot be read.
+    pub fn strangers(&self) -> Result<Vec<Waste>, ModelsError> {
+        Ok(There::look(self)?.strangers())
+    }
+}
+
+impl Models {
+    /// Removes what is [waste](ModelsView::waste) and not open. Returns what went.
+    ///
+    /// # Errors
+    /// [`ModelsError`]; what was removed before stays removed.
+    pub fn prune(
+        &self,
+        ttl_ms: u64,
+        now: Timestamp,
+        strangers: Strangers,
+    ) -> Result<Vec<Waste>, ModelsError> {
+        let inner = &self.inner;
+        let _turn = inner.take_turn();
+        let mut gone = Vec::new();
+        for waste in inner.view.waste(ttl_ms, now)? {
+            let bytes = match waste.kind {
+                WasteKind::Unfinished(sha256) | WasteKind::Unneeded(sha256) if inner.is_open(sha256) => {
+                    continue;
+                }
+                WasteKind::Unfinished(sha256) => inner.discard(sha256)?,
+                WasteKind::Unneeded(sha256) => match inner.take_away(sha256, None)? {
+                    Ok(bytes) => bytes,
+                    // A model has come to need it since.
+                    Err(_) => continue,
+                },
+                WasteKind::Stranger(_) if strangers == Strangers::Stay => continue,
+                WasteKind::Stranger(Some(sha256)) if inner.is_needed(sha256)? => continue,
+                WasteKind::Quarantined | WasteKind::Stranger(_) => delete(&waste.path)?,
+            };
+            gone.push(Waste { bytes, ..waste });
+        }
+        Ok(gone)
+    }
+}
+
+/// A folder, and what stands in it by its name.
+struct Listed {
+    folder: PathBuf,
+    files: BTreeMap<OsString, Seen>,
+}
+
+impl Listed {
+    fn look(folder: PathBuf) -> Result<Self, ModelsError> {
+        let mut files = BTreeMap::new();
+        for name in names(&folder).map_err(failed(&folder))? {
+            let path = folder.join(&name);
+            // One that went meanwhile is not there.
+            files.extend(Seen::at(&path).map_err(failed(&path))?.map(|seen| (name, seen)));
+        }
+        Ok(Self { folder, files })
+    }
+
+    /// Those that have a digest as their name, and how they look.
+    fn digests(&self) -> impl Iterator<Item = (Digest, &Seen)> {
+        self.files.iter().filter_map(|(name, seen)| Some((digest(name)?, seen)))
+    }
+
+    /// What has this name as waste, whether it is there or not; a folder is none.
+    fn waste(&self, kind: WasteKind, name: impl AsRef<Path>) -> Option<Waste> {
+        let seen = self.files.get(name.as_ref().as_os_str());
+        let bytes = seen.map_or(0, |seen| seen.taken);
+        let is_folder = seen.is_some_and(|seen| seen.kind == FileType::Directory);
+        (!is_folder).then(|| Waste { kind, path: self.folder.join(name), bytes })
+    }
+}
+
+/// What is there, and what is known of it.
+struct There {
+    /// When each file that has a row was verified.
+    verified: BTreeMap<Digest, Timestamp>,
+    /// When something of each partial file that has a row was kept last.
+    touched: BTreeMap<Digest, Timestamp>,
+    /// What a model has.
+    needed: BTreeSet<Digest>,
+    here: Listed,
+    begun: Listed,
+}
+
+impl There {
+    fn look(view: &ModelsView) -> Result<Self, ModelsError> {
+        let (files, partials, needed) =
+            view.reader.read(|tx| Ok((table::files(tx)?, table::partials(tx)?, table::needed(tx)?)))?;
+        Ok(Self {
+            verified: files.into_iter().map(|row| (row.held.sha256, row.held.verified_at)).collect(),
+            touched: partials.into_iter().map(|row| (row.partial.sha256, row.partial.touched_at)).collect(),
+            needed,
+            here: Listed::look(view.folder.clone())?,
+            begun: Listed::look(view.folder.join(PARTIAL))?,
+        })
+    }
+
+    fn unneeded(&self, is_old: impl Fn(Timestamp) -> bool) -> Vec<Waste> {
+        // What is fetched anew is being repaired.
+        let verified = self.verified.iter().filter(|(it, at)| is_old(**at) && !self.touched.contains_key(it));
+        // A crash came between the name of a file and its row.
+        let named = self.here.digests().map(|(it, _)| it).filter(|it| {
+            !self.verified.contains_key(it) && self.touched.get(it).is_some_and(|at| is_old(*at))
+        });
+        let all = verified.map(|(it, _)| *it).chain(named).filter(|it| !self.needed.contains(it));
+        all.filter_map(|it| self.here.waste(WasteKind::Unneeded(it), it.hex())).collect()
+    }
+
+    fn unfinished(&self, is_old: impl Fn(Timestamp) -> bool) -> Vec<Waste> {
+        let old = self.touched.iter().filter(|(_, at)| is_old(**at)).map(|(it, _)| *it);
+        // What has no row is begun anew, and so is no use.
+        let lost = self.begun.digests().filter(|(it, seen)| !self.touched.contains_key(it) && is_begun(seen));
+        let all = old.chain(lost.map(|(it, _)| it));
+        all.filter_map(|it| self.begun.waste(WasteKind::Unfinished(it), it.hex())).collect()
+    }
+
+    fn strangers(&self) -> Vec<Waste> {
+        let knows = |it: &Digest| {
+            self.verified.contains_key(it) || self.touched.contains_key(it) || self.needed.contains(it)
+        };
+        let here = self.here.files.keys().map(|name| (name, digest(name)));
+        let here = here.filter(|(_, named)| named.as_ref().is_none_or(|it| !knows(it)));
+        let here = here.filter_map(|(name, named)| self.here.waste(WasteKind::Stranger(named), name));
+        let begun = self.begun.files.iter().filter(|(name, seen)| {
+            digest(name).is_none_or(|it| !self.touched.contains_key(&it) && !is_begun(seen))
+        });
+        let begun = begun.filter_map(|(name, _)| self.begun.waste(WasteKind::Stranger(None), name));
+        here.chain(begun).collect()
+    }
+}
+
+/// Whether a partial file looks as those do that we begin.
+fn is_begun(seen: &Seen) -> bool {
+    not_file(seen, partial::MODE).is_none()
+}
