@@ -520,6 +520,34 @@ fn a_repair_takes_the_place_of_the_damaged_file_when_it_was_verified() {
     assert!(matches!(missing, ModelsError::Missing { .. }), "{missing}");
 }
 
+/// What is copied from the damaged file is believed no more than what comes from outside: a piece may be damaged that nobody
+/// has named.
+#[test]
+fn a_repair_that_copied_a_damaged_piece_is_moved_aside_and_replaces_nothing() {
+    let home = Home::new();
+    let (models, content) = (&home.models, two_pieces());
+    let (sha256, wanted) = (install(models, &content), wanted(&content));
+    overwrite(&models.path(sha256), 5, b"X");
+    overwrite(&models.path(sha256), PIECE_BYTES, b"X");
+    let damaged = fs::read(models.path(sha256)).unwrap();
+    let partial = models.begin_repair(&wanted, &[1], NOW, &mut on).unwrap().unwrap();
+    assert_eq!((partial.received(0), partial.received(1)), (PIECE_BYTES, 0));
+    fetch(&partial, &content, NOW);
+    let Finished::Mismatch { damaged: named, quarantined, .. } = partial.finish(NOW, &mut on).unwrap() else {
+        panic!("what was copied was believed")
+    };
+    assert_eq!(named, [0]);
+    assert!(quarantined.exists());
+    assert!(matches!(models.view().stand(sha256).unwrap(), Standing::Broken(_)));
+    assert!(fs::read(models.path(sha256)).unwrap() == damaged, "it was replaced");
+    // The next one begins with nothing of that, and both pieces are known now.
+    let partial = models.begin_repair(&wanted, &[0, 1], NOW, &mut on).unwrap().unwrap();
+    assert_eq!(partial.received_all(), 0);
+    fetch(&partial, &content, NOW);
+    assert_eq!(partial.finish(NOW, &mut on).unwrap(), Finished::Installed);
+    assert!(fs::read(models.path(sha256)).unwrap() == content);
+}
+
 #[test]
 fn a_repair_that_is_broken_off_goes_on_where_it_was() {
     let home = Home::new();

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use node_types::log::{Kind, Level, Record};
+use serde_json::{Value, json};
 
-use crate::home::{CANARY, Home};
+use crate::home::{CANARY, Home, PROGRAM, Ran, reading};
 
 const EMAIL: &str = "ada@example.org";
 
@@ -76,6 +77,47 @@ fn an_account_by_e_mail_is_in_no_bundle_whatever_it_looks_like() {
     let files = files(&file);
     assert_eq!(files["status.json"]["account"]["account"], "<e-mail>");
     assert!(!files["status.json"].to_string().contains("ada@"));
+}
+
+/// What a record says of the machine and of people comes from anywhere: from a runtime, from the system, from the network.
+#[test]
+fn a_bundle_says_neither_who_nor_where_whatever_the_log_says() {
+    const HOST: &str = "rack-7-of-ada";
+    let home = Home::new();
+    let store = home.fill();
+    let [folder, user] = ["ada", "<user>"].map(|user| ["", "home", user, "x"].join("/"));
+    let said = [
+        (format!("{HOST} is full"), HOST, "<host>"),
+        (format!("mail {EMAIL}"), EMAIL, "<e-mail>"),
+        ("from 192.0.2.7:80".to_owned(), "192.0.2.7", "<ip>:80"),
+        (format!("at {folder}"), folder.as_str(), user.as_str()),
+        ("https://ada:hunter2@h.example/x".to_owned(), "hunter2", "<login>@h.example/x"),
+    ];
+    for (text, ..) in &said {
+        let mut record = Record::new(reading().wall, Level::Info, Kind::Runtime, text.clone());
+        record.fields.insert("more".to_owned(), json!({ "deeper": [text] }));
+        store.logs().append(record);
+    }
+    store.logs().flush().wait().unwrap();
+    drop(store);
+    let file = home.path().join("a.tar.zst");
+    let arguments = ["bundle", file.to_str().unwrap()];
+    // A name of its own, as this machine's may be too short to say anything. Only root can give it one.
+    let named = rustix::process::geteuid().is_root();
+    if named {
+        let line = format!("echo {HOST} > /proc/sys/kernel/hostname && exec \"$0\" \"$@\"");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--uts", "sh", "-c", &line, PROGRAM]).args(arguments);
+        command.env("RESULTITY_HOME", home.path());
+        Ran::from(command.output().unwrap()).well();
+    } else {
+        home.run(arguments).well();
+    }
+    let log = files(&file)["log.json"].to_string();
+    for (_, says, stands) in said.into_iter().skip(usize::from(!named)) {
+        assert!(!log.contains(says), "{says}: {log}");
+        assert_eq!(log.matches(stands).count(), 2, "{stands}: {log}");
+    }
 }
 
 #[test]
