@@ -41,7 +41,7 @@ use crate::{
     engine::Engine,
     fence,
     fetch::FetchError,
-    journal::causes,
+    journal::{RUNS_TWICE, STARTS, causes},
     models,
     network::{HttpNetwork, Network, NetworkError},
     node::{Halt, Node},
@@ -213,7 +213,7 @@ async fn run_store<N: Network>(
         ("boot", json!(node.author.boot().to_string())),
         ("network", json!(settings.network.to_string())),
     ];
-    node.journal.measured(Level::Info, Kind::Agent, None, "the Agent starts", fields);
+    node.journal.measured(Level::Info, Kind::Agent, None, STARTS, fields);
 
     // Whoever looks here is told of what the network has too.
     node.store.logs().keep_history(true);
@@ -245,7 +245,7 @@ async fn run_store<N: Network>(
         _ = stop.wait_for(|stop| *stop) => None,
         cause = node.storage_failed() => Some(cause),
         why = node.displaced() => {
-            node.journal.note(Level::Error, Kind::Network, format!("this node runs twice: {why}"));
+            node.journal.note(Level::Error, Kind::Network, format!("{RUNS_TWICE}: {why}"));
             // What they computed could not be sent: the other one has these jobs too.
             node.halt_all(Halt::Shutdown);
             displaced = Some(why);

@@ -16,6 +16,11 @@ use tracing::Span;
 
 use crate::time;
 
+/// The record with which a start begins.
+pub const STARTS: &str = "the Agent starts";
+/// The beginning of the record of a start that ends because the node runs twice; the network's words follow a colon.
+pub const RUNS_TWICE: &str = "this node runs twice";
+
 /// Writes the node's log.
 #[derive(Clone, Debug)]
 pub struct Journal {

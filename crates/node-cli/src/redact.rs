@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 
 use node_agent::address;
+use node_types::Network;
 use serde_json::Value;
 
 /// The most hexadecimal digits in a row that stay: those of a UUID without its hyphens.
@@ -72,12 +73,23 @@ fn users(text: &str) -> String {
             let (before, after) = rest.split_at(found + folder.len());
             let end = after.find(|letter: char| !is_of_word(letter)).unwrap_or(after.len());
             out.push_str(before);
-            out.push_str(if end == 0 { "" } else { "<user>" });
+            // A node's home may be called as the folder of users is; what stands in it is no user.
+            let name = &after[..end];
+            out.push_str(if end == 0 || is_of_a_home(name) { name } else { "<user>" });
             rest = &after[end..];
         }
         text = out + rest;
     }
     text
+}
+
+/// Whether something in a node's home is called so.
+fn is_of_a_home(name: &str) -> bool {
+    let of_network = |network: &Network| {
+        let rest = name.trim_start_matches('.').strip_prefix(network.name());
+        rest.is_some_and(|rest| ["", ".", ".backup", ".restore"].contains(&rest))
+    };
+    name == "node.toml" || Network::ALL.iter().any(of_network)
 }
 
 const fn is_of_word(letter: char) -> bool {
@@ -210,6 +222,17 @@ mod tests {
         ] {
             assert_eq!(redacted(text), text);
         }
+    }
+
+    /// A node's home may be called as the folder of users is.
+    #[test]
+    fn what_stands_in_a_nodes_home_is_no_user() {
+        for name in ["testnet/state.db", ".mainnet.restore", "node.toml"] {
+            let text = format!("at {}, full", ["/srv", "home", name].join("/"));
+            assert_eq!(redacted(&text), text);
+        }
+        let user = ["/srv", "home", "testnet2", "x"].join("/");
+        assert!(!redacted(&user).contains("testnet2"));
     }
 
     #[test]

@@ -92,6 +92,14 @@ pub fn suspect(disk: &dyn Disk, database: &Path, cause: &str) -> io::Result<()> 
     salvage::suspect(disk, database, cause)
 }
 
+/// Whether the next opening of a database reads all of it already.
+///
+/// # Errors
+/// The operating system's.
+pub fn is_suspect(disk: &dyn Disk, database: &Path) -> io::Result<bool> {
+    Ok(disk.entry(&salvage::suspect_file(database))?.is_some())
+}
+
 /// Takes [`suspect`] back: the next opening reads what it needs, as ever. False where it was read since, or is suspected for
 /// another cause.
 ///

@@ -37,7 +37,7 @@ use crate::{
     check::Check,
     disk::{Disk, Lock, Locked},
     format::{self, Access, Database, DiskFault, FormatError, Stamp},
-    jobs,
+    jobs, logs,
     meter::Distribution,
     private::{NotPrivate, Private, private_if_there},
     reader::{ReadError, Reader},
@@ -450,8 +450,8 @@ impl Volume {
 
     /// The logs kept here, in at most `bytes_max` bytes.
     #[must_use]
-    pub fn logs(&self, bytes_max: u64) -> crate::logs::Logs {
-        crate::logs::Logs::new(Arc::clone(&self.logs), self.view.logs().clone(), bytes_max)
+    pub fn logs(&self, bytes_max: u64) -> logs::Logs {
+        logs::Logs::new(Arc::clone(&self.logs), self.view.logs().clone(), bytes_max)
     }
 
     /// Everything that can be asked, without waiting for a writer.
@@ -675,6 +675,8 @@ enum Depth {
 struct DatabaseFile {
     database: Database,
     path: PathBuf,
+    /// Something is there, were it empty.
+    stands: bool,
     /// 0 if it is not there.
     bytes: u64,
     depth: Depth,
@@ -707,14 +709,21 @@ fn said(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
-/// Whether all databases were there once: `state.db`, which is made last, is there, or a job was ever taken.
+/// Whether all databases were there once: `state.db`, which is made last, is there, or a job was ever taken, or a record written.
 fn was_complete(files: &[DatabaseFile]) -> io::Result<bool> {
-    if files.iter().any(|file| file.database == Database::State && file.bytes > 0) {
+    let of = |wanted| files.iter().find(|file| file.database == wanted);
+    let blank = |database| of(database).is_none_or(|file| file.bytes == 0);
+    // A crash leaves an empty `state.db` while it is made; by then the others were whole.
+    let unfinished = !blank(Database::Jobs) && !blank(Database::Logs);
+    if of(Database::State).is_some_and(|state| state.bytes > 0 || state.stands && !unfinished) {
         return Ok(true);
     }
-    let jobs =
-        files.iter().find(|file| file.database == Database::Jobs).and_then(|jobs| jobs.judged.as_ref());
-    jobs.map_or(Ok(false), |jobs| jobs::was_used(jobs).map_err(io::Error::other))
+    let judged = |database| of(database).and_then(|file| file.judged.as_ref());
+    // What cannot be read of the logs is told by whoever reads them.
+    if judged(Database::Logs).is_some_and(|logs| logs::was_used(logs).unwrap_or(false)) {
+        return Ok(true);
+    }
+    judged(Database::Jobs).map_or(Ok(false), |jobs| jobs::was_used(jobs).map_err(io::Error::other))
 }
 
 impl DatabaseFile {
@@ -731,7 +740,8 @@ impl DatabaseFile {
                 done => done.map_err(failed(&log))?,
             }
         }
-        let bytes = disk.entry(&path).map_err(failed(&path))?.map_or(0, |entry| entry.bytes);
+        let entry = disk.entry(&path).map_err(failed(&path))?;
+        let (stands, bytes) = (entry.is_some(), entry.map_or(0, |entry| entry.bytes));
         let suspect = salvage::suspect_file(&path);
         let depth = if disk.entry(&suspect).map_err(failed(&suspect))?.is_some() {
             Depth::Full
@@ -742,7 +752,17 @@ impl DatabaseFile {
         } else {
             Depth::Background
         };
-        Ok(Self { database, path, bytes, depth, judged: None, old: false, retired: None, set_aside: None })
+        Ok(Self {
+            database,
+            path,
+            stands,
+            bytes,
+            depth,
+            judged: None,
+            old: false,
+            retired: None,
+            set_aside: None,
+        })
     }
 
     /// Whose it is, and whether it can be used; changes nothing. A blank one, to which nothing was ever

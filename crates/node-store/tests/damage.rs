@@ -294,6 +294,35 @@ fn a_file_cut_short_anywhere_or_gone_is_a_loss_that_is_told() {
     }
 }
 
+/// A file system that was cut off empties all that was open. That looked like a volume that was never finished once, and nobody
+/// was told.
+#[test]
+fn databases_that_are_emptied_together_are_a_loss_that_is_told() {
+    let (original, node) = filled();
+    let both = ["state.db", "jobs.db"];
+    for (emptied, gone) in [
+        (&both[..], None),
+        (&["state.db", "jobs.db", "logs.db"][..], None),
+        (&["state.db", "logs.db"][..], None),
+        (&["jobs.db"][..], Some("state.db")),
+    ] {
+        let home = copy_of(&original);
+        for name in emptied {
+            fs::write(home.path(name), "").unwrap();
+        }
+        if let Some(name) = gone {
+            fs::remove_file(home.path(name)).unwrap();
+        }
+        let store = home.open();
+        assert_eq!(store.node(), node, "the identity stands");
+        let incidents = store.view().incidents().unwrap();
+        for name in emptied.iter().copied().chain(gone) {
+            let of: Vec<_> = incidents.iter().filter(|it| it.database == database(name)).collect();
+            assert_eq!(of.len(), 1, "{name} of {emptied:?} and {gone:?}: {incidents:?}");
+        }
+    }
+}
+
 /// Turns pages that hold prompts to noise: opening the volume does not meet them.
 fn spoil_prompts(home: &Home, pages: usize) {
     let mut bytes = fs::read(home.path("jobs.db")).unwrap();

@@ -10,8 +10,11 @@ use std::{
 
 use common::*;
 use node_store::{
+    backup,
     jobs::{Accepted, Jobs, Lease, Moved},
+    keys::{KekSources, NodeKey, Source},
     logs::Query,
+    store::{Options, Store},
     volume::Volume,
     writer::{Ticket, WriteError},
 };
@@ -239,4 +242,47 @@ fn on_a_full_disk_logs_are_acknowledged_and_expire_and_give_their_space_back() {
     while logs.acknowledge(sealed.header.seq).wait().unwrap() > 0 {}
     assert!(freed(), "acknowledged records take their space still");
     assert!(logs.view().batches(1).unwrap().is_empty());
+}
+
+/// When a disk is full one wants a backup. Its parts once stood in the home, whatever disk it was written to.
+#[test]
+fn of_a_home_on_a_full_disk_a_backup_is_made_on_another() {
+    if !may_mount("of_a_home_on_a_full_disk_a_backup_is_made_on_another") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), "8m");
+    let mut options = Options::new(&disk.0.join("home"), Network::Testnet);
+    options.kek.secret_file = None;
+    options.reserve_bytes = 256 << 10;
+    let store = Store::create(&options, Some(NodeKey::generate().unwrap()), &at(NOW)).unwrap();
+    store.jobs().set_rules(Some(rules()));
+    for number in 0..20 {
+        let accepted = store.jobs().accept(&job_saying(number, &"x".repeat(4000)), NOW);
+        assert_eq!(accepted.wait().unwrap(), Accepted::New);
+    }
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let phrase = folder.path().join("phrase");
+    node_store::disk::write_new(&*options.disk, &phrase, b"correct horse").unwrap();
+    let mut sources = KekSources::new(&elsewhere);
+    sources.passphrase_file = Some(phrase);
+    let kek = sources.load(&*options.disk, Source::Passphrase).unwrap();
+    let backed_up = |name: &str| {
+        let archive = elsewhere.join(name);
+        backup::create(&options, &archive, Some(&kek), "0.1.0", NOW).unwrap();
+        let verified = backup::verify(&archive, Some(&sources), &elsewhere).unwrap();
+        assert_eq!((verified.held.jobs, verified.keys_open), (20, Some(true)), "{name}");
+    };
+    disk.fill();
+    backed_up("beside-the-agent");
+    drop(store);
+    disk.fill();
+    backed_up("without-an-agent");
+    let names = |path: &Path| real_disk().list(path).unwrap();
+    assert_eq!(names(&elsewhere), ["beside-the-agent", "without-an-agent"], "nothing else is left");
+    assert_eq!(names(&options.home), ["testnet"]);
+    let within = disk.0.join("full");
+    let refused = backup::create(&options, &within, None, "0.1.0", NOW).unwrap_err();
+    assert!(matches!(refused, backup::BackupError::NoRoom { .. }), "{refused}");
 }

@@ -41,6 +41,8 @@ pub struct Facts {
     pub databases: Vec<DatabaseSeen>,
     /// What lies about.
     pub leftovers: Result<Vec<Leftover>, String>,
+    /// The folders in the home that a backup or restore left that was killed.
+    pub abandoned: Result<Vec<PathBuf>, String>,
     /// The keys.
     pub keys: Keys,
     /// What the machine's clocks and the volume say of time.
@@ -86,6 +88,8 @@ pub struct Space {
     pub free_bytes: u64,
     /// Files that this user could still make; `None` where the file system makes them as it needs them.
     pub free_files: Option<u64>,
+    /// Nothing can be written on it, whatever is free.
+    pub read_only: bool,
 }
 
 /// One database.
@@ -95,6 +99,8 @@ pub struct DatabaseSeen {
     pub database: Database,
     /// What was found.
     pub looked: Looked,
+    /// It stands noted that the next start reads all of it.
+    pub suspect: bool,
 }
 
 /// What came of looking at a database.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use node_store::{
+    backup,
     checkup::{self, Depth},
     clock,
     disk::{Disk, EntryKind, RealDisk},
@@ -27,7 +28,10 @@ use node_types::{
     keyset::VerifiedKeyset,
     models::ModelState,
 };
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    fs::StatVfsMountFlags,
+    process::{Resource, getrlimit},
+};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -89,6 +93,7 @@ pub async fn gather(settings: &Settings, asked: Asked) -> Facts {
         file_system: FileSystem::of(&folder).map_err(said),
         databases: local.databases,
         leftovers: local.leftovers,
+        abandoned: abandoned(settings),
         keys: local.keys,
         clock: local.clock,
         volume: local.volume,
@@ -144,6 +149,7 @@ fn local(settings: &Settings, options: &Options, folder: &Path, asked: Asked) ->
             .map(|database| DatabaseSeen {
                 database,
                 looked: database_at(&options.disk, folder, database, asked),
+                suspect: checkup::is_suspect(&*options.disk, &folder.join(database.file())).unwrap_or(false),
             })
             .collect(),
         leftovers: leftovers(folder, volume.as_ref().ok(), now).map_err(said),
@@ -222,7 +228,8 @@ fn space(folder: &Path) -> Result<Space, String> {
     let found = rustix::fs::statvfs(folder).map_err(said)?;
     // btrfs and others count no files.
     let free_files = (found.f_files > 0).then_some(found.f_favail);
-    Ok(Space { free_bytes: found.f_bavail.saturating_mul(found.f_frsize), free_files })
+    let read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
+    Ok(Space { free_bytes: found.f_bavail.saturating_mul(found.f_frsize), free_files, read_only })
 }
 
 fn leftovers(folder: &Path, volume: Option<&VolumeSeen>, now: Timestamp) -> std::io::Result<Vec<Leftover>> {
@@ -256,6 +263,14 @@ fn leftovers(folder: &Path, volume: Option<&VolumeSeen>, now: Timestamp) -> std:
         look(stranger.clone(), LeftoverKind::Unknown);
     }
     Ok(found)
+}
+
+/// The folders in the home that a backup or restore left that was killed; a home need not hold a node for that.
+///
+/// # Errors
+/// Why the home cannot be looked at.
+pub fn abandoned(settings: &Settings) -> Result<Vec<PathBuf>, String> {
+    backup::abandoned(&RealDisk, &settings.home, settings.network).map_err(caused)
 }
 
 /// As the store names what it has not published yet.

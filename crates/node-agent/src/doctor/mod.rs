@@ -20,8 +20,8 @@ pub use facts::{
     Clock, DatabaseSeen, Facts, HomeSeen, Keys, Leftover, LeftoverKind, Looked, Machine, ModelSeen,
     NetworkSeen, Opening, Place, ProgramSeen, RuntimeSeen, SnapshotSeen, Space, VolumeSeen,
 };
-pub use gather::{Asked, gather};
-pub use rule::{CHECKS, examine};
+pub use gather::{Asked, abandoned, gather};
+pub use rule::{CHECKS, examine, of_abandoned};
 
 /// How long a question to the outside may take: 5 seconds.
 pub const OUTSIDE_LIMIT: Duration = Duration::from_secs(5);

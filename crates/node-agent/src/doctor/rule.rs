@@ -1,6 +1,6 @@
 //! The checks: each a pure function from the facts to what is to be said of them. One that finds nothing wrong says so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use node_store::{
     checkup::Health,
@@ -20,7 +20,7 @@ use node_types::{
 
 use super::{
     Finding, Fix, Verdict,
-    facts::{Facts, LeftoverKind, Looked, NetworkSeen, Opening, RuntimeSeen, VolumeSeen},
+    facts::{DatabaseSeen, Facts, LeftoverKind, Looked, NetworkSeen, Opening, RuntimeSeen, VolumeSeen},
 };
 use crate::{
     VERSION,
@@ -114,13 +114,14 @@ fn unknown(what: &str, why: &str) -> Said {
 /// Runs every check.
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let named =
+    let checked =
         CHECKS.iter().flat_map(|(name, check)| check(facts).into_iter().map(move |said| (*name, said)));
-    let finding = |(name, said): (&'static str, Said)| {
-        let Said { verdict, found, cure, fix } = said;
-        Finding { name, verdict, found, cure, fix }
-    };
-    named.map(finding).collect()
+    checked.map(|(name, said)| named(name, said)).collect()
+}
+
+fn named(name: &'static str, said: Said) -> Finding {
+    let Said { verdict, found, cure, fix } = said;
+    Finding { name, verdict, found, cure, fix }
 }
 
 /// Mebibytes, rounded down.
@@ -247,7 +248,19 @@ fn missing_bytes(facts: &Facts) -> u64 {
     missing.fold(0_u64, |sum, file| sum.saturating_add(file.bytes)).saturating_sub(received)
 }
 
+/// Whether the file system of the volume takes no writes at all.
+fn is_read_only(facts: &Facts) -> bool {
+    facts.space.as_ref().is_ok_and(|space| space.read_only)
+}
+
 fn file_system(facts: &Facts) -> Vec<Said> {
+    if is_read_only(facts) {
+        let text = format!("{} is on a read-only file system: no node can run there", facts.folder.display());
+        return vec![said(Verdict::Error, text).cure(
+            "see why: the system makes a disk with errors read-only (`dmesg`), then check that disk; else mount it for writing, \
+             in a container without `:ro`",
+        )];
+    }
     match facts.file_system {
         Ok(kind) if kind.is_volatile() => vec![
             said(Verdict::Warning, format!("the volume is on {kind}: all of it, the key too, is gone when the machine stops"))
@@ -366,7 +379,7 @@ fn databases(facts: &Facts) -> Vec<Said> {
             }
             Looked::Seen(checkup) => match &checkup.health {
                 Health::Whole => whole.push(format!("{name} {} KiB", checkup.bytes >> 10)),
-                Health::Damaged(what) => all.push(damaged(facts, seen.database, what)),
+                Health::Damaged(what) => all.push(damaged(facts, seen, what)),
                 Health::Unfinished => all.push(
                     said(
                         Verdict::Note,
@@ -383,7 +396,7 @@ fn databases(facts: &Facts) -> Vec<Said> {
                 );
             }
             Looked::Unknown(FormatError::Damaged { cause, .. }) => {
-                all.push(damaged(facts, seen.database, cause));
+                all.push(damaged(facts, seen, cause));
             }
             Looked::Unknown(why @ FormatError::TooOld { .. }) => {
                 all.push(said(Verdict::Note, why.to_string()).cure("start the node: `resultity-node run`"));
@@ -391,6 +404,13 @@ fn databases(facts: &Facts) -> Vec<Said> {
             Looked::Unknown(why @ FormatError::TooNew { .. }) => {
                 let cure = "install the newer release again; docs/troubleshooting.md has the way back";
                 all.push(said(Verdict::Error, why.to_string()).cure(cure));
+            }
+            // What SQLite makes beside a database to read it cannot be made: that says nothing of the database.
+            Looked::Unknown(_) if is_read_only(facts) => {
+                all.push(said(
+                    Verdict::Note,
+                    format!("{name} was not opened: nothing can be written beside it"),
+                ));
             }
             Looked::Unknown(why) => {
                 let cure = "see that the disk works and that this is the file of this node";
@@ -402,10 +422,17 @@ fn databases(facts: &Facts) -> Vec<Said> {
 }
 
 /// A start reads all of a database only where the last end was a bad one, or where it was told to.
-fn damaged(facts: &Facts, database: Database, what: &str) -> Said {
-    let name = database.file();
+fn damaged(facts: &Facts, seen: &DatabaseSeen, what: &str) -> Said {
+    let name = seen.database.file();
+    let damaged = said(Verdict::Error, format!("{name} is damaged: {what}"));
+    if seen.suspect {
+        return damaged.cure(
+            "check the disk, then start the node: it moves the file aside, saves what can be read and reports the loss; \
+             delete nothing",
+        );
+    }
     let fix = Fix::Suspect { path: facts.folder.join(name), cause: what.to_owned() };
-    said(Verdict::Error, format!("{name} is damaged: {what}"))
+    damaged
         .cure(
             "check the disk, then `resultity-node doctor --fix` and start the node: it moves the file aside, saves what can be \
              read and reports the loss; delete nothing",
@@ -463,6 +490,9 @@ fn stamps(facts: &Facts) -> Vec<Said> {
 /// What is seen in the volume, or nothing where that is another check's error.
 fn seen(facts: &Facts) -> Result<&VolumeSeen, Vec<Said>> {
     facts.volume.as_ref().map_err(|why| {
+        if is_read_only(facts) {
+            return vec![said(Verdict::Note, "not looked at, because the file system is read-only")];
+        }
         let text = format!("not looked at, because the volume cannot be: {why}");
         vec![said(Verdict::Note, text)]
     })
@@ -475,6 +505,9 @@ fn incidents(facts: &Facts) -> Vec<Said> {
     };
     let incidents = match &volume.incidents {
         Ok(incidents) => incidents,
+        Err(_) if is_read_only(facts) => {
+            return vec![said(Verdict::Note, "not looked at, because the file system is read-only")];
+        }
         Err(why) => return vec![unknown("what was lost", why)],
     };
     let told = incidents.iter().map(|incident| {
@@ -514,7 +547,29 @@ fn leftovers(facts: &Facts) -> Vec<Said> {
             }
         })
     });
-    or_ok(told.collect(), "nothing lies about")
+    let mut all: Vec<Said> = told.collect();
+    match &facts.abandoned {
+        Ok(folders) => all.extend(folders.iter().map(|folder| left_by_a_copy(folder))),
+        Err(why) => all.push(unknown("what lies about in the home", why)),
+    }
+    or_ok(all, "nothing lies about")
+}
+
+fn left_by_a_copy(folder: &Path) -> Said {
+    let text = format!(
+        "{} was left by a backup or restore that was killed: databases and sealed keys may stand in it",
+        folder.display()
+    );
+    said(Verdict::Warning, text).cure(
+        "the next `resultity-node backup restore <FILE>` or `resultity-node backup create` removes it, whatever else comes \
+         of it",
+    )
+}
+
+/// What is to be said of such folders in a home without a node.
+#[must_use]
+pub fn of_abandoned(folders: &[PathBuf]) -> Vec<Finding> {
+    folders.iter().map(|folder| named("leftovers", left_by_a_copy(folder))).collect()
 }
 
 fn clock(facts: &Facts) -> Vec<Said> {
@@ -979,10 +1034,15 @@ mod tests {
             holder: Ok(Some("1".into())),
             home: Ok(HomeSeen { path: "/h".into(), mode: 0o755, uid: 7 }),
             places: Vec::new(),
-            space: Ok(Space { free_bytes: FREE_BYTES_SOON, free_files: Some(FREE_FILES_MIN) }),
+            space: Ok(Space {
+                free_bytes: FREE_BYTES_SOON,
+                free_files: Some(FREE_FILES_MIN),
+                read_only: false,
+            }),
             file_system: Ok(FileSystem::of_magic(0xEF53)),
             databases: Vec::new(),
             leftovers: Ok(Vec::new()),
+            abandoned: Ok(Vec::new()),
             keys: Keys {
                 node: Ok(None),
                 volume: Ok(None),
@@ -1016,7 +1076,7 @@ mod tests {
     #[test]
     fn room_is_judged_at_its_limits() {
         let room = |free_bytes, free_files| {
-            worst(space, |facts| facts.space = Ok(Space { free_bytes, free_files })).0
+            worst(space, |facts| facts.space = Ok(Space { free_bytes, free_files, read_only: false })).0
         };
         assert_eq!(room(FREE_BYTES_SOON, Some(FREE_FILES_MIN)), Verdict::Ok);
         assert_eq!(room(FREE_BYTES_SOON - 1, None), Verdict::Warning);

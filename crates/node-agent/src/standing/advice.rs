@@ -3,7 +3,7 @@
 use node_store::{keys::Protection, volume::RESERVE_BYTES};
 use node_types::{job::FailureKind, models::ModelState, protocol::Readiness, trace::Outcome};
 
-use super::{Ended, Health, Release, Source, Standing, Storage, Term};
+use super::{Ended, Health, Release, Source, Standing, Storage, Term, Twice};
 
 /// How long ago the newest warning may be to ask for attention: an hour in milliseconds.
 pub const TROUBLE_MS: u64 = 3_600_000;
@@ -44,9 +44,8 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     let mut advice = Vec::new();
     let mut say = |health, text: String| advice.push(Advice { health, text });
     let running = standing.agent.running;
-    if standing.identity.is_none() {
-        let text = "put keys/node.key back from its backup: without it this volume cannot be opened";
-        say(Health::Failing, text.to_owned());
+    if let Some(text) = missing_keys(standing) {
+        say(Health::Failing, text);
     }
     if standing.unverifiable > 0 {
         let stored = count(standing.unverifiable, "stored document");
@@ -108,18 +107,27 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
         say(Health::Attention, text);
     }
     let network = format!("`{command} logs --kind network`");
+    let offline = offline(standing);
     match standing.snapshot.as_ref().map(|snapshot| snapshot.validity) {
-        _ if !running => say(Health::Stopped, format!("start the node: `{command} run`")),
-        None if is_offline(standing) => {
-            let text = format!(
-                "no snapshot has come: `{command} logs --level warn` says why the network gives none"
-            );
-            say(Health::Attention, text);
+        _ if !running => {
+            let text = match &standing.twice {
+                Some(Twice { at, why }) => format!(
+                    "the network ended the last start at {at}, because this node runs elsewhere too ({why}): find the other \
+                     one, and run one of them alone; only if this one is to run, stop the other and start this one: `{command} run`"
+                ),
+                None => format!("start the node: `{command} run`"),
+            };
+            say(Health::Stopped, text);
         }
         None => {
-            let text = format!(
-                "wait for the first snapshot; `{command} logs --kind configuration` tells what came of it"
-            );
+            let text = match offline {
+                Some(offline) => {
+                    format!("{offline}, and no snapshot has come: `{command} logs --level warn` says why")
+                }
+                None => format!(
+                    "wait for the first snapshot; `{command} logs --kind configuration` tells what came of it"
+                ),
+            };
             say(Health::Attention, text);
         }
         Some(Term::OutOfForce) => {
@@ -134,10 +142,8 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
             say(Health::Attention, text);
         }
         Some(Term::Fresh | Term::RefreshDue) => {
-            if is_offline(standing) {
-                let text = format!(
-                    "the network is out of reach: results wait here and jobs go on; {network} says why"
-                );
+            if let Some(offline) = offline {
+                let text = format!("{offline}: jobs go on, and results wait here; {network} says why");
                 say(Health::Attention, text);
             } else if let Some(trouble) = &standing.trouble {
                 let lately = standing.time.0.since_ms(trouble.at.0) < TROUBLE_MS;
@@ -211,10 +217,33 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     advice
 }
 
-/// Whether the network has been out of reach for long. Behind a fence no session is opened, so nothing is said of that.
-fn is_offline(standing: &Standing) -> bool {
+/// What is to be done about keys that are gone.
+fn missing_keys(standing: &Standing) -> Option<String> {
+    let mut names: Vec<&str> = standing.keys_missing.iter().map(String::as_str).collect();
+    if standing.identity.is_none() && names.is_empty() {
+        names.push("node.key");
+    }
+    let names: Vec<String> = names.iter().map(|name| format!("keys/{name}")).collect();
+    let (names, its) = match names.as_slice() {
+        [] => return None,
+        [one] => (one.clone(), "its"),
+        [_, _, ..] => (names.join(" and "), "their"),
+    };
+    Some(if standing.agent.running {
+        format!(
+            "put {names} back from {its} backup before the Agent ends: it goes on for now, and does not start again without"
+        )
+    } else {
+        format!("put {names} back from {its} backup: without it this volume cannot be opened")
+    })
+}
+
+/// That the network has been out of reach for long, and since when. Behind a fence no session is opened, so nothing is said of that.
+fn offline(standing: &Standing) -> Option<String> {
     let offline = standing.connection.as_ref().filter(|connection| !connection.connected);
-    standing.fence.is_none() && offline.is_some_and(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS)
+    let offline = offline.filter(|it| standing.time.0.since_ms(it.since.0) >= OFFLINE_MS)?;
+    let at = offline.url.as_ref().map_or_else(String::new, |url| format!(" at {url}"));
+    standing.fence.is_none().then(|| format!("the network{at} is out of reach since {}", offline.since))
 }
 
 /// The newest of the last jobs, and how many they are, where all of them lately failed by the node's own doing.
@@ -302,9 +331,28 @@ mod tests {
     #[test]
     fn what_is_wrong_gives_its_health_and_the_command_to_type() {
         type Change = fn(&mut Standing);
-        let cases: [(Change, Health, &str); 20] = [
+        let cases: [(Change, Health, &str); 23] = [
             (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
             (|it| it.identity = None, Health::Failing, "keys/node.key"),
+            (
+                |it| it.keys_missing.push("node.key".to_owned()),
+                Health::Failing,
+                "put keys/node.key back from its backup before the Agent ends",
+            ),
+            (
+                |it| {
+                    it.agent.running = false;
+                    it.twice =
+                        Some(Twice { at: Moment(Timestamp::from_ms(1)), why: "it runs already".to_owned() });
+                },
+                Health::Stopped,
+                "at 1970-01-01T00:00:00.001Z, because this node runs elsewhere too (it runs already): find the other",
+            ),
+            (
+                |it| it.connection.as_mut().unwrap().connected = false,
+                Health::Attention,
+                "https://net.example.org is out of reach since 1970-01-01T00:00:00.000Z: jobs go on",
+            ),
             (|it| it.snapshot = None, Health::Attention, "--home /x logs --kind configuration`"),
             (|it| it.agent.readiness = Some(Readiness::RuntimeDown), Health::Failing, "logs --kind runtime`"),
             (|it| it.agent.readiness = Some(Readiness::StorageFailed), Health::Failing, "disk"),

@@ -1,13 +1,19 @@
 //! The facts of a report, read from the store's view and from a running Agent. Blocks.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use node_store::{
     binding::Account as AccountName,
     clock::{Mark, Trust},
+    disk::RealDisk,
     format::Database,
     inventory::Artifact,
     jobs::TRACES_BYTES_MAX,
+    keys,
     logs::{BYTES_MAX, Query},
     models::ModelRow,
     reader::ReadError,
@@ -20,7 +26,7 @@ use node_types::{
     config::{NodeConfig, Runtime as RuntimeConfig},
     inventory::Measured,
     job::ModelRef,
-    log::Level,
+    log::{Kind, Level},
     models::ModelState,
     protocol::DRIFTED_MAX,
     trace::last_lease,
@@ -30,13 +36,13 @@ use node_types::{
 use super::{
     AT_WORK_MAX, Account, Agent, AtWork, Connection, Ended, Fence, Identity, Incident, Jobs, LATELY_MAX,
     Live, Logs, Model, Models, Moment, Moved, Outage, Release, Runtime, Snapshot, Source, Standing, Storage,
-    Traces, Trouble, advice, changes,
+    Traces, Trouble, Twice, advice, changes,
 };
 use crate::{
     artifacts,
     drift::{Finding, How},
     hardware,
-    journal::causes,
+    journal::{RUNS_TWICE, STARTS, causes},
     models::brings_files,
     node::Node,
     time::{self, NoClock},
@@ -83,6 +89,7 @@ pub fn of_agent(node: &Node) -> Result<Standing, StandingError> {
     let live = Live {
         boot: node.author.boot().to_string(),
         started_at: node.started_at,
+        network_url: node.settings.network_url.clone(),
         readiness: *node.readiness.borrow(),
         contact: node.contact(),
         runtime_restarts: node.meters.runtime_falls(),
@@ -141,6 +148,7 @@ pub fn gather(
         (Err(_), Some(_)) => Vec::new(),
         (Err(error), None) => return Err(error.into()),
     };
+    let twice = if around.agent.running { None } else { twice(view) };
     let mut standing = Standing {
         network: around.network,
         identity: around.identity,
@@ -162,6 +170,8 @@ pub fn gather(
             restored_at: Moment(fence.restored_at),
             jobs: fence.jobs,
         }),
+        twice,
+        keys_missing: keys_missing(&around.folder),
         moved: view.jobs().retired()?.map(|moved| Moved { at: Moment(moved.at), archive: moved.archive }),
         account: view.binding().account()?.map(|link| {
             let (account, kind) = match link.account() {
@@ -221,6 +231,7 @@ fn connection(live: &Live) -> Connection {
         why: outage.why.clone(),
     });
     Connection {
+        url: Some(live.network_url.clone()).filter(|url| !url.is_empty()),
         connected: contact.connected,
         since: Moment(contact.since),
         why: contact.why.clone(),
@@ -270,12 +281,17 @@ fn models(view: &View, config: Option<&NodeConfig>) -> Result<Vec<Model>, ReadEr
     let room = view.models();
     let mut here: BTreeMap<Digest, u64> =
         room.partials()?.into_iter().map(|file| (file.sha256, file.received)).collect();
-    here.extend(room.files()?.into_iter().map(|file| (file.sha256, file.bytes)));
+    let gone = room.gone()?;
+    let held = room.files()?.into_iter().filter(|file| !gone.contains(&file.sha256));
+    here.extend(held.map(|file| (file.sha256, file.bytes)));
     let mut rows: BTreeMap<ModelRef, ModelRow> =
         room.models()?.into_iter().map(|row| (row.reference.clone(), row)).collect();
     let shown = |reference: &ModelRef, listed, row: Option<ModelRow>, files: &[(Digest, u64)]| {
-        let (state, since, reason) =
-            row.map_or((ModelState::Pending, None, None), |row| (row.state, Some(row.since), row.reason));
+        let (state, since, reason) = row.map_or((ModelState::Pending, None, None), |row| {
+            let (state, reason) =
+                as_it_is(row.state, row.reason, files.iter().any(|(it, _)| gone.contains(it)));
+            (state, Some(row.since), reason)
+        });
         Model {
             model: reference.to_string(),
             listed,
@@ -298,6 +314,16 @@ fn models(view: &View, config: Option<&NodeConfig>) -> Result<Vec<Model>, ReadEr
         all.push(shown(&reference, false, Some(row), &files));
     }
     Ok(all)
+}
+
+/// The state of a model of which a file is gone or not, and why: what was noted of it may be older.
+#[must_use]
+pub fn as_it_is(state: ModelState, reason: Option<String>, gone: bool) -> (ModelState, Option<String>) {
+    if gone && state == ModelState::Active {
+        (ModelState::Pending, Some("its files are not here any more".to_owned()))
+    } else {
+        (state, reason)
+    }
 }
 
 fn runtime(config: &NodeConfig, live: Option<&Live>) -> Runtime {
@@ -369,6 +395,27 @@ fn trouble(view: &View) -> Option<Trouble> {
     // That the logs cannot be read is said on its own line.
     let record = view.logs().query(&query).ok()?.pop()?.record;
     Some(Trouble { at: Moment(record.at), level: record.level, message: record.message })
+}
+
+/// That the last start ended because the node runs twice. A record that the network took is not here any more: then a later start
+/// was the only one.
+fn twice(view: &View) -> Option<Twice> {
+    let newest = |kind, text: &str| {
+        let text = Some(text.to_owned());
+        view.logs().query(&Query { kind: Some(kind), text, limit: Some(1), ..Query::default() }).ok()?.pop()
+    };
+    let said = newest(Kind::Network, RUNS_TWICE)?;
+    let started = newest(Kind::Agent, STARTS).map_or(0, |started| started.seq);
+    let why = said.record.message.strip_prefix(RUNS_TWICE)?.trim_start_matches(": ").to_owned();
+    (said.seq > started).then_some(Twice { at: Moment(said.record.at), why })
+}
+
+/// The files of keys that are not there. One that cannot be looked at is told by whoever needs it.
+fn keys_missing(folder: &Path) -> Vec<String> {
+    keys::missing(&RealDisk, &folder.join("keys"))
+        .into_iter()
+        .map(|kind| kind.file_name().to_owned())
+        .collect()
 }
 
 /// An e-mail address by its first letter and its domain: enough for its owner to know it again.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::update;
 
 pub(crate) use gather::storage;
-pub use gather::{Around, StandingError, gather, of_agent};
+pub use gather::{Around, StandingError, as_it_is, gather, of_agent};
 
 /// Jobs that ended lately which a report holds, the newest.
 pub const LATELY_MAX: u32 = 60;
@@ -138,6 +138,12 @@ pub struct Standing {
     /// Where the node was moved to: no Agent runs on this volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// That the last start ended because this node runs twice; nothing where an Agent runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twice: Option<Twice>,
+    /// The files of keys that are gone, as in `node.key`: what runs has them in memory alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys_missing: Vec<String>,
     /// The account that it works for.
     pub account: Option<Account>,
     /// Its jobs.
@@ -202,6 +208,9 @@ pub struct Agent {
 /// The contact with the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
+    /// The network's base URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The network is reached.
     pub connected: bool,
     /// Since when it is, or is not.
@@ -346,6 +355,15 @@ pub struct Moved {
     pub at: Moment,
     /// The archive that it was moved into.
     pub archive: String,
+}
+
+/// That the network ended a start, because another one of this node runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Twice {
+    /// When.
+    pub at: Moment,
+    /// What the network said of it.
+    pub why: String,
 }
 
 /// The account that a node works for.
@@ -644,6 +662,8 @@ pub struct Live {
     pub boot: String,
     /// When it began.
     pub started_at: Timestamp,
+    /// The network's base URL.
+    pub network_url: String,
     /// Whether it takes jobs.
     pub readiness: Readiness,
     /// The contact with the network.
@@ -707,7 +727,13 @@ pub(crate) mod tests {
             },
             time: at(100_000),
             time_held: false,
-            connection: Some(Connection { connected: true, since: at(0), why: None, outages: Vec::new() }),
+            connection: Some(Connection {
+                url: Some("https://net.example.org".to_owned()),
+                connected: true,
+                since: at(0),
+                why: None,
+                outages: Vec::new(),
+            }),
             snapshot: Some(Snapshot {
                 version: 3,
                 digest: Digest::of(b"snapshot"),
@@ -728,6 +754,8 @@ pub(crate) mod tests {
             release: None,
             fence: None,
             moved: None,
+            twice: None,
+            keys_missing: Vec::new(),
             account: Some(Account {
                 account: "a@example.org".to_owned(),
                 kind: "email".to_owned(),

@@ -232,7 +232,9 @@ impl Doctor {
         }
         // A volume that is not there at all has nothing to be looked at.
         if let Err(none @ Failure::NoVolume { .. }) = context.view() {
-            return Err(none);
+            // But for what a restore left that was killed.
+            let folders = doctor::abandoned(&context.settings).unwrap_or_default();
+            return if folders.is_empty() { Err(none) } else { without_node(&context, &none, &folders) };
         }
         let asked = Asked { deep: self.deep };
         let mut findings = look(&context, asked)?;
@@ -252,6 +254,24 @@ impl Doctor {
         }
         show(&context, findings, fix)
     }
+}
+
+/// What is said of a home without a node in which something was left.
+fn without_node(context: &Context, none: &Failure, folders: &[PathBuf]) -> Result<Verdict, Failure> {
+    let findings = doctor::of_abandoned(folders).into_iter();
+    let mut findings: Vec<_> = findings.map(|finding| FindingShown::of(finding, &context.typed)).collect();
+    findings.push(FindingShown {
+        name: "agent",
+        verdict: Error,
+        found: context.typed.complete(&none.to_string()).into_owned(),
+        cure: None,
+        fixable: false,
+    });
+    let next = "restore the backup again: `resultity-node backup restore <FILE>`";
+    let next = context.typed.complete(next).into_owned();
+    let folder = Some(context.folder());
+    context.out.show(&Shown { verdict: Error, folder, findings, fix: None, next })?;
+    Ok(Verdict::Unwell)
 }
 
 fn step(outcome: Outcome, done: bool) -> StepShown {
@@ -289,6 +309,9 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
     let next = match (verdict, fixable, mended) {
         _ if declined => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
         _ if left => "nothing was done: each step says why; then `resultity-node doctor --fix` again",
+        (_, _, true) if stopped => {
+            "start the node: `resultity-node run`; `resultity-node doctor --undo` takes back what was mended"
+        }
         (_, _, true) => "`resultity-node doctor --undo` takes back what was mended",
         (_, true, false) => {
             "mend what is safe to mend: `resultity-node doctor --fix`; on a terminal it asks, --yes does not"

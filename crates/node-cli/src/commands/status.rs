@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use node_agent::standing::{
     self, Agent, Around, Connection, Fence, Health, Identity, Jobs, Moved, Release, Source, Standing,
-    StandingError, Term, Worst,
+    StandingError, Term, Twice, Worst,
 };
 use node_store::{keys::Protection, volume::HeldBy};
 use node_types::{models::ModelState, protocol::Readiness};
@@ -198,7 +198,13 @@ fn agent_rows(standing: &Standing, page: &mut Page) {
             let text = format!("running{process}{}{ready}", since.unwrap_or_default());
             page.toned_row("agent", Tone::Good, text);
         }
-        (false, _) => page.toned_row("agent", Tone::Warning, "not running"),
+        (false, _) => match &standing.twice {
+            Some(Twice { at, why }) => {
+                let text = format!("not running: ended at {at}, because this node runs twice: {why}");
+                page.toned_row("agent", Tone::Bad, text);
+            }
+            None => page.toned_row("agent", Tone::Warning, "not running"),
+        },
     }
     match (&agent.page, standing.source) {
         (Some(url), Source::Agent) => page.row("page", url),
@@ -208,7 +214,7 @@ fn agent_rows(standing: &Standing, page: &mut Page) {
         (None, _) if agent.running => page.row("page", "none: this is from the disk"),
         (None, _) => {}
     }
-    if let Some(Connection { connected, since, why, outages }) = &standing.connection {
+    if let Some(Connection { url, connected, since, why, outages }) = &standing.connection {
         let for_ = span(standing.time.0.since_ms(since.0));
         let before = if outages.is_empty() {
             String::new()
@@ -219,7 +225,8 @@ fn agent_rows(standing: &Standing, page: &mut Page) {
             page.toned_row("connection", Tone::Good, format!("connected for {for_}{before}"));
         } else {
             let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            page.toned_row("connection", Tone::Warning, format!("none for {for_}{before}{why}"));
+            let to = url.as_ref().map(|url| format!(" to {url}")).unwrap_or_default();
+            page.toned_row("connection", Tone::Warning, format!("none{to} for {for_}{before}{why}"));
         }
     }
 }
@@ -314,6 +321,9 @@ impl Report for Standing {
                 page.toned_row("key", tone, held.protection);
             }
             None => page.toned_row("key", Tone::Bad, "missing"),
+        }
+        if self.identity.is_some() && !self.keys_missing.is_empty() {
+            page.toned_row("", Tone::Bad, format!("missing: {}", self.keys_missing.join(", ")));
         }
         page.row("folder", self.folder.display());
         agent_rows(self, page);

@@ -3,8 +3,12 @@
 use std::{process::Stdio, time::Instant};
 
 use node_store::store::Store;
+use node_types::models::ModelState;
 
-use crate::home::{CANARY, Home};
+use crate::{
+    home::{CANARY, Home, reading},
+    shop::Shop,
+};
 
 #[test]
 fn a_backup_is_made_read_and_restored_into_another_home() {
@@ -63,6 +67,31 @@ fn a_backup_without_keys_says_what_it_needs() {
     home.run(["key", "export", "--out", out, "--passphrase-file", pass]).well();
     third.run(["backup", "restore", file, "--key-file", out, "--passphrase-file", pass]).well();
     assert_eq!(third.json(["status"])["node"], home.json(["status"])["node"]);
+}
+
+/// No model is in a backup. A restored node said that all of its models are active.
+#[test]
+fn a_restored_node_says_that_its_models_are_not_here() {
+    let shop = Shop::stocked();
+    let store = shop.open();
+    for model in shop.config().models {
+        let (files, active) = (node_agent::models::files_of(&model), ModelState::Active);
+        store.models().set_state(&model.reference(), files, active, None, reading().wall).wait().unwrap();
+    }
+    drop(store);
+    assert_eq!(shop.home.json(["status"])["models"]["active"], 2);
+    let (home, pass) = (Home::new(), shop.home.file("pass", "correct horse"));
+    let (pass, file) = (pass.to_str().unwrap(), shop.home.path().join("node.backup"));
+    let file = file.to_str().unwrap();
+    shop.home.run(["backup", "create", file, "--with-keys", "--passphrase-file", pass]).well();
+    home.run(["backup", "restore", file, "--passphrase-file", pass]).well();
+    let seen = home.json(["status"]);
+    let models = &seen["models"];
+    assert_eq!((&models["listed"], &models["active"], &models["missing"]), (&2.into(), &0.into(), &2.into()));
+    assert_eq!(models["list"][0]["bytes_here"], 0, "{models}");
+    home.run(["status"]).well().says(&["0 of 2 active", "not here any more", "models install"]);
+    let total = home.json(["models", "list"])["total"].clone();
+    assert_eq!((&total["active"], &total["files"]), (&0.into(), &0.into()), "{total}");
 }
 
 #[test]

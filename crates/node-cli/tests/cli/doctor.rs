@@ -554,6 +554,75 @@ fn what_was_left_behind_is_moved_aside_and_put_back() {
     assert!(!unknown.exists());
 }
 
+/// SQLite's and the system's own words for it said nothing to an operator.
+#[test]
+fn a_read_only_file_system_is_called_by_its_name() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = outpatient();
+    let mount = |options: &[&str]| {
+        let done = Command::new("mount").args(options).arg(home.path()).status().unwrap();
+        assert!(done.success(), "{options:?}");
+    };
+    mount(&["--bind", home.path().to_str().unwrap()]);
+    mount(&["-o", "remount,bind,ro"]);
+    let said = home.run(["doctor", "--json"]);
+    let mended = home.run(["doctor", "--fix", "--yes"]);
+    let _ = Command::new("umount").arg("-l").arg(home.path()).status();
+    let errors: Vec<Value> = findings(&said)
+        .into_iter()
+        .filter(|it| it["verdict"] == "error" || it["verdict"] == "warning")
+        .collect();
+    let of_home = errors.iter().filter(|it| !OF_THE_MACHINE[2..].contains(&it["name"].as_str().unwrap()));
+    let of_home: Vec<_> = of_home.filter(|it| it["name"] != "network" && it["name"] != "runtime").collect();
+    assert_eq!(of_home.len(), 1, "{errors:#?}");
+    assert!(of_home[0]["found"].as_str().unwrap().contains("on a read-only file system"), "{errors:#?}");
+    assert_eq!((said.code, mended.code), (Some(7), Some(7)), "{mended:?}");
+}
+
+/// Sealed keys lay in the home, and nobody said so.
+#[test]
+fn what_a_killed_restore_left_is_named_and_removed_by_the_next_one() {
+    let (from, pass) = (outpatient(), Home::new());
+    let (archive, phrase) = (from.path().join("a.backup"), pass.file("pass", "correct horse"));
+    let (archive, phrase) = (archive.to_str().unwrap(), phrase.to_str().unwrap());
+    from.run(["backup", "create", archive, "--with-keys", "--passphrase-file", phrase]).well();
+    let leave = |home: &Home| {
+        let left = home.path().join(".testnet.restore");
+        for folder in [&left, &left.join("keys")] {
+            std::fs::create_dir(folder).unwrap();
+            chmod(folder, 0o700);
+        }
+        std::fs::write(left.join("LOCK"), "1").unwrap();
+        std::fs::write(left.join("keys/node.key"), "sealed").unwrap();
+        left
+    };
+    let words = [".testnet.restore", "sealed keys", "backup restore"];
+    // Beside a node, and where none came of it.
+    let other = outpatient();
+    let left = leave(&other);
+    check(&other, "leftovers", &[]).has("warning", &words);
+    let ended = other.run(["backup", "restore", archive, "--passphrase-file", phrase]);
+    ended.failed(1, &["nothing is restored over a volume"]);
+    assert!(!left.exists());
+    check(&other, "leftovers", &[]).has("ok", &[]);
+
+    let empty = Home::new();
+    let left = leave(&empty);
+    check(&empty, "leftovers", &[]).has("warning", &words);
+    check(&empty, "agent", &[]).has("error", &["there is no node"]);
+    // One that is at work is none of the doctor's business.
+    let lock = File::options().read(true).write(true).open(left.join("LOCK")).unwrap();
+    lock.lock().unwrap();
+    empty.run(["doctor"]).failed(5, &["there is no node"]);
+    empty.run(["backup", "create", "x.backup"]).failed(5, &["there is no node"]);
+    assert!(left.exists());
+    drop(lock);
+    empty.run(["backup", "restore", archive, "--passphrase-file", phrase]).well();
+    assert!(!left.exists());
+}
+
 #[test]
 fn a_download_that_nobody_goes_on_with_is_moved_aside_and_put_back() {
     let shop = Shop::new();

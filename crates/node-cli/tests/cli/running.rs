@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     home::{Home, QUEUED, Ran, id},
@@ -116,6 +116,18 @@ fn an_agent_without_its_network_runs_is_seen_and_stops_when_asked() {
         let said = home.run(["status"]).well().out;
         ["http://127.0.0.1:", "wait for the first snapshot"].iter().all(|it| said.contains(it)).then_some(())
     });
+    // Which network it does not reach is said.
+    eventually("the status names the network", || {
+        home.run(["status"]).well().out.contains("none to http://127.0.0.1:9 for").then_some(())
+    });
+    // A key that is gone beneath it is a fault, with the one thing to do.
+    let key = home.volume().join("keys/node.key");
+    std::fs::rename(&key, home.path().join("aside")).unwrap();
+    let seen = home.json(["status"]);
+    assert_eq!((&seen["health"], &seen["keys_missing"]), (&"failing".into(), &json!(["node.key"])), "{seen}");
+    assert!(seen["next"][0].as_str().unwrap().contains("put keys/node.key back from its backup"), "{seen}");
+    std::fs::rename(home.path().join("aside"), &key).unwrap();
+    assert_ne!(home.json(["status"])["health"], "failing");
     // It runs, and has nothing to run under yet.
     eventually("the check says so", || (home.run(["status", "--check"]).code == Some(10)).then_some(()));
     home.run(["rotate"]).failed(4, &[&pid]);
@@ -167,52 +179,70 @@ const LOST: [&str; 4] = ["missing", "empty", "overwritten", "damaged at its end"
 
 #[test]
 fn an_agent_starts_on_a_volume_that_lost_a_database_and_reports_it() {
-    for database in ["state.db", "jobs.db", "logs.db"] {
+    let databases = ["state.db", "jobs.db", "logs.db"];
+    for database in &databases {
         for way in LOST {
-            let home = Home::new();
-            drop(home.fill());
-            let node = home.json(["status"])["node"].clone();
-            let file = home.volume().join(database);
-            match way {
-                "missing" => std::fs::remove_file(&file).unwrap(),
-                "empty" => drop(std::fs::File::create(&file).unwrap()),
-                _ => {
-                    let mut bytes = std::fs::read(&file).unwrap();
-                    let page = if way == "overwritten" { 0 } else { bytes.len() - 4096 };
-                    bytes[page..page + 4096].fill(0xAA);
-                    std::fs::write(&file, bytes).unwrap();
-                }
-            }
-            // What looks says so, and what to do.
-            let said = home.run(["doctor", "--json"]);
-            let said: Value = serde_json::from_str(&said.out).unwrap();
-            let findings = said["findings"].as_array().unwrap();
-            let found =
-                findings.iter().find(|it| it["name"] == "databases" && it["verdict"] != "ok").unwrap();
-            let gone = ["missing", "empty"].contains(&way);
-            let wanted = if database == "logs.db" && gone { "warning" } else { "error" };
-            assert_eq!(found["verdict"], wanted, "{found}");
-            assert!(found["cure"].as_str().unwrap().contains("start the node"), "{found}");
-            if !gone {
-                home.run(["doctor", "--fix", "--yes"]);
-            }
-            // That works.
-            let mut command = home.command(["run", "--network-url", "http://127.0.0.1:9"]);
-            command.env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
-            let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-            let seen = eventually("it runs", || {
-                assert_eq!(child.try_wait().unwrap(), None, "{database} {way}: it does not stay");
-                let seen: Value = serde_json::from_str(&home.run(["status", "--json"]).out).ok()?;
-                (seen["source"] == "agent").then_some(seen)
-            });
-            assert_eq!(seen["node"], node, "{database} {way}");
-            let checked = home.run(["doctor", "--json"]).out;
-            let checked: Value = serde_json::from_str(&checked).unwrap();
-            let findings = checked["findings"].as_array().unwrap();
-            let told = findings.iter().find(|it| it["name"] == "incidents").unwrap();
-            assert!(told["found"].as_str().unwrap().contains(database), "{database} {way}: {told}");
-            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-            assert_eq!(wait(&mut child), Some(0));
+            starts_and_reports(std::slice::from_ref(database), way);
         }
     }
+    // What a file system that was cut off leaves. It was made anew once, and nobody was told.
+    starts_and_reports(&databases[..2], "empty");
+    starts_and_reports(&databases, "empty");
+}
+
+fn starts_and_reports(databases: &[&str], way: &str) {
+    let home = Home::new();
+    drop(home.fill());
+    let node = home.json(["status"])["node"].clone();
+    for database in databases {
+        let file = home.volume().join(database);
+        match way {
+            "missing" => std::fs::remove_file(&file).unwrap(),
+            "empty" => drop(std::fs::File::create(&file).unwrap()),
+            _ => {
+                let mut bytes = std::fs::read(&file).unwrap();
+                let page = if way == "overwritten" { 0 } else { bytes.len() - 4096 };
+                bytes[page..page + 4096].fill(0xAA);
+                std::fs::write(&file, bytes).unwrap();
+            }
+        }
+    }
+    // What looks says so, and what to do.
+    let said = home.run(["doctor", "--json"]);
+    let said: Value = serde_json::from_str(&said.out).unwrap();
+    let findings = said["findings"].as_array().unwrap();
+    let gone = ["missing", "empty"].contains(&way);
+    let bad = findings.iter().filter(|it| it["name"] == "databases" && it["verdict"] != "ok");
+    assert_eq!(bad.clone().count(), databases.len(), "{said:#}");
+    for (database, found) in databases.iter().zip(bad) {
+        let wanted = if *database == "logs.db" && gone { "warning" } else { "error" };
+        assert_eq!(found["verdict"], wanted, "{found}");
+        assert!(found["found"].as_str().unwrap().contains(database), "{found}");
+        assert!(found["cure"].as_str().unwrap().contains("start the node"), "{found}");
+    }
+    if !gone {
+        let mended = home.run(["doctor", "--fix", "--yes", "--json"]).json();
+        assert!(mended["next"].as_str().unwrap().starts_with("start the node"), "{mended:#}");
+        // What stands noted is not to be noted again.
+        let again = home.run(["doctor", "--fix", "--yes", "--json"]).json();
+        assert_eq!(again["fix"], json!([]), "{databases:?} {way}: {again:#}");
+    }
+    // That works.
+    let mut command = home.command(["run", "--network-url", "http://127.0.0.1:9"]);
+    command.env("RESULTITY_PAGE_LISTEN", "127.0.0.1:0");
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let seen = eventually("it runs", || {
+        assert_eq!(child.try_wait().unwrap(), None, "{databases:?} {way}: it does not stay");
+        let seen: Value = serde_json::from_str(&home.run(["status", "--json"]).out).ok()?;
+        (seen["source"] == "agent").then_some(seen)
+    });
+    assert_eq!(seen["node"], node, "{databases:?} {way}");
+    let checked = home.run(["doctor", "--json"]).json();
+    let told = checked["findings"].as_array().unwrap().iter().filter(|it| it["name"] == "incidents");
+    let told: Vec<String> = told.map(|it| it["found"].as_str().unwrap().to_owned()).collect();
+    for database in databases {
+        assert!(told.iter().any(|it| it.contains(database)), "{databases:?} {way}: {told:?}");
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(wait(&mut child), Some(0));
 }

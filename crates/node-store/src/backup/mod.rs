@@ -49,7 +49,7 @@ pub use tar::MEMBER_BYTES_MAX;
 pub use unpack::{Held, Verified, manifest_of, verify};
 
 use crate::{
-    disk::{Disk, Lock, Locked},
+    disk::{Disk, EntryKind, Lock, Locked},
     format::FormatError,
     keys::KeyError,
     private::{NotPrivate, Private, private_if_there},
@@ -304,6 +304,19 @@ impl Workshop {
                 made => made.map_err(failed(&folder))?,
             }
         }
+        Self::enter(disk, folder)
+    }
+
+    /// The same on a disk that may keep no modes, in a folder into which nobody else can put anything.
+    fn beside(disk: &dyn Disk, folder: PathBuf) -> Result<Self, BackupError> {
+        match private_if_there(disk, &folder, Private::Folder) {
+            Ok(true) | Err(NotPrivate::TooOpen { .. }) => Self::enter(disk, folder),
+            Ok(false) => Self::open(disk, folder),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn enter(disk: &dyn Disk, folder: PathBuf) -> Result<Self, BackupError> {
         let lock = folder.join(LOCK);
         match disk.lock(&lock, &std::process::id().to_string()).map_err(failed(&lock))? {
             Locked::Theirs(holder) => Err(BackupError::InUse { folder, holder }),
@@ -332,6 +345,43 @@ impl Drop for Workshop {
             // What cannot be removed now is removed the next time.
             let _ = std::fs::remove_dir_all(&self.folder);
         }
+    }
+}
+
+/// Where a volume of a network is made of an archive.
+fn restoring(home: &Path, network: Network) -> PathBuf {
+    home.join(format!(".{network}.restore"))
+}
+
+/// Where the parts of an archive stand that cannot stand beside it.
+fn packing(home: &Path, network: Network) -> PathBuf {
+    home.join(format!(".{network}.backup"))
+}
+
+/// The folders in a home that a killed [`create`], [`move_out`], [`restore`] or [`move_in`] left. Databases and sealed keys may
+/// stand in them. One in which somebody works is none. Changes nothing.
+///
+/// # Errors
+/// [`BackupError::Io`].
+pub fn abandoned(disk: &dyn Disk, home: &Path, network: Network) -> Result<Vec<PathBuf>, BackupError> {
+    let mut found = Vec::new();
+    for folder in [restoring(home, network), packing(home, network)] {
+        let entry = disk.entry(&folder).map_err(failed(&folder))?;
+        if entry.is_some_and(|entry| entry.kind == EntryKind::Folder) {
+            let lock = folder.join(LOCK);
+            if disk.holder(&lock).map_err(failed(&lock))?.is_none() {
+                found.push(folder);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what is [`abandoned`] and nobody else's.
+fn sweep(disk: &dyn Disk, home: &Path, network: Network) {
+    for folder in abandoned(disk, home, network).unwrap_or_default() {
+        // What cannot be removed stands in nobody's way here; the doctor names it.
+        drop(Workshop::open(disk, folder));
     }
 }
 

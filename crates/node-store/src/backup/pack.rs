@@ -12,13 +12,16 @@ use sha2::{Digest as _, Sha256};
 use super::{
     BackupError, MEMBER_BYTES_MAX, Manifest, Member, Purpose, Workshop, create_new, failed,
     manifest::{MANIFEST, TRANSFER_BYTES, key_member},
-    need_room, open, placed,
+    need_room, open, packing, placed, sweep,
     tar::{BLOCK, header, padding},
 };
 use crate::{
     disk::{Disk, RealDisk},
     format::{self, Access, Database, DiskFault, FormatError, Stamp},
-    keys::{self, Kek, KekSources, sealed::Kind},
+    keys::{
+        self, Kek, KekSources,
+        sealed::{Kind, seal_both},
+    },
     store::Options,
     volume::{KEYS, Volume},
 };
@@ -153,12 +156,11 @@ impl Ready {
         now: Timestamp,
     ) -> Result<Self, BackupError> {
         let disk = &*options.disk;
+        sweep(disk, &options.home, options.network);
         let file = Hidden::begin(disk, archive)?;
         let volume = options.folder();
         // Whose files they are and that they belong together.
         drop(Volume::view_only(&options.disk, &volume, options.network)?);
-        // In the home, whatever the archive is written to: a stick keeps no modes, and what a crash leaves is found.
-        let workshop = Workshop::open(disk, options.home.join(format!(".{}.backup", options.network)))?;
         let bytes = Database::ALL.iter().try_fold(0_u64, |sum, database| {
             let path = volume.join(database.file());
             let found = disk.entry(&path).map_err(failed(&path))?;
@@ -167,7 +169,7 @@ impl Ready {
             let of = |entry: Option<crate::disk::Entry>| entry.map_or(0, |entry| entry.bytes);
             Ok::<_, BackupError>(sum.saturating_add(of(found)).saturating_add(of(logged)))
         })?;
-        need_room(disk, &options.home, bytes.saturating_add(FRAME_BYTES))?;
+        let workshop = workshop(options, &file, whose(disk, &volume)?, bytes.saturating_add(FRAME_BYTES))?;
         let (stamp, mut members) = copy_databases(disk, &volume, &workshop.folder)?;
         if let Some(kek) = keys {
             members.extend(copy_keys(options, &stamp, &workshop.folder, kek)?);
@@ -189,6 +191,44 @@ impl Ready {
             Ok(())
         })?;
         Ok(Self { manifest, file })
+    }
+}
+
+/// Where the parts of an archive stand while it is made: beside it, so that a home without room can be backed up to another disk.
+/// In the home where others could put something between them there, or where that disk has room for the archive alone.
+fn workshop(
+    options: &Options,
+    file: &Hidden,
+    node: NodeId,
+    parts_bytes: u64,
+) -> Result<Workshop, BackupError> {
+    let disk = &*options.disk;
+    if is_ours_alone(disk, &file.folder)?
+        && need_room(disk, &file.folder, parts_bytes.saturating_mul(2)).is_ok()
+    {
+        // One name for each node: what a crash leaves is found by the next backup, and nodes that share a folder do not meet.
+        return Workshop::beside(disk, file.folder.join(format!(".{node}.backup")));
+    }
+    need_room(disk, &options.home, parts_bytes)?;
+    Workshop::open(disk, packing(&options.home, options.network))
+}
+
+/// Whether only we, or root, can put something into a folder.
+fn is_ours_alone(disk: &dyn Disk, folder: &Path) -> Result<bool, BackupError> {
+    // What it is a link to, if it is one.
+    let entry = disk.entry(&folder.join(".")).map_err(failed(folder))?;
+    Ok(entry.is_some_and(|entry| {
+        // The sticky bit keeps others from renaming what is not theirs.
+        let kept = entry.mode & 0o022 == 0 || entry.mode & 0o1000 != 0;
+        kept && (entry.uid == disk.uid() || entry.uid == 0)
+    }))
+}
+
+fn whose(disk: &dyn Disk, volume: &Path) -> Result<NodeId, BackupError> {
+    let path = volume.join(Database::State.file());
+    match format::find(disk, &path, Database::State)? {
+        Some((_, stamp)) => Ok(stamp.node),
+        None => Err(crate::volume::VolumeError::NoDatabase { path }.into()),
     }
 }
 
@@ -241,11 +281,17 @@ fn make_empty(disk: &dyn Disk, to: &Path, database: Database, stamp: &Stamp) -> 
 /// Seals both keys of a volume under a passphrase.
 fn copy_keys(options: &Options, stamp: &Stamp, into: &Path, kek: &Kek) -> Result<Vec<Member>, BackupError> {
     let (disk, network, folder) = (&*options.disk, stamp.network, options.folder().join(KEYS));
-    let (address, node, volume_key) = open_keys(disk, &folder, stamp, &options.kek)?;
+    let (_, node, volume_key) = open_keys(disk, &folder, stamp, &options.kek)?;
     let to = into.join(KEYS);
-    keys::create_node_key(disk, &to, network, &node, kek)?;
-    keys::create_volume_key(disk, &to, network, address, stamp.volume, &volume_key, kek)?;
-    Kind::ALL.into_iter().map(|kind| member(&key_member(kind), &to.join(kind.file_name()))).collect()
+    disk.create_dir(&to).map_err(failed(&to))?;
+    let sealed = seal_both(&to, network, &node, (stamp.volume, &volume_key), kek)?;
+    // The disk may keep no modes; the archive is on it too, and what is sealed is sealed.
+    let written = sealed.into_iter().map(|(kind, bytes)| {
+        let path = to.join(kind.file_name());
+        disk.create_file(&path, &bytes).map_err(failed(&path))?;
+        member(&key_member(kind), &path)
+    });
+    written.collect()
 }
 
 /// Opens both keys in a folder.

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use super::{
     BackupError, Manifest, Purpose, Workshop, failed, need_room,
     pack::open_keys,
+    restoring, sweep,
     unpack::{self, Archive},
 };
 use crate::{
@@ -110,6 +111,8 @@ pub(super) fn unpacked(
     kept: Kept,
 ) -> Result<Restored, BackupError> {
     let (disk, folder) = (&*options.disk, options.folder());
+    // Whatever comes of this call, keys that a killed one left do not lie about.
+    sweep(disk, &options.home, options.network);
     let archive = Archive::open(path)?;
     let manifest = archive.manifest.clone();
     if manifest.network != options.network {
@@ -130,7 +133,7 @@ pub(super) fn unpacked(
         return Err(BackupError::NoKeys { path: path.to_owned() });
     }
     make_folder(disk, &options.home)?;
-    let workshop = Workshop::open(disk, options.home.join(format!(".{}.restore", options.network)))?;
+    let workshop = Workshop::open(disk, restoring(&options.home, options.network))?;
     need_room(disk, &options.home, unpack::room_for(manifest.bytes()))?;
     let work = &workshop.folder;
     let archived = work.join(ARCHIVED_KEYS);

@@ -31,8 +31,8 @@ pub mod terminal;
 pub use error::KeyError;
 pub use keystore::{KeystoreError, export_keystore, import_keystore};
 pub use sealed::{
-    Kind, Opened, create_node_key, create_volume_key, open_node_key, open_volume_key, prepare_folder,
-    recorded_node, recorded_volume, reseal,
+    Kind, Opened, create_node_key, create_volume_key, missing, open_node_key, open_volume_key,
+    prepare_folder, recorded_node, recorded_volume, reseal,
 };
 pub use secret::{Kek, NodeKey, VolumeKey};
 pub use signer::{SignError, Signer};

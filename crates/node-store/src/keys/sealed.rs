@@ -395,6 +395,13 @@ pub fn prepare_folder(disk: &dyn Disk, folder: &Path) -> Result<(), KeyError> {
     check_private(disk, folder, Private::Folder).map_err(KeyError::from)
 }
 
+/// The keys that are not in a folder. What cannot be looked at is not said to be missing.
+#[must_use]
+pub fn missing(disk: &dyn Disk, folder: &Path) -> Vec<Kind> {
+    let gone = |kind: &Kind| matches!(disk.entry(&folder.join(kind.file_name())), Ok(None));
+    Kind::ALL.into_iter().filter(gone).collect()
+}
+
 /// Whether a key in the folder says that it is sealed under `source`.
 pub(crate) fn any_sealed_under(disk: &dyn Disk, folder: &Path, source: Source) -> Result<bool, KeyError> {
     for kind in Kind::ALL {
@@ -509,6 +516,27 @@ pub fn create_volume_key(
 ) -> Result<(), KeyError> {
     let about = About { kind: Kind::VolumeKey, network, address: node, volume: Some(volume) };
     create(disk, folder, about, key.secret_bytes(), kek)
+}
+
+/// Both keys of a volume sealed under `kek`, each as the file that would hold it in `folder`.
+///
+/// # Errors
+/// [`KeyError::Random`], [`KeyError::NoMemory`].
+pub(crate) fn seal_both(
+    folder: &Path,
+    network: Network,
+    node: &NodeKey,
+    volume: (VolumeId, &VolumeKey),
+    kek: &Kek,
+) -> Result<[(Kind, Vec<u8>); 2], KeyError> {
+    let address = node.address();
+    let sealed = |kind: Kind, volume, key: &[u8; 32]| {
+        let about = About { kind, network, address, volume };
+        Ok::<_, KeyError>((kind, seal(&folder.join(kind.file_name()), about, key, kek)?))
+    };
+    let (id, volume_key) = volume;
+    let node = sealed(Kind::NodeKey, None, &node.secret_bytes())?;
+    Ok([node, sealed(Kind::VolumeKey, Some(id), volume_key.secret_bytes())?])
 }
 
 /// Opens the volume key in `folder`, or says that there is none.

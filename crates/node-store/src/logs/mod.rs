@@ -524,6 +524,12 @@ pub(crate) fn nonsense(tx: &Connection) -> rusqlite::Result<Vec<Nonsense>> {
     table::nonsense(tx)
 }
 
+/// Whether a record was ever written here.
+pub(crate) fn was_used(tx: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'records')";
+    tx.query_row(sql, (), |row| row.get(0))
+}
+
 /// Begins another chain of batches in a copy that was restored.
 pub(crate) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
     table::begin_chain_anew(tx)

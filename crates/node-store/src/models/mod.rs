@@ -342,6 +342,12 @@ impl ModelsView {
         self.judge(sha256, row.as_ref(), self.place()?.as_ref())
     }
 
+    /// The files that were verified once and are not here any more, for example after a backup was restored.
+    pub fn gone(&self) -> Result<BTreeSet<Digest>, ReadError> {
+        let files = self.files()?.into_iter().map(|file| file.sha256);
+        Ok(files.filter(|sha256| matches!(Seen::at(&self.path(*sha256)), Ok(None))).collect())
+    }
+
     /// How every file stands that is here or should be, by digest.
     pub fn stand_all(&self) -> Result<Vec<(Digest, Standing)>, ModelsError> {
         let rows = self.reader.read(table::files)?;

@@ -370,7 +370,11 @@ fn stands(story: &Story) -> String {
 
 /// What the operator can do, where a job did not end as it should.
 fn advice(id: JobId, story: &Story) -> Option<String> {
-    let last = story.trace.iter().flatten().rev().find_map(|event| match event.step {
+    advice_on(id, story.trace.as_deref()?)
+}
+
+fn advice_on(id: JobId, trace: &[Event]) -> Option<String> {
+    let last = trace.iter().rev().find_map(|event| match event.step {
         Step::Failed { kind, .. } => Some(Ok(kind)),
         Step::Expired { state } => Some(Err(state)),
         Step::Accepted
@@ -390,9 +394,15 @@ fn advice(id: JobId, story: &Story) -> Option<String> {
              card; the network can give this node fewer jobs at once or a smaller model"
                 .to_owned()
         }
-        Ok(FailureKind::AttemptsExhausted) => {
+        Ok(FailureKind::AttemptsExhausted) if fell(trace) => {
             "see why the runtime ends: `resultity-node logs --kind runtime --level warn`; too little memory is the usual \
              reason"
+                .to_owned()
+        }
+        // Its runtime never went away: each time it was the node that did.
+        Ok(FailureKind::AttemptsExhausted) => {
+            "nothing, if you stopped the node so often while it ran: each stop cuts a job off. Else see why the node ends: \
+             `resultity-node logs --kind agent`"
                 .to_owned()
         }
         Ok(FailureKind::Unreadable) => {
@@ -408,6 +418,12 @@ fn advice(id: JobId, story: &Story) -> Option<String> {
             "see why the network was not reached in time: `resultity-node logs --kind network`".to_owned()
         }
     })
+}
+
+/// Whether the runtime ever went away under it.
+fn fell(trace: &[Event]) -> bool {
+    let lost = Step::Released { reason: ReleaseReason::RuntimeLost };
+    trace.iter().any(|event| event.step == lost)
 }
 
 #[cfg(test)]
@@ -448,6 +464,21 @@ mod tests {
         assert_eq!(told[1], "its failure was sent to the network");
         assert!(told[2].starts_with("it was sent again"), "{told:?}");
         assert!(told[3].contains("acknowledged it 12 ms later"), "{told:?}");
+    }
+
+    /// Memory was blamed for jobs that stops of the node had cut off.
+    #[test]
+    fn a_job_that_was_started_too_often_is_explained_by_what_ended_it() {
+        let explained = |reasons: &[ReleaseReason]| {
+            let mut trace: Vec<Event> =
+                reasons.iter().map(|reason| at(1, Step::Released { reason: *reason })).collect();
+            trace.push(at(2, Step::Failed { kind: FailureKind::AttemptsExhausted, duration_ms: 0 }));
+            advice_on(JobId::from_bytes([1; 16]), &trace).unwrap()
+        };
+        let stops = explained(&[ReleaseReason::Shutdown, ReleaseReason::Restart]);
+        assert!(stops.contains("if you stopped the node") && !stops.contains("memory"), "{stops}");
+        let falls = explained(&[ReleaseReason::Restart, ReleaseReason::RuntimeLost]);
+        assert!(falls.contains("too little memory"), "{falls}");
     }
 
     #[test]

@@ -120,7 +120,9 @@ fn gather(
             moved: file.at,
         })
         .collect();
-    let held = view.models().files()?;
+    let gone = view.models().gone()?;
+    let mut held = view.models().files()?;
+    held.retain(|file| !gone.contains(&file.sha256));
     Ok(Models {
         agent_running: false,
         kept_here: config.is_none_or(brings_files),

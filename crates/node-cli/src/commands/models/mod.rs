@@ -5,9 +5,10 @@ mod list;
 mod prune;
 mod remove;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Subcommand;
+use node_agent::standing::as_it_is;
 use node_store::{models::ModelRow, view::View};
 use node_types::{
     Digest, Timestamp,
@@ -110,9 +111,11 @@ fn in_words<S: serde::Serializer>(model: &ModelRef, to: S) -> Result<S::Ok, S::E
 /// [`Failure::Read`].
 pub(super) fn look(view: &View, config: Option<&NodeConfig>) -> Result<Vec<ModelShown>, Failure> {
     let models = view.models();
-    let held = models.files()?.into_iter().map(|file| (file.sha256, file));
+    let gone = models.gone()?;
+    let held = models.files()?.into_iter().filter(|file| !gone.contains(&file.sha256));
     let here = Here {
-        held: held.collect(),
+        held: held.map(|file| (file.sha256, file)).collect(),
+        gone,
         partials: models.partials()?.into_iter().map(|file| (file.sha256, file.received)).collect(),
     };
     let mut rows: BTreeMap<ModelRef, ModelRow> =
@@ -120,11 +123,17 @@ pub(super) fn look(view: &View, config: Option<&NodeConfig>) -> Result<Vec<Model
     let mut shown = Vec::new();
     for model in config.into_iter().flat_map(|config| &config.models) {
         let files = model.files.iter().map(|file| here.file(&file.path, file.sha256, file.bytes)).collect();
-        shown.push(ModelShown::of(model.reference(), true, rows.remove(&model.reference()), files));
+        shown.push(ModelShown::of(
+            model.reference(),
+            true,
+            rows.remove(&model.reference()),
+            files,
+            &here.gone,
+        ));
     }
     for (reference, row) in rows {
         let files = row.files.iter().map(|(path, sha256, bytes)| here.file(path, *sha256, *bytes)).collect();
-        shown.push(ModelShown::of(reference, false, Some(row), files));
+        shown.push(ModelShown::of(reference, false, Some(row), files, &here.gone));
     }
     Ok(shown)
 }
@@ -132,6 +141,8 @@ pub(super) fn look(view: &View, config: Option<&NodeConfig>) -> Result<Vec<Model
 /// What is on the disk.
 struct Here {
     held: BTreeMap<Digest, node_store::models::HeldFile>,
+    /// Files that were here.
+    gone: BTreeSet<Digest>,
     partials: BTreeMap<Digest, u64>,
 }
 
@@ -152,9 +163,18 @@ impl Here {
 }
 
 impl ModelShown {
-    fn of(model: ModelRef, listed: bool, row: Option<ModelRow>, files: Vec<FileShown>) -> Self {
-        let (state, since_at, reason) =
-            row.map_or((ModelState::Pending, None, None), |row| (row.state, Some(row.since), row.reason));
+    fn of(
+        model: ModelRef,
+        listed: bool,
+        row: Option<ModelRow>,
+        files: Vec<FileShown>,
+        gone: &BTreeSet<Digest>,
+    ) -> Self {
+        let (state, since_at, reason) = row.map_or((ModelState::Pending, None, None), |row| {
+            let gone = files.iter().any(|file| gone.contains(&file.sha256));
+            let (state, reason) = as_it_is(row.state, row.reason, gone);
+            (state, Some(row.since), reason)
+        });
         Self {
             model,
             listed,
