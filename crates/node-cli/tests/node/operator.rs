@@ -127,8 +127,9 @@ fn steady(report: &Value) -> Value {
     report
 }
 
-/// `status`, the page and the heartbeat while a job is with the runtime.
-async fn the_reports_agree(stage: &Stage, job: &str) {
+/// `status`, the page and the heartbeat while a job is with the runtime, another one waits, and these have ended, the newest
+/// first.
+async fn the_reports_agree(stage: &Stage, job: &str, ended: [&str; 2]) {
     let page = stage.page().await;
     let (told, by_page) = eventually("both say the same", || async {
         let told = json_of(stage, &["status"]);
@@ -139,6 +140,14 @@ async fn the_reports_agree(stage: &Stage, job: &str) {
     .await;
     assert_eq!(told["jobs"]["at_work"][0]["job"], job, "{told}");
     assert_eq!((&told["source"], &by_page["agent"]["readiness"]), (&"agent".into(), &"active".into()));
+    // That they agree says nothing where both are wrong.
+    let jobs = &told["jobs"];
+    let counts = ["queued", "running", "unsent", "held", "expired"].map(|count| jobs[count].as_u64());
+    assert_eq!(counts, [1, 1, 0, 2, 0].map(Some), "{jobs}");
+    let lately = jobs["lately"].as_array().unwrap();
+    assert_eq!(lately.iter().map(|it| it["job"].as_str().unwrap()).collect::<Vec<_>>(), ended, "{jobs}");
+    assert_eq!((&lately[0]["outcome"], &lately[1]["outcome"]), (&"failed".into(), &"answered".into()));
+    assert_eq!(lately[1]["completion_tokens"], 40, "{jobs}");
     eventually("the heartbeat tells of the same job and of the machine", || async {
         let beat = stage.get("state").await["nodes"][0]["heartbeat"].clone();
         let machine = &beat["hardware"];
@@ -229,6 +238,13 @@ async fn the_log_is_everywhere(
     .await;
 }
 
+/// The numbers of records without a gap, and each once, however they came.
+fn assert_all_and_each_once(place: &str, mut numbers: Vec<u64>) {
+    numbers.sort_unstable();
+    let (first, count) = (numbers[0], numbers.len() as u64);
+    assert_eq!(numbers, (first..first + count).collect::<Vec<_>>(), "{place}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_an_operator_has_works_on_a_node_that_does_real_inference() {
     let receiver = Receiver::start([]).await;
@@ -260,7 +276,7 @@ async fn all_that_an_operator_has_works_on_a_node_that_does_real_inference() {
     assert_eq!((&sound["sound"], &sound["keys_open"]), (&true.into(), &true.into()), "{sound}");
 
     // everything says the same of the jobs,
-    the_reports_agree(&stage, &first).await;
+    the_reports_agree(&stage, &first, [&refused, &short]).await;
     the_figures_are_those_of_the_jobs(&stage, &receiver, &[&short, &first, &second]).await;
     let told = json_of(&stage, &["jobs", "explain", &short]);
     assert_eq!(steps(&told), ["accepted", "leased", "finished", "submitted", "acknowledged"], "{told}");
@@ -307,6 +323,15 @@ async fn all_that_an_operator_has_works_on_a_node_that_does_real_inference() {
     assert_eq!(stage.ended(&first).await["end"], "result");
     acknowledged(&stage, &first).await;
     stage.kill_node();
+    // No record is missing in the files or at the collector, and none is there twice.
+    let lines = log_files(files.path()).1;
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    assert_all_and_each_once("files", lines.filter_map(|line| line["record"].as_u64()).collect());
+    let number = |record: &_| match attribute(record, "resultity.record") {
+        Some(Text::IntValue(number)) => u64::try_from(number).ok(),
+        _ => None,
+    };
+    assert_all_and_each_once("collector", receiver.requests().concat().iter().filter_map(number).collect());
     let restored_home = new_home(&stage, "restored");
     well(stage.command_in(&restored_home, &["backup", "restore", &backup, "--passphrase-file", &pass]));
     assert_eq!(fence(&restored_home).unwrap().jobs, 2);
