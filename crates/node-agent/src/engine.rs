@@ -18,6 +18,7 @@ use node_types::{
     Digest, Timestamp,
     config::{Model, ModelFile, NodeConfig, Runtime},
     inventory::{ArtifactId, ArtifactKind},
+    job::ModelRef,
     log::{Kind, Level},
     models::ModelState,
     protocol::Readiness,
@@ -168,6 +169,8 @@ pub struct Engine {
     obtaining: Option<Obtaining>,
     active: Option<Active>,
     serving: Arc<watch::Sender<Option<Served>>>,
+    /// The test inference that failed last, and how: each attempt fails the same way, and it is said once.
+    failed: Option<(ModelRef, String)>,
 }
 
 impl Engine {
@@ -175,7 +178,7 @@ impl Engine {
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
         let serving = Arc::new(watch::Sender::new(None));
-        Self { node, obtaining: None, active: None, serving }
+        Self { node, obtaining: None, active: None, serving, failed: None }
     }
 
     /// What dispatch may use.
@@ -255,6 +258,7 @@ impl Engine {
             self.node.install.notify_one();
             return Err(unhealthy);
         }
+        self.failed = None;
         self.node.recheck.store(false, Ordering::Relaxed);
         self.node.approved.send_replace(Some(snapshot.digest()));
         self.node.install.notify_one();
@@ -361,13 +365,16 @@ impl Engine {
     }
 
     /// Keeps that a model failed its test, for the operator and for whoever judges the snapshot.
-    async fn test_failed(&self, model: &Model, cause: String) -> Unhealthy {
+    async fn test_failed(&mut self, model: &Model, cause: String) -> Unhealthy {
         let reference = model.reference();
         let reason = format!("its test inference failed: {}", cause.lines().next().unwrap_or_default());
         let fields = [("model", json!(reference.to_string())), ("state", json!(ModelState::Failed.name()))];
         let text = format!("model {reference} is failed: {reason}");
-        self.node.journal.measured(Level::Error, Kind::Model, None, text, fields);
-        self.node.set_untested(Some((reference.clone(), reason.clone())));
+        let failed = Some((reference.clone(), reason.clone()));
+        let level = if self.failed == failed { Level::Debug } else { Level::Error };
+        self.node.journal.measured(level, Kind::Model, None, text, fields);
+        self.failed.clone_from(&failed);
+        self.node.set_untested(failed);
         match time::now(&self.node.store) {
             Ok(now) => {
                 let failed = ModelState::Failed;

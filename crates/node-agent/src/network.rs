@@ -209,8 +209,12 @@ fn http_date(text: &str) -> Option<Timestamp> {
     u64::try_from(since.as_millis()).ok().map(Timestamp::from_ms)
 }
 
+/// Of a client's errors the first cause alone helps: those above it say in other words that a request failed.
 fn unreachable(url: &str, source: impl std::error::Error + Send + Sync + 'static) -> NetworkError {
-    NetworkError::Unreachable { url: url.to_owned(), source: Box::new(source) }
+    let first: &(dyn std::error::Error + 'static) = &source;
+    let causes = std::iter::successors(Some(first), |error| error.source());
+    let last = causes.last().map_or_else(String::new, ToString::to_string);
+    NetworkError::Unreachable { url: url.to_owned(), source: last.into() }
 }
 
 /// What an answer that is no success says.

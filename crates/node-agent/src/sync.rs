@@ -54,6 +54,7 @@ pub async fn run<N: Network>(
         reports,
         followed: None,
         refused: None,
+        unhealthy_for: None,
         failed_before: None,
         unhealthy: 0,
         unreachable: 0,
@@ -97,6 +98,8 @@ struct Syncing<N> {
     followed: Option<Digest>,
     /// The envelope that was refused last, by its bytes: it is offered until there is a newer one, and said once.
     refused: Option<Digest>,
+    /// The snapshot whose health check failed last, and why: each attempt fails the same way, and it is said once.
+    unhealthy_for: Option<(Digest, Unhealthy)>,
     /// The envelope of a snapshot that failed its health check before.
     failed_before: Option<Digest>,
     unhealthy: u32,
@@ -166,6 +169,7 @@ impl<N: Network> Syncing<N> {
     async fn healthy(&mut self, current: &InForce) {
         let (digest, version) = (current.config.digest(), current.config.document().version);
         self.unhealthy = 0;
+        self.unhealthy_for = None;
         self.followed = Some(digest);
         if current.good {
             return;
@@ -187,8 +191,12 @@ impl<N: Network> Syncing<N> {
         self.unhealthy += 1;
         self.node.set_readiness(Readiness::RuntimeDown);
         let text = format!("snapshot {version} does not pass its health check: {why}");
-        let level = if self.unhealthy.is_power_of_two() { Level::Error } else { Level::Debug };
-        self.node.journal.note(level, Kind::Configuration, text);
+        let failed = Some((digest, why.clone()));
+        let new = self.unhealthy_for != failed && self.unhealthy.is_power_of_two();
+        if new {
+            self.unhealthy_for = failed;
+        }
+        self.node.journal.note(if new { Level::Error } else { Level::Debug }, Kind::Configuration, text);
         if current.good {
             return;
         }

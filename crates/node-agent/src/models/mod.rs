@@ -285,13 +285,16 @@ impl Keeper {
             } else {
                 plan::Condition::Incomplete
             };
+            // Whoever tried it has said so.
+            let told = untested.is_some();
             let reason = untested.map(|(_, why)| why).or_else(|| failed.map(|failed| failed.why.clone()));
             let reason = reason.or(broken);
-            self.keep_state(model, plan::state(standing), reason).await;
+            self.keep_state(model, plan::state(standing), reason, told).await;
         }
     }
 
-    async fn keep_state(&mut self, model: &Model, state: ModelState, reason: Option<String>) {
+    /// `told`: it stands in the log already.
+    async fn keep_state(&mut self, model: &Model, state: ModelState, reason: Option<String>, told: bool) {
         let reference = model.reference();
         let said = (state, reason.clone());
         if self.states.get(&reference) == Some(&said) {
@@ -305,7 +308,7 @@ impl Keeper {
             return;
         }
         let was = self.states.insert(reference.clone(), said);
-        if was.is_none_or(|(was, _)| was != state) {
+        if !told && was.is_none_or(|(was, _)| was != state) {
             let level = if state == ModelState::Failed { Level::Error } else { Level::Info };
             let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             let fields = [("model", json!(reference.to_string())), ("state", json!(state.name()))];

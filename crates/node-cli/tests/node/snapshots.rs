@@ -4,7 +4,10 @@
 use node_devnet::{BadSnapshot, Fault};
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, eventually, external, running, with};
+use crate::{
+    stage::{Stage, eventually, external, running, with},
+    stand_in::StandIn,
+};
 
 fn in_force(stage: &Stage) -> u64 {
     stage.view().snapshots().unwrap().current().map_or(0, |current| current.config.document().version)
@@ -86,6 +89,27 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     .await;
     assert_eq!(stage.view().snapshots().unwrap().taken_back(), None);
     eventually("the story before goes", || async { story().trace.is_none().then_some(()) }).await;
+}
+
+/// Each attempt said it, and so did whoever keeps the models' states.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_snapshot_that_fails_again_and_again_is_said_once() {
+    let (runtime, template) = (StandIn::start().await, with(external(), "/timings/retry_ms_max", 200));
+    let template = with(with(template, "/timings/retry_ms_min", 100), "/limits/execution_timeout_ms", 300);
+    runtime.hang(true);
+    let mut stage = Stage::set(template, &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    stage.start_node();
+    let attempts =
+        || stage.said().lines().filter(|line| line.contains("does not pass its health check")).count();
+    eventually("it was said", || async { (attempts() > 0).then_some(()) }).await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let said = stage.said();
+    for text in ["does not pass its health check", "its test inference failed"] {
+        let errors = said.lines().filter(|line| line.contains("ERROR") && line.contains(text)).count();
+        assert_eq!(errors, 1, "{text}: {said}");
+    }
+    runtime.hang(false);
+    stage.active().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
