@@ -399,13 +399,16 @@ fn trouble(view: &View) -> Option<Trouble> {
 /// That the last start ended because the node runs twice. A record that the network took is not here any more: then a later start
 /// was the only one.
 fn twice(view: &View) -> Option<Twice> {
-    let newest = |kind, text: &str| {
-        let text = Some(text.to_owned());
-        view.logs().query(&Query { kind: Some(kind), text, limit: Some(1), ..Query::default() }).ok()?.pop()
+    let newest = |kind, level, text: &str| {
+        let (level_min, text) = (Some(level), Some(text.to_owned()));
+        let query = Query { kind: Some(kind), level_min, text, limit: Some(1), ..Query::default() };
+        view.logs().query(&query).ok()?.pop()
     };
-    let said = newest(Kind::Network, RUNS_TWICE)?;
-    let started = newest(Kind::Agent, STARTS).map_or(0, |started| started.seq);
-    let why = said.record.message.strip_prefix(RUNS_TWICE)?.trim_start_matches(": ").to_owned();
+    // What fails because of it says so too, at a lower level and without the network's words.
+    let begins = format!("{RUNS_TWICE}: ");
+    let said = newest(Kind::Network, Level::Error, &begins)?;
+    let started = newest(Kind::Agent, Level::Info, STARTS).map_or(0, |started| started.seq);
+    let why = said.record.message.strip_prefix(&begins)?.to_owned();
     (said.seq > started).then_some(Twice { at: Moment(said.record.at), why })
 }
 

@@ -204,6 +204,12 @@ async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
     assert_eq!(exit_code(copy).await, Some(6));
     let said = stage.said();
     assert!(said.contains("this node runs twice") && said.contains("runs already"), "{said}");
+    // Whoever comes later and looks is told, too, and not sent into the same wall.
+    let seen = well(stage.command_in(&home, &["status"]));
+    assert!(
+        seen.contains("because this node runs elsewhere too") && seen.contains("find the other one"),
+        "{seen}"
+    );
 
     let job = stage.submit("wait 1").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
@@ -242,6 +248,9 @@ async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
     let view = Store::view_only(&Options::new(&home, Network::Testnet)).unwrap();
     eventually("none waits", || async { view.logs().batches(1).unwrap().is_empty().then_some(()) }).await;
     assert_eq!(stage.said().matches("cannot follow this log batch").count(), 1);
+    assert_eq!(stage.stop_node().await, Some(0));
+    let seen = well(stage.command_in(&home, &["status"]));
+    assert!(seen.contains("start the node") && !seen.contains("elsewhere"), "{seen}");
 }
 
 /// A machine that was copied with its memory is one start that runs twice, and counts on from the same number in both: the
