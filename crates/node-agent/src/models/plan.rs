@@ -88,9 +88,10 @@ pub(super) fn unlisted(row: &ModelRow, config: &NodeConfig, now: Timestamp) -> U
     }
 }
 
-/// What is said of files that are not the node's, if there are any: each is named, up to a few.
+/// What is said of files that are not the node's, if there are any: each is named, up to a few. Without their folder, which says
+/// whose machine it may be: records go to the network.
 pub(super) fn told_of<'a>(strangers: impl Iterator<Item = &'a PathBuf>) -> Option<String> {
-    let mut strangers = strangers.map(|path| path.display().to_string());
+    let mut strangers = strangers.map(|path| path.file_name().unwrap_or_default().display().to_string());
     let mut named = strangers.by_ref().take(STRANGERS_NAMED).collect::<Vec<_>>().join(", ");
     let more = strangers.count();
     if named.is_empty() {
@@ -100,7 +101,7 @@ pub(super) fn told_of<'a>(strangers: impl Iterator<Item = &'a PathBuf>) -> Optio
         named += &format!(" and {more} more");
     }
     Some(format!(
-        "not from this node, which uses them for nothing and leaves them alone: {named}. Move them away (files for models stand in \
+        "in the folder `models` and not from this node, which uses them for nothing and leaves them alone: {named}. Move them away (files for models stand in \
          a folder of `models.folders`); or stop the Agent, and `resultity-node doctor --fix` moves them aside, \
          `resultity-node models prune` deletes them"
     ))
@@ -157,11 +158,11 @@ mod tests {
         let all: Vec<PathBuf> = (0..10).map(|number| format!("/m/{number}.gguf").into()).collect();
         assert_eq!(told_of(all[..0].iter()), None);
         let one = told_of(all[..1].iter()).unwrap();
-        assert!(one.contains("/m/0.gguf.") && one.contains("`resultity-node models prune`"), "{one}");
+        assert!(one.contains(": 0.gguf.") && one.contains("`resultity-node models prune`"), "{one}");
         let eight = told_of(all[..8].iter()).unwrap();
-        assert!(eight.contains("/m/7.gguf") && !eight.contains("more"), "{eight}");
+        assert!(eight.contains("7.gguf") && !eight.contains("more"), "{eight}");
         let nine = told_of(all[..9].iter()).unwrap();
-        assert!(nine.contains("/m/7.gguf and 1 more") && !nine.contains("/m/8"), "{nine}");
+        assert!(nine.contains("7.gguf and 1 more") && !nine.contains("8.gguf"), "{nine}");
     }
 
     fn file(number: u8, verified: u64, scrub: Scrub) -> HeldFile {

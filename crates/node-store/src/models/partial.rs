@@ -19,8 +19,10 @@ use rustix::{
 };
 
 use super::{
-    FileRow, Inner, ModelsError, PartialFile, differing, failed, not_file, open_held, sync_folder,
-    table::{self, PartialRow},
+    Inner, ModelsError, PartialFile, differing,
+    error::failed,
+    files::{not_file, open_held, sync_folder},
+    table::{self, FileRow, PartialRow},
 };
 use crate::{
     hash,

@@ -7,17 +7,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
-use node_types::{Digest, Timestamp};
+use node_types::{Digest, Timestamp, job::ModelRef};
 use rustix::fs::FileType;
 
 use super::{
-    Models, ModelsError, ModelsView, PARTIAL, QUARANTINE, delete, digest, failed, names, not_file, partial,
-    table,
+    Inner, Models, ModelsError, ModelsView, PARTIAL, QUARANTINE,
+    error::failed,
+    files::{delete, digest, names, not_file, sync_folder},
+    partial, table,
 };
-use crate::seal::Seen;
+use crate::{seal::Seen, writer::Effect};
 
 /// Something in the folder that is of no use any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +88,28 @@ impl ModelsView {
 }
 
 impl Models {
+    /// Removes a file that no model has, archived ones included: they may be rolled back to. The model `but` does
+    /// not count once it is archived, so that its files can go before [it is forgotten](Self::forget).
+    ///
+    /// # Errors
+    /// [`ModelsError::Needed`] where another has it; [`ModelsError`].
+    pub fn remove(&self, sha256: Digest, but: Option<&ModelRef>) -> Result<(), ModelsError> {
+        let _turn = self.inner.take_turn();
+        match self.inner.take_away(sha256, but)? {
+            Ok(_) => Ok(()),
+            Err(model) => Err(ModelsError::Needed { path: self.inner.path(sha256), model }),
+        }
+    }
+
+    /// Gives up what was fetched of a file.
+    ///
+    /// # Errors
+    /// [`ModelsError::Busy`] while it is open; [`ModelsError`].
+    pub fn discard_partial(&self, sha256: Digest) -> Result<(), ModelsError> {
+        let _turn = self.inner.take_turn();
+        self.inner.discard(sha256).map(|_| ())
+    }
+
     /// Removes what is [waste](ModelsView::waste) and not open. Returns what went.
     ///
     /// # Errors
@@ -116,6 +141,43 @@ impl Models {
             gone.push(Waste { bytes, ..waste });
         }
         Ok(gone)
+    }
+}
+
+impl Inner {
+    /// Deletes a file that no model has, and then forgets it. Returns the bytes that it took, or the model that has it.
+    ///
+    /// In this order, so that a crash leaves a row without a file: a file without a row is not one of ours.
+    fn take_away(
+        &self,
+        sha256: Digest,
+        but: Option<&ModelRef>,
+    ) -> Result<Result<u64, ModelRef>, ModelsError> {
+        if let Some(model) = self.view.reader.read(|tx| table::needed_by(tx, sha256, but))? {
+            return Ok(Err(model));
+        }
+        let bytes = delete(&self.path(sha256))?;
+        let folder = &self.view.folder;
+        match sync_folder(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            synced => synced.map_err(failed(folder))?,
+        }
+        self.writer.submit(Effect::Shrinks, move |tx| table::drop_file(tx, sha256)).wait()?;
+        Ok(Ok(bytes))
+    }
+
+    fn is_needed(&self, sha256: Digest) -> Result<bool, ModelsError> {
+        Ok(self.view.reader.read(|tx| table::needed_by(tx, sha256, None))?.is_some())
+    }
+
+    /// Removes a partial file and its rows. Returns the bytes that it took.
+    fn discard(&self, sha256: Digest) -> Result<u64, ModelsError> {
+        let path = self.partial_path(sha256);
+        if self.is_open(sha256) {
+            return Err(ModelsError::Busy { path });
+        }
+        self.writer.submit(Effect::Shrinks, move |tx| table::drop_partial(tx, sha256)).wait()?;
+        delete(&path)
     }
 }
 
