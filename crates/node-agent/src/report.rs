@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use node_store::{binding::Account as AccountName, logs::Batch, reader::ReadError, writer::WriteError};
 use node_types::{
-    log::{Kind, Level},
+    log::{BatchHeader, Kind, Level},
     protocol::{Account, ConfigReport, ErrorCode, Heartbeat, LogBatch, Readiness, TraceBatch},
 };
 use serde_json::json;
@@ -71,7 +71,7 @@ pub async fn run<N: Network>(
     let (mut next_beat, mut next_flush) = (begun, begun + Duration::from_millis(BEAT_MS.1));
     let mut failures = 0_u32;
     let mut account_told = false;
-    let mut broken = None;
+    let mut broken = false;
     loop {
         let stopping = *stop.borrow();
         let (beat_ms, flush_ms) = timings(&node);
@@ -189,42 +189,49 @@ async fn beat<N: Network>(node: &Arc<Node>, network: &N, begun: Instant) -> Resu
 
 /// Puts the records into batches and sends those that the network does not have.
 ///
-/// `broken` is the batch that the network could not follow, by chain and number: it is said once. Another chain is begun then.
-async fn flush<N: Network>(
-    node: &Node,
-    network: &N,
-    broken: &mut Option<(String, u64)>,
-) -> Result<(), ReportError> {
+/// Where the network misses a batch before one, or has another in its place (a copy of the volume went on with the chain, or the
+/// network lost a part of it), another chain is begun. `broken` is whether that was said since all of it arrived last.
+async fn flush<N: Network>(node: &Node, network: &N, broken: &mut bool) -> Result<(), ReportError> {
     let logs = node.store.logs();
-    // On a full disk what is sealed already still goes: that gives the space back.
-    match seal_all(node).await {
-        Ok(()) | Err(WriteError::Full { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    loop {
-        let batches = logs.view().batches(BATCHES)?;
-        if batches.is_empty() {
-            return Ok(());
+    let mut anew = false;
+    'sealed: loop {
+        // On a full disk what is sealed already still goes: that gives the space back.
+        match seal_all(node).await {
+            Ok(()) | Err(WriteError::Full { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        for batch in batches {
-            match send_batch(node, network, batch, broken).await? {
-                Followed::Yes => {}
-                Followed::No => {
-                    node.written(logs.begin_chain_anew().await)?;
-                    seal_all(node).await?;
-                    break;
+        loop {
+            let batches = logs.view().batches(BATCHES)?;
+            if batches.is_empty() {
+                *broken = false;
+                return Ok(());
+            }
+            for batch in batches {
+                let header = batch.header.clone();
+                match send_batch(node, network, batch).await {
+                    Err(ReportError::Network(error)) if error.code() == Some(ErrorCode::BrokenChain) => {
+                        say_broken(node, &header, broken);
+                        // Once: a network that cannot follow the other one either is asked again at the next turn.
+                        if std::mem::replace(&mut anew, true) {
+                            return Err(error.into());
+                        }
+                        while node.written(logs.begin_chain_anew().await)? > 0 {}
+                        continue 'sealed;
+                    }
+                    sent => sent?,
                 }
             }
         }
     }
 }
 
-/// Whether the network could follow a batch.
-enum Followed {
-    Yes,
-    /// It misses one before it, or has another in its place: so it is where a copy of the volume went on with the chain, and where the
-    /// network lost a part of it.
-    No,
+/// Says it once: where one chain after the other is refused, the first says enough.
+fn say_broken(node: &Node, header: &BatchHeader, broken: &mut bool) {
+    if !std::mem::replace(broken, true) {
+        let fields = [("batch", json!(header.seq)), ("chain", json!(header.chain))];
+        let text = "the network cannot follow this log batch: what it does not have goes into another chain";
+        node.journal.measured(Level::Error, Kind::Network, None, text, fields);
+    }
 }
 
 async fn seal_all(node: &Node) -> Result<(), WriteError> {
@@ -234,39 +241,17 @@ async fn seal_all(node: &Node) -> Result<(), WriteError> {
     Ok(())
 }
 
-async fn send_batch<N: Network>(
-    node: &Node,
-    network: &N,
-    batch: Batch,
-    broken: &mut Option<(String, u64)>,
-) -> Result<Followed, ReportError> {
+async fn send_batch<N: Network>(node: &Node, network: &N, batch: Batch) -> Result<(), ReportError> {
     let records = batch.payload.as_deref().map(|payload| STANDARD.encode(payload));
     let signed = node.author.sign(&LogBatch { header: batch.header_json, records }).await?;
-    let answer = network.post::<LogBatch>(&signed).await;
-    if let Err(error) = &answer
-        && error.code() == Some(ErrorCode::BrokenChain)
-    {
-        let this = (batch.header.chain.clone(), batch.header.seq);
-        if broken.as_ref() != Some(&this) {
-            let fields = [("batch", json!(batch.header.seq)), ("chain", json!(batch.header.chain))];
-            let text =
-                "the network cannot follow this log batch: what it does not have goes into another chain";
-            node.journal.measured(Level::Error, Kind::Network, None, text, fields);
-            *broken = Some(this);
-        }
-        // The first of a chain follows nothing: another chain would begin like it.
-        if batch.header.seq > 1 {
-            return Ok(Followed::No);
-        }
-    }
-    let (acknowledged, seq) = (answer?.count, batch.header.seq);
+    let (acknowledged, seq) = (network.post::<LogBatch>(&signed).await?.count, batch.header.seq);
     if acknowledged != seq {
         let text = format!("it acknowledges log batch {acknowledged} where {seq} was sent");
         return Err(NetworkError::Misbehaves(text).into());
     }
     // To the end: what is left of it would be sent again.
     while node.written(node.store.logs().acknowledge(seq).await)? > 0 {}
-    Ok(Followed::Yes)
+    Ok(())
 }
 
 /// Sends the traces that the network does not have.

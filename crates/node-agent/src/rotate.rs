@@ -7,7 +7,7 @@ use std::{
 
 use node_store::{
     inventory,
-    rotation::{AgentStep, Staleness, Step, Trigger},
+    rotation::{AgentStep, Staleness, Step, StoreStep, Trigger},
 };
 use node_types::{
     inventory::ArtifactId,
@@ -68,6 +68,8 @@ fn act(node: &Node, said: &mut Said, steps: &[Step]) {
     let (mut staleness_now, mut full, mut clock, mut logs) = (None, false, false, false);
     for step in steps {
         match step {
+            // What is said of it is a record, which would be deleted when its own time ends, and said again.
+            Step::Store(StoreStep::DeleteLogs { unsent: 0, .. }) => {}
             Step::Store(step) => node.journal.note(Level::Debug, Kind::Storage, step.to_string()),
             Step::Agent(step) => match step {
                 AgentStep::ReportExpired { .. } | AgentStep::SendAnswers { .. } => node.ended.notify_one(),

@@ -215,8 +215,6 @@ fn space_goes_back_while_the_volume_is_open() {
     assert!(both() < MIB / 2, "{} of {full} bytes are left", both());
 }
 
-/// A header outlives its payload, so that the chain has no gap: without a bound, a node that is offline for
-/// long would fill its limit with headers.
 /// Who looks at the log finds what the network has, too: up to a share of the limit, the newest of it, and never at the cost of
 /// what somebody is owed.
 #[test]
@@ -231,6 +229,9 @@ fn of_what_everybody_has_the_newest_stays_where_the_history_is_kept() {
     assert_eq!(shown(&logs, &Query::default()), ["record 0"]);
     assert!(logs.view().batches(10).unwrap().is_empty(), "it is not sent again");
     assert_eq!(logs.seal().wait().unwrap(), None, "nor put into another batch");
+    logs.set_targets(vec![target("file", true)]).wait().unwrap();
+    assert_eq!(waiting(&logs, "file"), Vec::<String>::new(), "nor owed to who comes later");
+    logs.set_targets(Vec::new()).wait().unwrap();
 
     let total = 8000;
     for number in 1..=total {
@@ -277,7 +278,7 @@ fn another_chain_tells_all_that_the_network_does_not_have_and_counts_what_nobody
     // The time to live takes one that stands in a batch: it is lost only if that batch is.
     in_steps(|| logs.expire(cutoff(NOW.plus_ms(2))).wait().unwrap());
     assert!(logs.view().losses().unwrap().is_empty());
-    logs.begin_chain_anew().wait().unwrap();
+    assert_eq!(in_steps(|| logs.begin_chain_anew().wait().unwrap()), [3]);
     assert!(logs.view().batches(10).unwrap().is_empty());
     let batch = logs.seal().wait().unwrap().unwrap();
     assert_ne!(batch.header.chain, old);
@@ -287,6 +288,8 @@ fn another_chain_tells_all_that_the_network_does_not_have_and_counts_what_nobody
     assert_eq!(logs.seal().wait().unwrap(), None);
 }
 
+/// A header outlives its payload, so that the chain has no gap: without a bound, a node that is offline for
+/// long would fill its limit with headers.
 #[test]
 fn no_more_batches_are_sealed_when_unacknowledged_headers_take_their_share() {
     let home = tempfile::tempdir().unwrap();

@@ -101,9 +101,9 @@ pub(super) fn told_of<'a>(strangers: impl Iterator<Item = &'a PathBuf>) -> Optio
         named += &format!(" and {more} more");
     }
     Some(format!(
-        "in the folder `models` and not from this node, which uses them for nothing and leaves them alone: {named}. Move them away (files for models stand in \
-         a folder of `models.folders`); or stop the Agent, and `resultity-node doctor --fix` moves them aside, \
-         `resultity-node models prune` deletes them"
+        "in the folder `models` and not from this node, which uses them for nothing and leaves them alone: {named}. Move them away \
+         (files for models stand in a folder of `models.folders`); or stop the Agent, and `resultity-node models prune` deletes \
+         them, `resultity-node doctor --fix` moves aside what has lain there for a day"
     ))
 }
 

@@ -388,7 +388,7 @@ pub(crate) fn storage(
     Ok(all)
 }
 
-/// What the network has is no longer kept here, so what is left is what happened lately, or since it was reached last.
+/// The newest warning of those that the log still has.
 fn trouble(view: &View) -> Option<Trouble> {
     let query = Query { level_min: Some(Level::Warn), limit: Some(1), ..Query::default() };
     // That the logs cannot be read is said on its own line.
@@ -396,8 +396,7 @@ fn trouble(view: &View) -> Option<Trouble> {
     Some(Trouble { at: Moment(record.at), level: record.level, message: record.message })
 }
 
-/// That the last start ended because the node runs twice. A record that the network took is not here any more: then a later start
-/// was the only one.
+/// That the last start ended because the node runs twice, as far back as the log goes.
 fn twice(view: &View) -> Option<Twice> {
     let newest = |kind, level, text: &str| {
         let (level_min, text) = (Some(level), Some(text.to_owned()));

@@ -194,6 +194,41 @@ async fn a_fence_that_was_broken_off_gives_no_job_away() {
     assert!(fence(&home).is_none());
 }
 
+/// The network has a record of this job in another chain of batches than it has others of the node.
+async fn its_log_arrives_in_another_chain(stage: &Stage, job: &str) {
+    eventually("its log arrives", || async {
+        let batches = stage.get("logs").await["batches"].as_array().unwrap().clone();
+        let of_job = |batch: &&Value| {
+            batch["records"].as_array().is_some_and(|all| all.iter().any(|one| one["job"] == *job))
+        };
+        let chain = &batches.iter().find(of_job)?["header"]["chain"];
+        batches.iter().any(|batch| batch["header"]["chain"] != *chain).then_some(())
+    })
+    .await;
+}
+
+/// A copy that was made before the first start has a chain of log batches too, of which it has sent none.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_set_back_to_before_its_first_start_tells_its_log_in_another_chain() {
+    let runtime = StandIn::start().await;
+    let mut stage = Stage::set(external(), &format!("[runtime]\nurl = \"{}\"", runtime.url)).await;
+    let home = copied_home(&stage);
+    stage.start_node();
+    stage.active().await;
+    eventually("it has told its log", || async {
+        let logs = stage.get("logs").await;
+        logs["batches"].as_array().is_some_and(|batches| !batches.is_empty()).then_some(())
+    })
+    .await;
+    stage.kill_node();
+    let copy = stage.start_in(&home, &[]);
+    stage.adopt(copy);
+    stage.active().await;
+    let job = stage.submit("wait 1").await;
+    assert_eq!(stage.ended(&job).await["end"], "result");
+    its_log_arrives_in_another_chain(&stage, &job).await;
+}
+
 /// A volume that was copied, and both run: the one that came later stops, and says why. The first goes on, also when it was
 /// killed and started again.
 #[tokio::test(flavor = "multi_thread")]
@@ -234,17 +269,7 @@ async fn of_two_of_one_node_the_later_one_stops_and_says_why() {
     assert_eq!(stage.ended(&job).await["end"], "result");
 
     // The first went on with the chain of log batches that the copy has too: the copy's go into another one.
-    eventually("its log arrives", || async {
-        let batches = stage.get("logs").await["batches"].as_array().unwrap().clone();
-        let ours = |batch: &Value| {
-            let records =
-                batch["records"].as_array().is_some_and(|all| all.iter().any(|one| one["job"] == *job));
-            records.then(|| batch["header"]["chain"].clone())
-        };
-        let chain = batches.iter().find_map(ours)?;
-        batches.iter().any(|batch| batch["header"]["chain"] != chain).then_some(())
-    })
-    .await;
+    its_log_arrives_in_another_chain(&stage, &job).await;
     let view = Store::view_only(&Options::new(&home, Network::Testnet)).unwrap();
     eventually("none waits", || async { view.logs().batches(1).unwrap().is_empty().then_some(()) }).await;
     assert_eq!(stage.said().matches("cannot follow this log batch").count(), 1);

@@ -2,6 +2,7 @@
 //! verify.
 
 use node_devnet::{BadSnapshot, Fault};
+use node_store::logs::Query;
 use serde_json::{Value, json};
 
 use crate::{
@@ -110,6 +111,16 @@ async fn a_first_snapshot_that_fails_again_and_again_is_said_once() {
     }
     runtime.hang(false);
     stage.active().await;
+}
+
+/// What is said of a deletion is a record too: it would be deleted when its own time ends, and said again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_quiet_node_comes_to_its_end() {
+    let (stage, _runtime) = running(with(external(), "/timings/log_ttl_ms", 1500)).await;
+    eventually("all of it has timed out", || async {
+        stage.view().logs().query(&Query::default()).unwrap().is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

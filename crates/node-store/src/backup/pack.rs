@@ -203,11 +203,16 @@ fn workshop(
     parts_bytes: u64,
 ) -> Result<Workshop, BackupError> {
     let disk = &*options.disk;
-    if is_ours_alone(disk, &file.folder)?
-        && need_room(disk, &file.folder, parts_bytes.saturating_mul(2)).is_ok()
-    {
+    if is_ours_alone(disk, &file.folder)? {
         // One name for each node: what a crash leaves is found by the next backup, and nodes that share a folder do not meet.
-        return Workshop::beside(disk, file.folder.join(format!(".{node}.backup")));
+        let beside = file.folder.join(format!(".{node}.backup"));
+        if disk.entry(&beside).map_err(failed(&beside))?.is_some() {
+            // Its room is counted on.
+            drop(Workshop::beside(disk, beside.clone())?);
+        }
+        if need_room(disk, &file.folder, parts_bytes.saturating_mul(2)).is_ok() {
+            return Workshop::beside(disk, beside);
+        }
     }
     need_room(disk, &options.home, parts_bytes)?;
     Workshop::open(disk, packing(&options.home, options.network))
@@ -217,11 +222,7 @@ fn workshop(
 fn is_ours_alone(disk: &dyn Disk, folder: &Path) -> Result<bool, BackupError> {
     // What it is a link to, if it is one.
     let entry = disk.entry(&folder.join(".")).map_err(failed(folder))?;
-    Ok(entry.is_some_and(|entry| {
-        // The sticky bit keeps others from renaming what is not theirs.
-        let kept = entry.mode & 0o022 == 0 || entry.mode & 0o1000 != 0;
-        kept && (entry.uid == disk.uid() || entry.uid == 0)
-    }))
+    Ok(entry.is_some_and(|entry| entry.mode & 0o022 == 0 && (entry.uid == disk.uid() || entry.uid == 0)))
 }
 
 fn whose(disk: &dyn Disk, volume: &Path) -> Result<NodeId, BackupError> {

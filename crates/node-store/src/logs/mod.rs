@@ -77,11 +77,14 @@ pub const fn wal_bytes_max(bytes_max: u64) -> u64 {
     WAL_BYTES_MAX + WAL_HEADER_BYTES + pages * (PAGE_BYTES + FRAME_HEADER_BYTES)
 }
 
-/// Bytes in use of `logs.db` up to which records stay that everybody has, where its history is kept: an eighth of its limit.
+/// Bytes in use of `logs.db` up to which records stay that everybody has, where its history is kept: an eighth of its limit, and
+/// 8 MiB at the most, as every look at what has timed out reads them.
 #[must_use]
 pub const fn history_bytes(bytes_max: u64) -> u64 {
-    bytes_max / 8
+    if bytes_max / 8 < HISTORY_BYTES_MAX { bytes_max / 8 } else { HISTORY_BYTES_MAX }
 }
+
+const HISTORY_BYTES_MAX: u64 = 8 << 20;
 
 /// Bytes before the first frame and before each page of a write-ahead log (sqlite.org, "WAL-mode File Format").
 const WAL_HEADER_BYTES: u64 = 32;
@@ -436,9 +439,11 @@ impl Logs {
 
     /// The network cannot follow the chain, as where this volume is an older copy of one that went on: what it does not have goes
     /// into batches of another chain. What cannot be told again, because the limit or the time to live took it after it was put into
-    /// a batch, is counted as lost.
-    pub fn begin_chain_anew(&self) -> Ticket<()> {
-        self.writer.submit_synced(Effect::Shrinks, table::begin_chain_anew)
+    /// a batch, is counted as lost. In steps, as [`Logs::acknowledge`]: call again until it returns 0, the other chain is begun then.
+    /// Returns how many batches were taken apart.
+    pub fn begin_chain_anew(&self) -> Ticket<u64> {
+        let bytes_max = self.writer.delete_bytes_max();
+        self.writer.submit_synced(Effect::Shrinks, move |tx| table::begin_chain_anew(tx, bytes_max))
     }
 
     fn release_room(&self) -> Room {
@@ -532,7 +537,8 @@ pub(crate) fn was_used(tx: &Connection) -> rusqlite::Result<bool> {
 
 /// Begins another chain of batches in a copy that was restored.
 pub(crate) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
-    table::begin_chain_anew(tx)
+    while table::begin_chain_anew(tx, u64::MAX)? > 0 {}
+    Ok(())
 }
 
 /// Makes what was saved of a damaged database agree with itself.

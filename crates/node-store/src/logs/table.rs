@@ -318,39 +318,49 @@ pub(super) fn mend(tx: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Begins another chain of batches: this file is a copy, and whoever has the other one goes on with the chain that is
-/// in it. Records that were in batches go into new ones, but for those that the network has; those that stood in a batch alone are
-/// lost, and what the batches told of losses is told again.
-pub(super) fn begin_chain_anew(tx: &Connection) -> rusqlite::Result<()> {
+/// Takes the batches apart, the newest first, until `bytes_max` bytes went, and says how many; where none is left, begins another
+/// chain. This file is a copy, and whoever has the other one goes on with the chain that is in it. What the network has is put
+/// into no batch again; records that stood in a batch alone are lost, and what the batches told of losses is told again.
+pub(super) fn begin_chain_anew(tx: &Connection, bytes_max: u64) -> rusqlite::Result<u64> {
     let acknowledged = targets::cursor(tx, NETWORK)?.unwrap_or(0);
-    let batches: Vec<(String, bool)> = tx
-        .prepare("SELECT header, payload NOT NULL AND last > ?1 FROM batches")?
-        .query_map([acknowledged], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    let mut tell = tx.prepare("UPDATE losses SET untold = untold + ?2 WHERE level = ?1")?;
-    let mut in_batches = BTreeMap::<Level, u64>::new();
-    for (header, owed) in batches {
+    let mut newest = tx.prepare_cached(
+        "SELECT seq, header, payload NOT NULL, last, octet_length(header) + ifnull(octet_length(payload), 0)
+         FROM batches ORDER BY seq DESC LIMIT 1",
+    )?;
+    let (mut gone, mut left) = (0, bytes_max);
+    while left > 0 {
+        let batch: Option<(u64, String, bool, u64, u64)> = newest
+            .query_row((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+            .optional()?;
+        let Some((seq, header, whole, last, bytes)) = batch else { break };
         let header: BatchHeader = serde_json::from_str(&header).map_err(foreign)?;
         for (level, lost) in header.lost {
-            tell.execute((level.rank(), lost))?;
+            tx.prepare_cached("UPDATE losses SET untold = untold + ?2 WHERE level = ?1")?
+                .execute((level.rank(), lost))?;
         }
-        if owed {
-            header
-                .records
-                .into_iter()
-                .for_each(|(level, count)| *in_batches.entry(level).or_default() += count);
+        let before: u64 = tx
+            .prepare_cached("SELECT ifnull(max(last), 0) FROM batches WHERE seq < ?1")?
+            .query_row([seq], |row| row.get(0))?;
+        let before = before.max(acknowledged);
+        if whole && last > before {
+            let still_here = targets::missing(tx, (before, last), None)?;
+            for (level, count) in header.records {
+                lose(tx, level, count.saturating_sub(still_here.get(&level).copied().unwrap_or(0)))?;
+            }
         }
+        tx.prepare_cached("DELETE FROM batches WHERE seq = ?1")?.execute([seq])?;
+        gone += 1;
+        left = left.saturating_sub(bytes);
     }
-    let still_here = targets::missing(tx, (acknowledged, chain(tx)?.sealed), None)?;
-    for (level, count) in in_batches {
-        lose(tx, level, count.saturating_sub(still_here.get(&level).copied().unwrap_or(0)))?;
+    if gone == 0 {
+        tx.execute(
+            "UPDATE chain SET id = randomblob(16), next = 1, prev = zeroblob(32), sealed = ?1",
+            [acknowledged],
+        )?;
+    } else {
+        give_back(tx)?;
     }
-    tx.execute("DELETE FROM batches", ())?;
-    tx.execute(
-        "UPDATE chain SET id = randomblob(16), next = 1, prev = zeroblob(32), sealed = ?1",
-        [acknowledged],
-    )
-    .map(|_| ())
+    Ok(gone)
 }
 
 /// Counts the records older than `before`, and those of them that are in no batch.

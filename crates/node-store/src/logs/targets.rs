@@ -72,6 +72,8 @@ pub(super) fn cursor(tx: &Connection, target: &str) -> rusqlite::Result<Option<u
 
 pub(super) fn set(tx: &Connection, wanted: &[Target]) -> rusqlite::Result<()> {
     let wanted: Vec<_> = wanted.iter().filter(|target| target.name != NETWORK).collect();
+    // What nobody was owed is kept for whoever looks here, not for one that is new.
+    let owed_after = owed_after(tx)?;
     for (name, _) in others(tx)? {
         if wanted.iter().all(|target| target.name != name) {
             tx.prepare_cached("DELETE FROM targets WHERE name = ?1")?.execute([&name])?;
@@ -81,10 +83,10 @@ pub(super) fn set(tx: &Connection, wanted: &[Target]) -> rusqlite::Result<()> {
     mend(tx)?;
     for Target { name, required } in wanted {
         tx.prepare_cached(
-            "INSERT INTO targets (name, required) VALUES (?1, ?2)
+            "INSERT INTO targets (name, required, cursor, tried) VALUES (?1, ?2, ?3, ?3)
              ON CONFLICT (name) DO UPDATE SET required = excluded.required",
         )?
-        .execute((name, required))?;
+        .execute((name, required, owed_after))?;
         for level in Level::ALL {
             tx.prepare_cached("INSERT OR IGNORE INTO target_losses (target, level) VALUES (?1, ?2)")?
                 .execute((name, level.rank()))?;
@@ -172,6 +174,15 @@ pub(super) fn give_up(tx: &Connection, target: &str, last: u64) -> rusqlite::Res
     Ok(())
 }
 
+/// The last record that nobody is owed any more. Without a row of the network nothing tells what it has.
+fn owed_after(tx: &Connection) -> rusqlite::Result<u64> {
+    tx.prepare_cached(
+        "SELECT CASE WHEN EXISTS (SELECT 1 FROM targets WHERE name = ?1)
+             THEN (SELECT min(iif(required, cursor, tried)) FROM targets) ELSE 0 END",
+    )?
+    .query_row([NETWORK], |row| row.get(0))
+}
+
 /// How much a release may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
@@ -185,14 +196,7 @@ pub(super) struct Room {
 /// worth of bytes went. Says how many records and bytes that were.
 pub(super) fn release(tx: &Connection, room: Room) -> rusqlite::Result<(u64, u64)> {
     let wanted = used_bytes(tx)?.saturating_sub(room.history).min(room.bytes_max);
-    // Without a row of the network nothing tells what it has.
-    let owed_after: u64 = tx
-        .prepare_cached(
-            "SELECT CASE WHEN EXISTS (SELECT 1 FROM targets WHERE name = ?1)
-                 THEN (SELECT min(iif(required, cursor, tried)) FROM targets) ELSE 0 END",
-        )?
-        .query_row([NETWORK], |row| row.get(0))?;
-    let (last, bytes) = enough(tx, Which::InBatch, [owed_after], wanted)?;
+    let (last, bytes) = enough(tx, Which::InBatch, [owed_after(tx)?], wanted)?;
     if last == 0 {
         return Ok((0, 0));
     }
