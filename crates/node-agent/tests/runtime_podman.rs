@@ -67,6 +67,16 @@ async fn a_runtime_in_podman_answers_is_closed_and_leaves_nothing() {
     assert!(stage.has_image(stage.config()).await, "the image is kept for the next start");
 }
 
+/// What Podman sets itself is more than some machines let it.
+fn limits() -> Vec<ResourcesUlimits> {
+    let limit = |(name, most): (&str, i64)| ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(most),
+        hard: Some(most),
+    };
+    [("core", 0), ("nofile", 1024), ("nproc", 16_384)].map(limit).into()
+}
+
 /// Makes a container as the Agent makes its own, or opened in a way, and starts it. `made` was the Agent's.
 async fn make(
     stage: &Stage,
@@ -79,11 +89,6 @@ async fn make(
         ("/run", "ro,noexec,nosuid,nodev"),
         ("/var/tmp", "ro,noexec,nosuid,nodev"),
     ];
-    let limit = |name: &str, most| ResourcesUlimits {
-        name: Some(name.to_owned()),
-        soft: Some(most),
-        hard: Some(most),
-    };
     let mut host = HostConfig {
         readonly_rootfs: Some(true),
         tmpfs: Some(tmpfs.map(|(folder, options)| (folder.to_owned(), options.to_owned())).into()),
@@ -100,7 +105,7 @@ async fn make(
         memory: Some(256 << 20),
         memory_swap: Some(256 << 20),
         pids_limit: Some(1024),
-        ulimits: Some(vec![limit("core", 0), limit("nofile", 1024), limit("nproc", 16_384)]),
+        ulimits: Some(limits()),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         network_mode: Some(stage.owner.name()),
         ..HostConfig::default()
@@ -254,11 +259,17 @@ async fn a_container_that_stands_as_none_of_dockers_can_is_no_hindrance_whosever
     let ours = made.config.unwrap().labels.unwrap();
     for (name, labels) in [("other".to_owned(), foreign()), (stage.owner.name(), ours)] {
         let image = Some(stage.config().to_string());
-        let body = ContainerCreateBody { image, labels: Some(labels), ..ContainerCreateBody::default() };
+        // Its usual network needs programs that not every machine has.
+        let network_mode = Some("none".to_owned());
+        let host_config = Some(HostConfig { network_mode, ulimits: Some(limits()), ..HostConfig::default() });
+        let labels = Some(labels);
+        let body = ContainerCreateBody { image, labels, host_config, ..ContainerCreateBody::default() };
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         stage.engine.create_container(Some(options), body).await.unwrap();
         let own = format!("http://podman/v4.0.0/libpod/containers/{name}");
-        assert!(podman.post(format!("{own}/init")).send().await.unwrap().status().is_success(), "{name}");
+        let answer = podman.post(format!("{own}/init")).send().await.unwrap();
+        let made = answer.status().is_success();
+        assert!(made, "{name}: {}", answer.text().await.unwrap());
         let told = podman.get(format!("{own}/json")).send().await.unwrap().bytes().await.unwrap();
         let told: Value = serde_json::from_slice(&told).unwrap();
         assert_eq!(told["State"]["Status"], "initialized", "{name}");
