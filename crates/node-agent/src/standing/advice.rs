@@ -5,9 +5,8 @@ use node_types::{job::FailureKind, models::ModelState, protocol::Readiness, trac
 
 use super::{Ended, Health, Release, Source, Standing, Storage, Term, Twice};
 
-/// How long ago the newest warning may be to ask for attention: 10 minutes in milliseconds. It stays in the log for longer.
-pub const WARNED_MS: u64 = 600_000;
-/// How long ago the last jobs may have ended to say how the node is: an hour in milliseconds.
+/// How long ago the newest warning may be to ask for attention, and the last jobs may have ended to say how the node is: an hour in
+/// milliseconds.
 pub const TROUBLE_MS: u64 = 3_600_000;
 /// How long the network may be out of reach until it is asked to be looked at: a minute in milliseconds.
 pub const OFFLINE_MS: u64 = 60_000;
@@ -148,7 +147,7 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
                 let text = format!("{offline}: jobs go on, and results wait here; {network} says why");
                 say(Health::Attention, text);
             } else if let Some(trouble) = &standing.trouble
-                && standing.time.0.since_ms(trouble.at.0) < WARNED_MS
+                && standing.time.0.since_ms(trouble.at.0) < TROUBLE_MS
             {
                 say(Health::Attention, format!("see what troubles the node: `{command} logs --level warn`"));
             }
@@ -535,13 +534,13 @@ mod tests {
     fn an_old_warning_is_shown_and_worries_nobody() {
         let trouble = |ago: u64| {
             judged(move |it| {
-                it.time = Moment(Timestamp::from_ms(WARNED_MS * 2));
-                let at = Moment(Timestamp::from_ms(WARNED_MS * 2 - ago));
+                it.time = Moment(Timestamp::from_ms(TROUBLE_MS * 2));
+                let at = Moment(Timestamp::from_ms(TROUBLE_MS * 2 - ago));
                 it.trouble = Some(Trouble { at, level: Level::Warn, message: "m".to_owned() });
             })
         };
-        assert_eq!(trouble(WARNED_MS - 1).0, Health::Attention);
-        assert_eq!(trouble(WARNED_MS), (Health::Well, Vec::new()));
+        assert_eq!(trouble(TROUBLE_MS - 1).0, Health::Attention);
+        assert_eq!(trouble(TROUBLE_MS), (Health::Well, Vec::new()));
     }
 
     #[test]

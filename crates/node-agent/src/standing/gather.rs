@@ -13,7 +13,7 @@ use node_store::{
     inventory::Artifact,
     jobs::TRACES_BYTES_MAX,
     keys,
-    logs::{BYTES_MAX, Query},
+    logs::{BYTES_MAX, NETWORK, Query},
     models::ModelRow,
     reader::ReadError,
     salvage::Incident as Found,
@@ -388,9 +388,11 @@ pub(crate) fn storage(
     Ok(all)
 }
 
-/// The newest warning of those that the log still has.
+/// The newest warning that the network does not have: what it has was dealt with lately, and is only kept to be looked at.
 fn trouble(view: &View) -> Option<Trouble> {
-    let query = Query { level_min: Some(Level::Warn), limit: Some(1), ..Query::default() };
+    let targets = view.logs().targets().ok()?;
+    let after = targets.iter().find(|target| target.name == NETWORK).map(|network| network.cursor);
+    let query = Query { level_min: Some(Level::Warn), after, limit: Some(1), ..Query::default() };
     // That the logs cannot be read is said on its own line.
     let record = view.logs().query(&query).ok()?.pop()?.record;
     Some(Trouble { at: Moment(record.at), level: record.level, message: record.message })
