@@ -366,7 +366,7 @@ mod tests {
             ("network_url = \"user:s3cretpw@host\"", ""),
             ("network_url = \"http://user:s3cretpw?x@127.0.0.1\"", ""),
             ("runtime.url = \"nope\"", "it is no URL"),
-            ("runtime.url = \"http://user:s3cretpw@127.0.0.1\"", "a key does not belong into the address"),
+            ("runtime.url = \"http://user:s3cretpw@127.0.0.1\"", "put a key into runtime.api_key_file"),
             ("otlp.endpoint = \"http://user:s3cretpw@127.0.0.1\"", "a user name or a password"),
         ] {
             let error = values(&[], &[], file).settings().unwrap_err().to_string();
