@@ -169,8 +169,9 @@ pub struct Engine {
     obtaining: Option<Obtaining>,
     active: Option<Active>,
     serving: Arc<watch::Sender<Option<Served>>>,
-    /// The test inference that failed last, and how: each attempt fails the same way, and it is said once.
-    failed: Option<(ModelRef, String)>,
+    /// The test inference that failed last, of which snapshot's model and how: each attempt fails the same way, and it is said
+    /// once.
+    failed: Option<(Digest, ModelRef, String)>,
 }
 
 impl Engine {
@@ -196,8 +197,12 @@ impl Engine {
         let config = snapshot.document();
         self.node.approved.send_replace(None);
         self.serving.send_replace(None);
-        self.node.set_untested(None);
-        self.models_are_here(snapshot)?;
+        let here = self.models_are_here(snapshot);
+        let failed = self.failed.as_ref();
+        if here.is_err() || failed.is_none_or(|(config, ..)| *config != snapshot.digest()) {
+            self.node.set_untested(None);
+        }
+        here?;
         let image = self.image(snapshot).await?;
         let key = self.key(config)?;
         // Nothing new is begun; the test inference does not compete with what still runs.
@@ -234,10 +239,12 @@ impl Engine {
             let answer = timeout(limit, test_inference(&endpoint, mode, &reference)).await;
             let output = match answer {
                 Ok(Ok(output)) => output,
-                Ok(Err(error)) => return Err(self.test_failed(model, causes(&error)).await),
+                Ok(Err(error)) => {
+                    return Err(self.test_failed(snapshot.digest(), model, causes(&error)).await);
+                }
                 Err(_) => {
                     let cause = format!("no answer after {} ms", limit.as_millis());
-                    return Err(self.test_failed(model, cause).await);
+                    return Err(self.test_failed(snapshot.digest(), model, cause).await);
                 }
             };
             let fields = [
@@ -259,6 +266,7 @@ impl Engine {
             return Err(unhealthy);
         }
         self.failed = None;
+        self.node.set_untested(None);
         self.node.recheck.store(false, Ordering::Relaxed);
         self.node.approved.send_replace(Some(snapshot.digest()));
         self.node.install.notify_one();
@@ -365,16 +373,16 @@ impl Engine {
     }
 
     /// Keeps that a model failed its test, for the operator and for whoever judges the snapshot.
-    async fn test_failed(&mut self, model: &Model, cause: String) -> Unhealthy {
+    async fn test_failed(&mut self, config: Digest, model: &Model, cause: String) -> Unhealthy {
         let reference = model.reference();
         let reason = format!("its test inference failed: {}", cause.lines().next().unwrap_or_default());
         let fields = [("model", json!(reference.to_string())), ("state", json!(ModelState::Failed.name()))];
         let text = format!("model {reference} is failed: {reason}");
-        let failed = Some((reference.clone(), reason.clone()));
+        let failed = Some((config, reference.clone(), reason.clone()));
         let level = if self.failed == failed { Level::Debug } else { Level::Error };
         self.node.journal.measured(level, Kind::Model, None, text, fields);
-        self.failed.clone_from(&failed);
-        self.node.set_untested(failed);
+        self.failed = failed;
+        self.node.set_untested(Some((reference.clone(), reason.clone())));
         match time::now(&self.node.store) {
             Ok(now) => {
                 let failed = ModelState::Failed;

@@ -282,16 +282,22 @@ impl Volume {
     /// [`VolumeError`]; [`VolumeError::Missing`] where there is no folder, [`VolumeError::NoDatabase`] where `state.db` or
     /// `jobs.db` is missing or empty.
     pub fn view_only(disk: &Arc<dyn Disk>, folder: &Path, network: Network) -> Result<View, VolumeError> {
-        if !private_if_there(&**disk, folder, Private::Folder)? {
+        Self::whose(&**disk, folder, network)?;
+        Ok(View::new(disk, folder, network))
+    }
+
+    /// Whose databases stand in a folder, and that they belong together.
+    pub(crate) fn whose(disk: &dyn Disk, folder: &Path, network: Network) -> Result<Stamp, VolumeError> {
+        if !private_if_there(disk, folder, Private::Folder)? {
             return Err(VolumeError::Missing { path: folder.to_owned() });
         }
-        check_private(&**disk, folder)?;
+        check_private(disk, folder)?;
         let mut first: Option<Stamp> = None;
         for database in Database::ALL {
             let path = folder.join(database.file());
             // Without its logs a volume can be looked at too; whoever asks for them is told why there are none.
             let optional = database == Database::Logs;
-            let (connection, found) = match format::find(&**disk, &path, database) {
+            let (connection, found) = match format::find(disk, &path, database) {
                 Ok(Some(found)) => found,
                 Ok(None) if optional => continue,
                 Ok(None) => return Err(VolumeError::NoDatabase { path }),
@@ -306,7 +312,7 @@ impl Volume {
             let wanted = *first.get_or_insert(Stamp { network, ..found });
             format::check_stamp(&connection, &path, &wanted)?;
         }
-        Ok(View::new(disk, folder, network))
+        first.ok_or_else(|| VolumeError::Missing { path: folder.to_owned() })
     }
 
     /// The same in a folder that is ours.

@@ -386,6 +386,16 @@ fn a_partial_file_and_its_row_count_together_alone() {
         fetch(&partial, &content, NOW);
         assert_eq!(partial.finish(NOW, &mut on).unwrap(), Finished::Installed, "case {number}");
     }
+    let stopped = Home::new();
+    let partial = stopped.models.begin(&wanted, NOW).unwrap();
+    fetch(&partial, &content, NOW);
+    drop(partial);
+    let path = stopped.partial_path(wanted.sha256);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(stopped.models.view().strangers().unwrap(), [], "ours, as a crash before its name leaves it");
+    let partial = stopped.models.begin(&wanted, NOW).unwrap();
+    assert!(partial.is_complete(), "nothing is fetched again");
+    assert_eq!(partial.finish(NOW, &mut on).unwrap(), Finished::Installed);
     let home = begun();
     home.sql("UPDATE progress SET received = 1000");
     let partial = home.models.begin(&wanted, NOW).unwrap();

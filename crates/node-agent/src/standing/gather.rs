@@ -280,9 +280,8 @@ fn models(view: &View, config: Option<&NodeConfig>) -> Result<Vec<Model>, ReadEr
     let room = view.models();
     let mut here: BTreeMap<Digest, u64> =
         room.partials()?.into_iter().map(|file| (file.sha256, file.received)).collect();
-    let gone = room.gone()?;
-    let held = room.files()?.into_iter().filter(|file| !gone.contains(&file.sha256));
-    here.extend(held.map(|file| (file.sha256, file.bytes)));
+    let (held, gone) = room.here_and_gone()?;
+    here.extend(held.into_iter().map(|file| (file.sha256, file.bytes)));
     let mut rows: BTreeMap<ModelRef, ModelRow> =
         room.models()?.into_iter().map(|row| (row.reference.clone(), row)).collect();
     let shown = |reference: &ModelRef, listed, row: Option<ModelRow>, files: &[(Digest, u64)]| {

@@ -109,6 +109,8 @@ async fn a_first_snapshot_that_fails_again_and_again_is_said_once() {
         let errors = said.lines().filter(|line| line.contains("ERROR") && line.contains(text)).count();
         assert_eq!(errors, 1, "{text}: {said}");
     }
+    let inactive = said.lines().filter(|line| line.contains("is inactive")).count();
+    assert!(inactive <= 1, "what failed stays failed while it is tried again: {said}");
     runtime.hang(false);
     stage.active().await;
 }

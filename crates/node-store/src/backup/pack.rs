@@ -160,7 +160,7 @@ impl Ready {
         let file = Hidden::begin(disk, archive)?;
         let volume = options.folder();
         // Whose files they are and that they belong together.
-        drop(Volume::view_only(&options.disk, &volume, options.network)?);
+        let whose = Volume::whose(disk, &volume, options.network)?;
         let bytes = Database::ALL.iter().try_fold(0_u64, |sum, database| {
             let path = volume.join(database.file());
             let found = disk.entry(&path).map_err(failed(&path))?;
@@ -169,7 +169,7 @@ impl Ready {
             let of = |entry: Option<crate::disk::Entry>| entry.map_or(0, |entry| entry.bytes);
             Ok::<_, BackupError>(sum.saturating_add(of(found)).saturating_add(of(logged)))
         })?;
-        let workshop = workshop(options, &file, whose(disk, &volume)?, bytes.saturating_add(FRAME_BYTES))?;
+        let workshop = workshop(options, &file, whose.node, bytes.saturating_add(FRAME_BYTES))?;
         let (stamp, mut members) = copy_databases(disk, &volume, &workshop.folder)?;
         if let Some(kek) = keys {
             members.extend(copy_keys(options, &stamp, &workshop.folder, kek)?);
@@ -223,14 +223,6 @@ fn is_ours_alone(disk: &dyn Disk, folder: &Path) -> Result<bool, BackupError> {
     // What it is a link to, if it is one.
     let entry = disk.entry(&folder.join(".")).map_err(failed(folder))?;
     Ok(entry.is_some_and(|entry| entry.mode & 0o022 == 0 && (entry.uid == disk.uid() || entry.uid == 0)))
-}
-
-fn whose(disk: &dyn Disk, volume: &Path) -> Result<NodeId, BackupError> {
-    let path = volume.join(Database::State.file());
-    match format::find(disk, &path, Database::State)? {
-        Some((_, stamp)) => Ok(stamp.node),
-        None => Err(crate::volume::VolumeError::NoDatabase { path }.into()),
-    }
 }
 
 /// Copies the databases. `state.db` comes first: the copy of the floor in `jobs.db` is then the younger one, which raises

@@ -15,7 +15,7 @@ use super::{ModelsError, error::failed};
 use crate::seal::Seen;
 
 /// Nobody writes to a file that was verified.
-const HELD_MODE: u32 = 0o444;
+pub(super) const HELD_MODE: u32 = 0o444;
 
 /// What a thing is instead of a model file, and what it should be.
 pub(super) fn not_held(seen: &Seen) -> Option<(String, String)> {

@@ -21,7 +21,7 @@ use rustix::{
 use super::{
     Inner, ModelsError, PartialFile, differing,
     error::failed,
-    files::{not_file, open_held, sync_folder},
+    files::{HELD_MODE, not_file, open_held, sync_folder},
     table::{self, FileRow, PartialRow},
 };
 use crate::{
@@ -126,7 +126,12 @@ impl Partial {
         inner.prepare()?;
         let path = inner.partial_path(wanted.sha256);
         let failed = failed(&path);
-        let seen = Seen::at(&path).map_err(failed)?;
+        let mut seen = Seen::at(&path).map_err(failed)?;
+        if seen.as_ref().is_some_and(|seen| not_file(seen, HELD_MODE).is_none()) {
+            // A crash came between its last mode and its name.
+            fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+            seen = Seen::at(&path).map_err(failed)?;
+        }
         if let Some((found, wanted)) = seen.as_ref().and_then(|seen| not_file(seen, MODE)) {
             return Err(ModelsError::NotOurs { path, found, wanted });
         }
@@ -409,7 +414,7 @@ impl Partial {
         let hashed = Look::of(&Seen::of(&file).map_err(failed)?);
         // What was verified is the open file; that the name leads to it is seen by the seal.
         let held = inner.path(sha256);
-        file.set_permissions(fs::Permissions::from_mode(0o444))
+        file.set_permissions(fs::Permissions::from_mode(HELD_MODE))
             .and_then(|()| file.sync_all())
             .and_then(|()| rename(&path, &held))
             .map_err(failed)?;

@@ -177,10 +177,11 @@ impl ModelsView {
         self.judge(sha256, row.as_ref(), self.place()?.as_ref())
     }
 
-    /// The files that were verified once and are not here any more, for example after a backup was restored.
-    pub fn gone(&self) -> Result<BTreeSet<Digest>, ReadError> {
-        let files = self.files()?.into_iter().map(|file| file.sha256);
-        Ok(files.filter(|sha256| matches!(Seen::at(&self.path(*sha256)), Ok(None))).collect())
+    /// The files that are here, and those that were verified once and are not here any more, for example after a backup was restored.
+    pub fn here_and_gone(&self) -> Result<(Vec<HeldFile>, BTreeSet<Digest>), ReadError> {
+        let is_gone = |file: &HeldFile| matches!(Seen::at(&self.path(file.sha256)), Ok(None));
+        let (gone, here): (Vec<_>, Vec<_>) = self.files()?.into_iter().partition(is_gone);
+        Ok((here, gone.into_iter().map(|file| file.sha256).collect()))
     }
 
     /// How every file stands that is here or should be, by digest.

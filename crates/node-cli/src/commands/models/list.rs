@@ -120,9 +120,7 @@ fn gather(
             moved: file.at,
         })
         .collect();
-    let gone = view.models().gone()?;
-    let mut held = view.models().files()?;
-    held.retain(|file| !gone.contains(&file.sha256));
+    let (held, _) = view.models().here_and_gone()?;
     Ok(Models {
         agent_running: false,
         kept_here: config.is_none_or(brings_files),

@@ -111,10 +111,9 @@ fn in_words<S: serde::Serializer>(model: &ModelRef, to: S) -> Result<S::Ok, S::E
 /// [`Failure::Read`].
 pub(super) fn look(view: &View, config: Option<&NodeConfig>) -> Result<Vec<ModelShown>, Failure> {
     let models = view.models();
-    let gone = models.gone()?;
-    let held = models.files()?.into_iter().filter(|file| !gone.contains(&file.sha256));
+    let (held, gone) = models.here_and_gone()?;
     let here = Here {
-        held: held.map(|file| (file.sha256, file)).collect(),
+        held: held.into_iter().map(|file| (file.sha256, file)).collect(),
         gone,
         partials: models.partials()?.into_iter().map(|file| (file.sha256, file.received)).collect(),
     };
