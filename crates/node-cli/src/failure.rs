@@ -244,7 +244,7 @@ pub(crate) enum Failure {
     },
     /// A program that a package manager looks after.
     #[error(
-        "{program} belongs to the package {package}: install the new package (`apt install ./<file>.deb`), then compare it with `resultity-node update verify {program}`"
+        "{program} belongs to the package {package}: compare what the new package would bring, `dpkg-deb --fsys-tarfile ./<file>.deb | tar -xO .{program} | resultity-node update verify -`, then `apt install ./<file>.deb`"
     )]
     Packaged {
         /// The program.

@@ -49,8 +49,6 @@ struct Composition {
     project: String,
     /// `docker compose` or `docker-compose`.
     compose: Vec<&'static str>,
-    /// The image of the Agent, where it is another one than the page's.
-    image: Option<String>,
     /// What the page's image is called, and whether it is to go with the composition.
     built: (String, bool),
     /// Whether the runtime answers nothing that says HOLD.
@@ -77,7 +75,7 @@ impl Composition {
             &Digest::of(folder.path().as_os_str().as_encoded_bytes()).hex()[..12]
         );
         let built = (format!("resultity-node:{}", env!("CARGO_PKG_VERSION")), false);
-        let mut composition = Self { folder, project, compose, image: None, built, holds: true };
+        let mut composition = Self { folder, project, compose, built, holds: true };
         composition.prepare();
         Some(composition)
     }
@@ -144,8 +142,13 @@ impl Composition {
         [&[found.trim()], &self.compose[1..]].concat().join(" ")
     }
 
-    /// Runs a block of the page in a folder, with what stands here for what a reader fills in; gives what it said.
+    /// Runs a block of the page in a folder; gives what it said.
     fn types(&self, folder: &Path, block: &[Line]) -> String {
+        told(&mut self.script_of(folder, block))
+    }
+
+    /// A block of the page, with what stands here for what a reader fills in.
+    fn script_of(&self, folder: &Path, block: &[Line]) -> Command {
         let mut script = "set -e\n".to_owned();
         for line in block {
             script += &line.0;
@@ -157,18 +160,19 @@ impl Composition {
             ("sha256:...", &self.stand_in()),
             ("/srv/models", models.to_str().unwrap()),
             ("<the name of the model's file there>", "none"),
+            ("resultity-node:<next>", &self.next()),
         ] {
             script = script.replace(reader, here);
         }
         let mut command = Command::new("sh");
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
         self.surround(&mut command);
-        told(command.args(["-c", &script]).current_dir(folder).env("PATH", path))
+        command.args(["-c", &script]).current_dir(folder).env("PATH", path);
+        command
     }
 
     /// The page's way from nothing to a node that runs; gives what `init` and `status` said.
-    fn begin(&mut self) -> String {
-        let mut pages = Pages::of("compose");
+    fn begin(&mut self, pages: &mut Pages) -> String {
         let [image] = pages.take("deploy/README.md");
         let images = told(Command::new("docker").args(["images", "--quiet", &self.built.0]));
         self.built.1 = images.is_empty();
@@ -176,13 +180,16 @@ impl Composition {
         let secrets: [Line; 5] = pages.take("deploy/README.md");
         self.types(self.folder.path(), &secrets);
         let node: [Line; 5] = pages.take("deploy/README.md");
-        let said = self.types(&self.path("deploy"), &node);
-        pages.end();
-        said
+        self.types(&self.path("deploy"), &node)
     }
 
     fn stand_in(&self) -> String {
         format!("{}:stand-in", self.project)
+    }
+
+    /// The image that takes the place of the page's.
+    fn next(&self) -> String {
+        format!("{}:2", self.project)
     }
 
     fn build(&self, tag: &str, folder: &str) {
@@ -196,9 +203,6 @@ impl Composition {
             .env("COMPOSE_FILE", "compose.yaml:override.json")
             .env("COMPOSE_PROJECT_NAME", &self.project)
             .env("HOLD", if self.holds { "--hold" } else { "--answer" });
-        if let Some(image) = &self.image {
-            command.env("RESULTITY_IMAGE", image);
-        }
     }
 
     fn compose(&self, arguments: &[&str]) -> Command {
@@ -307,7 +311,7 @@ impl Composition {
 impl Drop for Composition {
     fn drop(&mut self) {
         let _ = self.compose(&["down", "--volumes", "--remove-orphans", "-t", "0"]).output();
-        let mut images = vec![self.stand_in(), format!("{}:2", self.project)];
+        let mut images = vec![self.stand_in(), self.next()];
         if self.built.1 {
             images.push(self.built.0.clone());
         }
@@ -346,7 +350,8 @@ fn template() -> Value {
 async fn the_node_outlives_its_containers_and_their_image() {
     let Some(mut composition) = Composition::new() else { return };
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let said = composition.begin();
+    let mut pages = Pages::of("compose");
+    let said = composition.begin(&mut pages);
     let node = composition.active().await;
     for part in ["A node is made.", "container secret", &node] {
         assert!(said.contains(part), "{part}: {said}");
@@ -409,29 +414,48 @@ async fn the_node_outlives_its_containers_and_their_image() {
     assert_eq!(composition.active().await, node);
     composition.ended(&jobs).await;
 
-    // Another image with another program in it, without going down before.
+    // Another image with another program in it, which the network approves, without going down before.
     composition.holds = true;
     composition.up();
+    composition.active().await;
+    let before = (composition.container("node")["Image"].clone(), composition.program());
+    // What stands behind the end of a program changes nothing of what it does.
+    let update = [&before.1[..], b"another build"].concat();
+    let agents = json!([{ "version": "99.0.0", "digest": Digest::of(&update) }]);
+    let approval = json!({ "updates": { "agents": agents, "runtimes": [] } });
+    composition.ask("/v1/devnet/snapshots", Some(&approval)).await.unwrap();
+    composition
+        .eventually("the node knows what is approved", async || {
+            let mut check =
+                composition.compose(&["exec", "-T", "node", "/resultity-node", "update", "check"]);
+            run(&mut check).filter(|said| said.contains("99.0.0"))
+        })
+        .await;
     composition.active().await;
     let mut jobs = Vec::new();
     for prompt in ["HOLD", "after it", "and after that"] {
         jobs.push(composition.submit(prompt).await);
     }
     composition.held(&jobs).await;
-    let before = (composition.container("node")["Image"].clone(), composition.program());
-    // What stands behind the end of a program changes nothing of what it does.
-    let update = [&before.1[..], b"another build"].concat();
     std::fs::create_dir(composition.path("update")).unwrap();
-    composition.write("update/resultity-node", &update);
-    let file = composition.path("update/resultity-node");
-    std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
     let dockerfile = format!("FROM {}\nCOPY resultity-node /resultity-node\n", composition.built.0);
     composition.write("update/Dockerfile", dockerfile.as_bytes());
-    let image = format!("{}:2", composition.project);
-    composition.build(&image, "update");
-    composition.image = Some(image);
+    let handover: [Line; 6] = pages.take("docs/upgrade.md");
+    pages.end();
+    // Up to where the page compares: what it shows of an image is what would run.
+    let compare = &handover[..2];
+    for (program, approved) in [(&b"something else"[..], false), (&update, true)] {
+        composition.write("update/resultity-node", program);
+        let file = composition.path("update/resultity-node");
+        std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
+        composition.build(&composition.next(), "update");
+        let ended = composition.script_of(&composition.path("deploy"), compare).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert_eq!(ended.status.success(), approved, "{said}");
+        assert!(said.contains(&Digest::of(program).to_string()), "{said}");
+    }
     composition.holds = false;
-    composition.up();
+    composition.types(&composition.path("deploy"), &handover);
     assert_eq!(composition.active().await, node);
     assert_ne!(composition.container("node")["Image"], before.0);
     assert!(composition.program() == update, "the Agent that runs is the other one");

@@ -351,6 +351,7 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
     assert!(eventually(|| advice()["advice"] == "newer"), "{:#}", advice());
     let [check, verify] = pages.take("docs/upgrade.md");
     let [apply, restart] = pages.take("docs/upgrade.md");
+    let [compare, install_next] = pages.take("docs/upgrade.md");
     let [undo, back] = pages.take("docs/upgrade.md");
     assert!(machine.types(&check).contains(&next));
     assert!(machine.types(&verify).contains("approved"));
@@ -371,7 +372,29 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
         assert!(eventually(measured), "{}: {}", place.0, machine.does("resultity-node drift history"));
     }
     machine.does("systemctl stop resultity-node && rm /etc/systemd/system/resultity-node.service /usr/local/bin/resultity-node*");
-    machine.does("systemctl daemon-reload");
+    machine.does("systemctl daemon-reload && systemctl start resultity-node");
+
+    // The next release as a package: it is compared before it is installed, by the service it replaces, and is the package's.
+    assert_eq!((machine.active()["node"].clone(), machine.runs()), (made["node"].clone(), old.clone()));
+    machine.does(&format!(
+        "cd /opt/desk && dpkg-deb -R ./resultity-node_{version}_amd64.deb package
+         cp resultity-node package/usr/bin/resultity-node && rm package/DEBIAN/md5sums
+         sed -i 's/^Version: .*/Version: {next}/' package/DEBIAN/control
+         dpkg-deb -Znone -b package resultity-node_{next}_amd64.deb",
+        version = version.trim()
+    ));
+    let of_next = |line: &Line| Line(line.0.replace("<version>", &next));
+    assert!(machine.types(&of_next(&compare)).contains("approved"));
+    machine.types(&of_next(&install_next));
+    assert_eq!((machine.active()["node"].clone(), machine.runs()), (made["node"].clone(), new.clone()));
+    let (code, said) = machine.tries("resultity-node update apply /opt/desk/resultity-node");
+    assert!(code == Some(1) && said.contains("package"), "{said}");
+    machine.does(&format!(
+        "cd /opt/desk && apt-get install -y --allow-downgrades ./resultity-node_{}_amd64.deb",
+        version.trim()
+    ));
+    assert_eq!((machine.active()["node"].clone(), machine.runs()), (made["node"].clone(), old));
+    machine.does("systemctl stop resultity-node");
 
     // A node that was moved away stays down; the package goes, and the node's files stay.
     machine.types(&under(&move_out));

@@ -29,6 +29,9 @@ use crate::{
     page::{Page, Tone},
 };
 
+/// The longest program that is taken from the standard input, 1 GiB.
+const PROGRAM_BYTES_MAX: usize = 1 << 30;
+
 /// What is done with releases.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Update {
@@ -38,9 +41,10 @@ pub(crate) enum Update {
     )]
     Check,
     /// Compare a file with the releases that are approved; 1 where it is none of them
-    #[command(after_help = "Examples:\n  resultity-node update verify ./resultity-node")]
+    #[command(after_help = "Examples:\n  resultity-node update verify ./resultity-node\n  \
+                            dpkg-deb --fsys-tarfile ./resultity-node_*.deb | tar -xO ./usr/bin/resultity-node | resultity-node update verify -")]
     Verify {
-        /// The program's file; it is read, not started
+        /// The program's file, or - for the standard input; it is read, not started
         #[arg(value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
     },
@@ -174,7 +178,12 @@ impl Report for Judged<'_> {
 }
 
 fn verify(context: &Context, file: &Path) -> Result<Verdict, Failure> {
-    let (updates, digest) = (updates(context)?, files::digest(file)?);
+    let updates = updates(context)?;
+    let digest = if file == Path::new("-") {
+        Digest::of(&files::read(file, PROGRAM_BYTES_MAX)?)
+    } else {
+        files::digest(file)?
+    };
     let known = update::recognise(&updates, TARGET, &digest);
     let version = known.as_ref().ok().map(|release| release.version.as_str());
     let reason = known.as_ref().err().map(ToString::to_string);
