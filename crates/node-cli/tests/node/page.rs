@@ -354,7 +354,7 @@ async fn what_the_page_says_of_the_node_its_snapshot_and_its_storage_is_so() {
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
-/// An address by which other machines reach this one, as the kernel's table of routes has it; nothing where there is none.
+/// An address by which other machines reach this one, as the kernel has it; nothing where there is none.
 fn own_address() -> Option<IpAddr> {
     let routes = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
     let lines: Vec<&str> = routes.lines().collect();
