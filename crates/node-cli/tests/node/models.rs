@@ -551,6 +551,12 @@ async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_ri
             &shows_drift("runtime_binary stand-in"),
         )
         .await;
+    let todo = format!(
+        "1 artifact drifted from what was installed: resultity-node --home {} drift check says which",
+        stage.home().display()
+    );
+    let says = format!("return document.getElementById('todo').textContent.startsWith({})", json!(todo));
+    browser.until("and what to do", &says).await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     drop(browser);
     eventually("the network is told what has drifted", || async {
