@@ -111,6 +111,18 @@ impl Scene {
         states.into_iter().find(|state| state.name == name).unwrap()
     }
 
+    /// What Prometheus would read for a series, its labels as they are written.
+    fn figure(&self, series: &str) -> f64 {
+        let text = tokio::task::block_in_place(|| metrics::text(&self.node));
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
+    }
+
+    /// How far a target is behind, in seconds.
+    fn lag(&self, name: &str) -> f64 {
+        self.figure(&format!("resultity_log_lag_seconds{{target=\"{name}\"}}"))
+    }
+
     /// Everything that is on disk of what the node said of itself and holds `text`.
     fn said(&self, text: &str) -> usize {
         let query = Query { text: Some(text.to_owned()), ..Query::default() };
@@ -154,6 +166,13 @@ async fn what_a_collector_refuses_is_lost_for_it_said_once_and_told_with_the_nex
     scene.delivered("otlp").await;
     let lost = scene.state("otlp").lost;
     assert_eq!((lost[&Level::Info], lost[&Level::Error]), (1, 1), "{lost:?}");
+    let of = |target: &str, level: &str| {
+        let labels = format!("{{target=\"{target}\",level=\"{level}\"}}");
+        scene.figure(&format!("resultity_log_records_lost_total{labels}"))
+    };
+    assert_eq!(["info", "warn", "error"].map(|level| of("otlp", level)), [1.0, 0.0, 1.0]);
+    assert_eq!(["info", "warn", "error"].map(|level| of("network", level)), [0.0; 3]);
+    assert_eq!(scene.figure("resultity_log_records_rejected_total{target=\"otlp\"}"), 0.0);
     assert_eq!(scene.said("refuses log records"), 1);
     let bodies = receiver.bodies();
     assert_eq!(
@@ -177,6 +196,7 @@ async fn what_a_collector_takes_in_part_is_never_sent_again_and_the_rest_is_coun
     scene.delivered("otlp").await;
     assert_eq!(receiver.bodies().iter().filter(|it| *it == "old").count(), 1);
     assert_eq!(scene.state("otlp").rejected, 1);
+    assert_eq!(scene.figure("resultity_log_records_rejected_total{target=\"otlp\"}"), 1.0);
     assert_eq!(scene.said("but for 1: too old"), 1);
 }
 
@@ -348,6 +368,35 @@ async fn a_collector_that_does_not_answer_holds_nothing_up_and_gets_it_later() {
     assert!(text.contains("\"patience\""), "{text}");
     scene.delivered("otlp").await;
     assert!(receiver.bodies().iter().filter(|it| *it == "patience").count() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_behind_a_target_is_has_a_figure_of_its_own_and_none_is_behind_that_has_all() {
+    let receiver = Receiver::start((0..10_000).map(|_| Answer::Later(503, 1))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = LogFileSettings::in_folder(folder.path().join("logs"));
+    let scene = Scene::set(ExportSettings { log_file: Some(files), ..otlp(&receiver, true) }).await;
+    scene.note("long ago");
+    // Long enough for a figure that stands for the wrong target to be seen.
+    eventually("the file has all, and the collector nothing", || {
+        let _ = scene.node.store.logs().flush().wait();
+        (scene.lag("otlp") > 3.0 && scene.lag("file") == 0.0).then_some(())
+    })
+    .await;
+    let oldest = scene.state("otlp").oldest.unwrap();
+    let age = || time::now(&scene.node.store).unwrap().since_ms(oldest) as f64 / 1000.0;
+    let (before, lag, after) = (age(), scene.lag("otlp"), age());
+    assert!((before..=after).contains(&lag), "{lag} s, where it is {before} to {after} s behind");
+    assert!(scene.figure("resultity_log_waiting_records{target=\"otlp\"}") >= 1.0);
+
+    receiver.seen.lock().unwrap().answers.clear();
+    eventually("it has all, too", || {
+        let _ = scene.node.store.logs().flush().wait();
+        (scene.lag("otlp") == 0.0 && scene.lag("file") == 0.0).then_some(())
+    })
+    .await;
+    assert!(receiver.bodies().iter().any(|it| it == "long ago"));
+    assert!(scene.lag("network") > 3.0, "nobody has sent it to the network");
 }
 
 #[tokio::test(flavor = "multi_thread")]

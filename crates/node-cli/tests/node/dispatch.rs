@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::stage::{eventually, external, running, with};
+use crate::stage::{eventually, external, figures, running, with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_jobs_run_at_once_as_the_snapshot_says_and_each_once() {
@@ -235,6 +235,18 @@ async fn monitoring_is_told_by_the_exit_code_how_a_node_stands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_works_is_measured_as_promtool_wants_it_and_its_figures_are_those_of_its_jobs() {
     let (mut stage, _runtime) = running(external()).await;
+    // Where no graphics card can be asked, nothing is said of one, and nothing else suffers.
+    let without = figures(&stage.page().await).await;
+    let of_cards: Vec<_> = without.keys().filter(|name| name.starts_with("resultity_gpu")).collect();
+    assert_eq!((of_cards.len(), without["resultity_scrape_errors"]), (0, 0.0), "{of_cards:?}");
+    let beat = eventually("it is heard of", || async {
+        let beat = stage.get("state").await["nodes"][0]["heartbeat"].clone();
+        (beat["hardware"]["memory"]["total_bytes"].as_u64() > Some(0)).then_some(beat)
+    })
+    .await;
+    assert!(beat["hardware"]["graphics"].as_array().is_none_or(Vec::is_empty), "{beat}");
+    let said = stage.said().to_lowercase();
+    assert!(!said.contains("nvml") && !said.contains("graphics"), "{said}");
     assert_eq!(stage.stop_node().await, Some(0));
     put_in_a_graphics_card(&mut stage);
     stage.start_node_with(&["--page-listen", "127.0.0.1:0"]);

@@ -17,6 +17,7 @@ mod collector;
 mod containers;
 mod copies;
 mod dispatch;
+mod figures;
 mod kill;
 mod models;
 mod network;

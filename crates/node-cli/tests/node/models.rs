@@ -2,6 +2,7 @@
 //! damaged and swapped.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, FileTimes},
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt as _},
@@ -24,7 +25,10 @@ use node_types::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, children, eventually, external, with};
+use crate::{
+    browser::Browser,
+    stage::{Stage, children, eventually, external, figures, with},
+};
 
 /// Gemma 3 270M as GGUF, Q4_K_M.
 const SHA256: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
@@ -301,13 +305,25 @@ async fn what_is_damaged_under_a_seal_that_holds_is_found_by_the_scrub() {
     let file = kept(&stage, sha256);
     flip(&file, PIECE_BYTES + 1);
     stage.seal_as_it_is(sha256);
+    // Nobody has the right bytes for the time being.
+    stage.stop_network().await;
     stage.start_node();
     eventually("the scrub finds it", || async {
         stage.said().contains("though its seal holds").then_some(())
     })
     .await;
+    let page = stage.page().await;
+    eventually("it is measured as drift", || async {
+        (artifacts(&figures(&page).await, "drifted") == 1.0).then_some(())
+    })
+    .await;
+    stage.start_network().await;
     eventually("it is mended", || async { (hash(&file) == sha256).then_some(()) }).await;
     stage.active().await;
+    eventually("nothing is drift any more", || async {
+        (artifacts(&figures(&page).await, "drifted") == 0.0).then_some(())
+    })
+    .await;
     answered(&stage, "One, two,").await;
 }
 
@@ -485,6 +501,21 @@ async fn a_model_that_does_not_fit_the_machine_is_refused_before_a_byte_is_fetch
     assert_eq!(served(&stage, sha256).await, 0);
 }
 
+/// Artifacts in a state, by the node's figures.
+fn artifacts(figures: &BTreeMap<String, f64>, state: &str) -> f64 {
+    figures[&format!("resultity_artifacts{{state=\"{state}\"}}")]
+}
+
+/// The page shows that this one has drifted and no other.
+fn shows_drift(name: &str) -> String {
+    format!(
+        "const said = document.getElementById('drift'), all = [...document.querySelectorAll('#drifted li')];
+         return said.textContent === '1 drifted from what was installed:' && said.className === 'bad'
+             && all.length === 1 && all[0].textContent === {}",
+        json!(name)
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_right_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -506,6 +537,28 @@ async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_ri
     let (code, said) = stage.command(&["drift", "check"]);
     assert_eq!(code, Some(3), "{said}");
     assert_takes_nothing(&stage).await;
+    let page = stage.page().await;
+    eventually("it is measured as drift, and nothing else is", || async {
+        let measured = figures(&page).await;
+        (artifacts(&measured, "drifted") == 1.0 && artifacts(&measured, "missing") == 0.0).then_some(())
+    })
+    .await;
+    let browser = Browser::open().await;
+    browser.go(&page).await;
+    browser
+        .until(
+            "the page says it, and not in the tone of what is well",
+            &shows_drift("runtime_binary stand-in"),
+        )
+        .await;
+    let todo = format!(
+        "1 artifact drifted from what was installed: resultity-node --home {} drift check says which",
+        stage.home().display()
+    );
+    let says = format!("return document.getElementById('todo').textContent.startsWith({})", json!(todo));
+    browser.until("and what to do", &says).await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    drop(browser);
     eventually("the network is told what has drifted", || async {
         let state = stage.get("state").await;
         let drifted = state["nodes"][0]["heartbeat"]["drifted"].as_array().cloned().unwrap_or_default();
@@ -513,7 +566,17 @@ async fn a_runtime_program_that_changes_is_drift_and_runs_nothing_until_it_is_ri
     })
     .await;
     assert_eq!(stage.stop_node().await, Some(0));
+    std::fs::remove_file(&program).unwrap();
+    stage.start_node();
+    let page = stage.page().await;
+    eventually("it is measured as missing", || async {
+        let measured = figures(&page).await;
+        (artifacts(&measured, "missing") == 1.0 && artifacts(&measured, "drifted") == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(stage.stop_node().await, Some(0));
     std::fs::write(&program, &good).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     stage.start_node();
     stage.active().await;
     let kinds: Vec<_> =

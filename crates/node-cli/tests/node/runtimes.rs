@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    stage::{Stage, eventually, external, running, with},
+    stage::{Stage, eventually, external, figures, running, with},
     stand_in::StandIn,
 };
 
@@ -128,6 +128,9 @@ async fn what_a_runtime_prints_of_a_prompt_is_kept_nowhere_when_it_dies_and_it_i
     assert_eq!(ended["failure"]["kind"], "attempts_exhausted", "{ended}");
     let harmless = stage.submit("say CANARY").await;
     assert_eq!(stage.ended(&harmless).await["end"], "result", "it was started again");
+    let measured = figures(&stage.page().await).await;
+    assert_eq!(measured["resultity_runtime_restarts_total"], 3.0, "once for each attempt of the deadly one");
+    assert_eq!(measured["resultity_attempts_total"], 4.0);
     eventually("whoever watches is told why it is not shown", || async {
         stage.said().contains("may quote a prompt, and is not shown").then_some(())
     })

@@ -1,6 +1,7 @@
 //! A devnet in this process, and the node as a process of its own: the real binary, killed with the real SIGKILL.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -338,6 +339,17 @@ impl Drop for Stage {
             eprintln!("{}", self.said());
         }
     }
+}
+
+/// A node's figures as Prometheus reads them from its page: each series, its labels as they are written, and its value.
+pub async fn figures(page: &str) -> BTreeMap<String, f64> {
+    let text = reqwest::get(format!("{page}/metrics")).await.unwrap().text().await.unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let series = lines.map(|line| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    });
+    series.collect()
 }
 
 /// Looks until there is something.
