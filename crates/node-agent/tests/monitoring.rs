@@ -151,8 +151,8 @@ const NOT_OURS: [&str; 3] = ["job", "instance", "le"];
 /// Labels whose values are the names of things outside: any may come.
 const OF_OTHERS: [&str; 3] = ["model", "gpu", "name"];
 
-/// A value that no series has is no error to anybody: such an alert never fires, such a panel is empty, and the rules' own
-/// tests would have the same slip of the pen.
+/// A value that no series has is no error to anybody: such an alert never fires, such a panel is empty, and the
+/// rules' own tests would have the same slip of the pen.
 #[test]
 fn what_rules_dashboard_and_documentation_select_by_is_a_value_that_there_is() {
     let families = metrics::families(&Facts::example());

@@ -383,8 +383,8 @@ fn asked<T: rusqlite::types::FromSql>(world: &World, archive: &str, database: &s
     statement.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-/// Jobs come in the order of their numbers, and every other one goes: a copy that has a later one and not an earlier one would be
-/// of two moments.
+/// Jobs come in the order of their numbers, and every other one goes: a copy that has a later one and not an earlier
+/// one would be of two moments.
 #[test]
 fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_jobs() {
     let world = World::new();
@@ -430,8 +430,8 @@ fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_jobs() {
     assert!(seen.is_sorted(), "{seen:?}");
 }
 
-/// What came into force between the copies of two databases must not be newer than the floor beside it: a restored node would
-/// take an older snapshot again.
+/// What came into force between the copies of two databases must not be newer than the floor beside it: a restored
+/// node would take an older snapshot again.
 #[test]
 fn a_snapshot_that_comes_between_the_copies_of_two_databases_is_under_the_restored_floor() {
     let world = World::new();

@@ -373,7 +373,8 @@ fn cramped(options: &str, files: u64) -> Vec<Value> {
     let mut command = Command::new("unshare");
     // Root of a user namespace of its own, where this is not root.
     command.args(if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["-rm"] });
-    let line = r#"mount -t tmpfs -o "$1" tmpfs "$RESULTITY_HOME" && "$0" init >&2 && ulimit -n "$2" && exec "$0" doctor --json"#;
+    let line = r#"mount -t tmpfs -o "$1" tmpfs "$RESULTITY_HOME" && "$0" init >&2 && ulimit -n "$2" &&
+        exec "$0" doctor --json"#;
     command.args(["sh", "-c", line, PROGRAM, options, &files.to_string()]);
     command.env("RESULTITY_HOME", home.path()).env("HOME", home.path());
     let ran = Ran::from(command.output().unwrap());

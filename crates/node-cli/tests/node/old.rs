@@ -27,8 +27,8 @@ async fn the_agent_starts_on_a_volume_of_the_oldest_formats_and_its_jobs_end() {
     let volume = stage.home().join("testnet");
     std::fs::remove_dir_all(&volume).unwrap();
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../node-store/tests/fixtures/1-1-1"), &volume);
-    // The network that it knew is gone; as from a node that has met none yet, what it said is taken out. All else stays: the
-    // node, its account, its jobs, its log.
+    // The network that it knew is gone; as from a node that has met none yet, what it said is taken out. All else
+    // stays: the node, its account, its jobs, its log.
     let change = |database: Database, sql: &str| {
         rusqlite::Connection::open(volume.join(database.file())).unwrap().execute_batch(sql).unwrap();
     };
