@@ -114,6 +114,115 @@ fn what_rules_dashboard_and_documentation_name_is_exported() {
     }
 }
 
+/// What selects series of one name: each label, how it is compared, and the text that it is compared with.
+#[derive(Debug)]
+struct Selector {
+    metric: String,
+    matchers: Vec<(String, &'static str, String)>,
+}
+
+/// Every `name{label="value"}` in a text.
+fn selectors(text: &str) -> Vec<Selector> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices('{') {
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let metric = text[..at].rsplit(|letter: char| !is_name(letter)).next().unwrap();
+        if !metric.starts_with("resultity_") {
+            continue;
+        }
+        let mut matchers = Vec::new();
+        let mut rest = text[at + 1..].trim_start();
+        while !rest.starts_with('}') {
+            let label: String = rest.chars().take_while(|letter| is_name(*letter)).collect();
+            rest = &rest[label.len()..];
+            let how = ["=~", "!~", "!=", "="].into_iter().find(|how| rest.starts_with(how)).unwrap();
+            let value;
+            (value, rest) = rest[how.len()..].strip_prefix('"').unwrap().split_once('"').unwrap();
+            rest = rest.trim_start_matches([',', ' ']);
+            matchers.push((label, how, value.to_owned()));
+        }
+        found.push(Selector { metric: metric.to_owned(), matchers });
+    }
+    found
+}
+
+/// Labels that Prometheus and Grafana know and the node does not.
+const NOT_OURS: [&str; 3] = ["job", "instance", "le"];
+/// Labels whose values are the names of things outside: any may come.
+const OF_OTHERS: [&str; 3] = ["model", "gpu", "name"];
+
+/// A value that no series has is no error to anybody: such an alert never fires, such a panel is empty, and the
+/// rules' own tests would have the same slip of the pen.
+#[test]
+fn what_rules_dashboard_and_documentation_select_by_is_a_value_that_there_is() {
+    let families = metrics::families(&Facts::example());
+    let mut asked = Vec::new();
+    expressions(&serde_json::from_str(&text("deploy/grafana/resultity-node.json")).unwrap(), &mut asked);
+    let panels = asked.join("\n");
+    let mut compared = std::collections::BTreeMap::new();
+    for (path, text) in [
+        ("deploy/grafana/resultity-node.json", panels),
+        ("deploy/prometheus/alerts.yml", text("deploy/prometheus/alerts.yml")),
+        ("deploy/prometheus/alerts_test.yml", text("deploy/prometheus/alerts_test.yml")),
+        ("docs/monitoring.md", text("docs/monitoring.md")),
+    ] {
+        for selector in selectors(&text) {
+            let of = |name: &str| families.iter().find(|family| family.name == name);
+            let base =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| of(selector.metric.strip_suffix(end)?));
+            let family = of(&selector.metric).or(base);
+            let family = family.unwrap_or_else(|| panic!("{path}: there is no {}", selector.metric));
+            for (label, how, value) in &selector.matchers {
+                if NOT_OURS.contains(&label.as_str()) {
+                    continue;
+                }
+                let values: BTreeSet<&str> = family
+                    .samples
+                    .iter()
+                    .flat_map(|sample| sample.labels.iter().filter(|(name, _)| name == label))
+                    .map(|(_, value)| value.as_str())
+                    .collect();
+                assert!(!values.is_empty(), "{path}: {selector:?}: there is no label {label}");
+                if OF_OTHERS.contains(&label.as_str()) {
+                    continue;
+                }
+                let named: Vec<&str> =
+                    if how.ends_with('~') { value.split('|').collect() } else { vec![value.as_str()] };
+                for name in named {
+                    assert!(values.contains(name), "{path}: {selector:?}: {label} is one of {values:?}");
+                    *compared.entry(path).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    assert!(compared["deploy/prometheus/alerts.yml"] >= 9, "{compared:?}");
+    assert!(compared.len() == 4, "{compared:?}");
+}
+
+/// What is summed up by a label that no series has is one sum.
+#[test]
+fn what_rules_and_dashboard_sum_up_by_is_a_label_that_there_is() {
+    let families = metrics::families(&Facts::example());
+    let samples = families.iter().flat_map(|family| &family.samples);
+    let mut labels: BTreeSet<&str> =
+        samples.flat_map(|sample| &sample.labels).map(|(name, _)| *name).collect();
+    labels.extend(NOT_OURS);
+    for path in ["deploy/prometheus/alerts.yml", "deploy/grafana/resultity-node.json"] {
+        let text = text(path);
+        let groups = text.split(" by (").skip(1).map(|rest| rest.split_once(')').unwrap().0);
+        let legends = text.split("{{").skip(1).map(|rest| rest.split_once("}}").unwrap().0.trim());
+        let legends = legends.filter_map(|name| match name.split_once("$labels.") {
+            Some((_, label)) => Some(label),
+            None => Some(name).filter(|name| !name.contains('$')),
+        });
+        let named: BTreeSet<&str> =
+            groups.flat_map(|group| group.split(',')).chain(legends).map(str::trim).collect();
+        assert!(named.len() > 3, "{path}: {named:?}");
+        let unknown: Vec<_> = named.difference(&labels).collect();
+        assert!(unknown.is_empty(), "{path}: no series has the labels {unknown:?}");
+    }
+}
+
 #[test]
 fn the_table_of_metrics_in_the_documentation_is_that_of_the_code() {
     let (document, table) = (text("docs/monitoring.md"), metrics::document());

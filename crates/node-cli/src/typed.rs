@@ -234,6 +234,79 @@ mod tests {
         assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
     }
 
+    /// What stands in backquotes in the sentences and tables of a page, in one line each; blocks of code are not of it.
+    fn quoted_in(page: &str) -> Vec<String> {
+        let mut prose = String::new();
+        let mut inside = false;
+        for line in page.lines() {
+            let fence = line.trim_start().starts_with("```");
+            inside ^= fence;
+            if !inside && !fence {
+                prose += line;
+                prose.push('\n');
+            }
+        }
+        let words = |span: &str| span.split_whitespace().collect::<Vec<_>>().join(" ");
+        // A code span ends with its paragraph at the latest, and a missing backquote turns no other one round.
+        prose.split("\n\n").flat_map(|part| part.split('`').skip(1).step_by(2).map(words)).collect()
+    }
+
+    /// A command in a sentence of a page, with or without the program's name; of a single word nobody knows what it is.
+    fn named(span: &str) -> Option<&str> {
+        use clap::CommandFactory as _;
+
+        let program = span.trim_start_matches("sudo ").strip_prefix("resultity-node ");
+        let words = program.unwrap_or(span);
+        let (first, more) = words.split_once(' ').unwrap_or((words, ""));
+        let known = crate::cli::Cli::command().find_subcommand(first).is_some();
+        (program.is_some() || known && !more.is_empty()).then_some(words)
+    }
+
+    /// A page that names a command or a flag that there is not sends its reader to an error.
+    #[test]
+    fn every_command_in_a_sentence_of_the_pages_is_one_that_there_is() {
+        use clap::{Parser as _, error::ErrorKind};
+
+        // What the program says of a key.
+        const NO_COMMAND: &str = "key sealed under a systemd credential";
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let mut pages = vec![root.join("README.md"), root.join("deploy/README.md")];
+        for folder in ["docs", "docs/decisions"] {
+            let entries = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            pages.extend(entries.filter(|path| path.extension().is_some_and(|it| it == "md")));
+        }
+        let (mut seen, mut refused) = (0, Vec::new());
+        for page in pages {
+            for span in quoted_in(&std::fs::read_to_string(&page).unwrap()) {
+                let Some(command) = named(&span).filter(|command| *command != NO_COMMAND) else { continue };
+                seen += 1;
+                // What a reader fills in stands there in capitals, in angle brackets or with dots.
+                let words = command.split(' ').map(|word| match word {
+                    "0x..." => "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B",
+                    "..." | "…" => "x",
+                    word => word,
+                });
+                let said = crate::cli::Cli::try_parse_from(std::iter::once("resultity-node").chain(words));
+                let wrong = said.err().filter(|why| match why.kind() {
+                    // A sentence names a command, not all that it is given.
+                    ErrorKind::MissingRequiredArgument
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    | ErrorKind::MissingSubcommand
+                    | ErrorKind::DisplayHelp
+                    | ErrorKind::DisplayVersion => false,
+                    // The flag is there, its value is not.
+                    ErrorKind::InvalidValue => why.get(clap::error::ContextKind::InvalidValue).is_some_and(
+                        |value| !matches!(value, clap::error::ContextValue::String(text) if text.is_empty()),
+                    ),
+                    _ => true,
+                });
+                refused.extend(wrong.map(|why| format!("{}: `{span}`: {why}", page.display())));
+            }
+        }
+        assert_eq!(refused, [""; 0]);
+        assert!(seen > 60, "{seen}");
+    }
+
     #[test]
     fn a_path_that_a_shell_would_cut_is_quoted() {
         assert_eq!(

@@ -423,6 +423,8 @@ async fn no_canary_is_found_anywhere() {
     let exported = secrets.path().join("exported.json").display().to_string();
     command(&["key", "export", "--out", &exported, "--passphrase-file", &pass], 0);
     command(&["key", "reseal", "--to-secret-file", &kek], 0);
+    let keyed = secrets.path().join("keyed.backup").display().to_string();
+    command(&["backup", "create", &keyed, "--with-keys", "--passphrase-file", &pass], 0);
     for json in [&[][..], &["--json"]] {
         for words in [
             &["status"][..],
@@ -439,6 +441,13 @@ async fn no_canary_is_found_anywhere() {
             command(&[&["jobs", "explain", job.as_str()][..], json].concat(), 0);
         }
     }
+
+    let keyed = unpacked(&keyed);
+    assert!(
+        holds(&keyed, b"keys/node.key") && holds(&keyed, b"keys/volume.key"),
+        "the keys are in it, sealed"
+    );
+    heard.hear(format!("{BACKUP}, with keys"), keyed);
 
     // and no canary is anywhere.
     let network_has = stage.get("logs").await.to_string();

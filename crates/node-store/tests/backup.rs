@@ -28,6 +28,7 @@ use contents::{ACKNOWLEDGED, FAILED, FINISHED, QUEUED, RUNNING, offered};
 use node_store::{
     backup::{self, BackupError, Held, Manifest, Purpose, Source},
     disk::{Disk, Entry, Locked, RealDisk},
+    format::Database,
     jobs::{Accepted, AfterRestore, Lease},
     keys::{Kek, KekSources, NodeKey, Source as KeySource},
     logs::{Query, Target},
@@ -223,6 +224,29 @@ fn a_backup_with_keys_restores_the_node_with_its_jobs_fenced() {
     assert_eq!((tally.jobs, tally.expired), (3, 1));
 }
 
+/// In any spelling that a file could have it in.
+#[test]
+fn the_nodes_key_stands_nowhere_in_an_archive_that_has_it_sealed() {
+    let world = World::new();
+    let manifest = world.create("a.backup", Some(&world.kek()));
+    assert!(manifest.has_keys());
+    let tar = world.tar("a.backup");
+    // The key that `contents::fill` made the volume with, and the passphrase that it is sealed under.
+    let spelled = [
+        vec![5; 32],
+        "05".repeat(32).into_bytes(),
+        "BQUF".repeat(10).into_bytes(),
+        "5, ".repeat(31).into_bytes(),
+        "5,".repeat(31).into_bytes(),
+        PASSPHRASE.as_bytes().to_vec(),
+    ];
+    let is_there = |bytes: &[u8]| tar.windows(bytes.len()).any(|window| window == bytes);
+    assert!(is_there(b"keys/node.key"), "what is looked for would be in here");
+    for bytes in spelled {
+        assert!(!is_there(&bytes), "{}", String::from_utf8_lossy(&bytes));
+    }
+}
+
 #[test]
 fn a_job_that_the_network_does_not_know_fails_and_is_reported() {
     let world = World::new();
@@ -344,8 +368,25 @@ fn a_restored_volume_sends_nothing_that_the_network_acknowledged() {
     assert_eq!(sent, all - held, "{:?}", batch.records());
 }
 
+/// What one query gives of a database in an archive.
+fn asked<T: rusqlite::types::FromSql>(world: &World, archive: &str, database: &str, query: &str) -> Vec<T> {
+    let (folder, tar) = (tempfile::tempdir().unwrap(), world.tar(archive));
+    let plain = folder.path().join("plain.tar");
+    fs::write(&plain, tar).unwrap();
+    let unpacked = std::process::Command::new("tar")
+        .args(["-xf", "plain.tar", database])
+        .current_dir(folder.path())
+        .status();
+    assert!(unpacked.unwrap().success());
+    let raw = rusqlite::Connection::open(folder.path().join(database)).unwrap();
+    let mut statement = raw.prepare(query).unwrap();
+    statement.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Jobs come in the order of their numbers, and every other one goes: a copy that has a later one and not an earlier
+/// one would be of two moments.
 #[test]
-fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_volume() {
+fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_jobs() {
     let world = World::new();
     let store = Arc::new(world.open("home"));
     let stop = Arc::new(AtomicBool::new(false));
@@ -372,11 +413,51 @@ fn a_backup_made_while_jobs_come_and_go_is_one_moment_of_the_volume() {
     for round in 0..5 {
         let name = format!("{round}.backup");
         world.create(&name, None);
-        seen.push(backup::verify(&world.path(&name), None, world.folder.path()).unwrap().held.jobs);
+        let held = backup::verify(&world.path(&name), None, world.folder.path()).unwrap().held.jobs;
+        let ids: Vec<Vec<u8>> = asked(&world, &name, "jobs.db", "SELECT id FROM jobs ORDER BY seq");
+        let kept: Vec<_> = ids.into_iter().filter(|bytes| *bytes > id(999).as_bytes().to_vec()).collect();
+        let odd = (1000_u64..).filter(|number| number % 2 == 1).map(|number| id(number).as_bytes().to_vec());
+        // The last one may be on its way out.
+        let steady = kept.iter().filter(|bytes| bytes[15] % 2 == 1);
+        assert!(steady.zip(odd).all(|(found, wanted)| *found == wanted), "a job is missing in between");
+        let leaving = kept.iter().filter(|bytes| bytes[15] % 2 == 0);
+        assert!(leaving.clone().count() <= 1 && leaving.clone().all(|bytes| Some(bytes) == kept.last()));
+        assert_eq!(u64::try_from(kept.len()).unwrap() + 4, held);
+        seen.push(held);
     }
     stop.store(true, Ordering::Relaxed);
     assert!(writing.join().unwrap() > 1000);
     assert!(seen.is_sorted(), "{seen:?}");
+}
+
+/// What came into force between the copies of two databases must not be newer than the floor beside it: a restored
+/// node would take an older snapshot again.
+#[test]
+fn a_snapshot_that_comes_between_the_copies_of_two_databases_is_under_the_restored_floor() {
+    let world = World::new();
+    let store = Arc::new(world.open("home"));
+    let put_in_force = {
+        let (store, next) = (Arc::clone(&store), std::sync::atomic::AtomicU64::new(3));
+        move || {
+            let mut document = trust::config(next.fetch_add(1, Ordering::Relaxed));
+            document["keyset_version"] = 2.into();
+            let envelope = trust::signed_config(&document, &[&trust::Signer::new(2)]);
+            store.apply_envelope(&envelope, NOW).unwrap();
+        }
+    };
+    let mut options = world.options("home");
+    options.disk = Arc::new(Faulty { copies: Some(Between(Box::new(put_in_force))), ..Faulty::default() });
+    backup::create(&options, &world.path("a.backup"), Some(&world.kek()), RELEASE, NOW).unwrap();
+    assert_eq!(store.snapshots().floor().version, 5, "one came before each of three copies");
+
+    let version = |database: &str| -> u64 {
+        asked::<u64>(&world, "a.backup", database, "SELECT version FROM floor")[0]
+    };
+    assert_eq!((version("state.db"), version("jobs.db")), (3, 4));
+    world.restore("a.backup", "new").unwrap();
+    let restored = world.open("new");
+    let in_force = restored.snapshots().current().unwrap().config.document().version;
+    assert_eq!((in_force, restored.snapshots().floor().version), (3, 4));
 }
 
 #[test]
@@ -415,6 +496,35 @@ fn a_backup_without_keys_takes_those_of_the_old_volume_or_the_nodes_own() {
     let refused = backup::restore(&world.options("fourth"), &world.path("a.backup"), &other, LATER);
     assert!(matches!(refused, Err(BackupError::OtherVolumeKey { .. })), "{refused:?}");
     assert!(!world.path("fourth/testnet").exists());
+}
+
+/// The way back that the refusal names.
+#[test]
+fn what_a_newer_release_wrote_is_refused_and_the_backup_from_before_goes_on_in_its_place() {
+    for database in Database::ALL {
+        let world = World::new();
+        world.create("before.backup", Some(&world.kek()));
+        let node = world.open("home").node();
+        let (volume, aside) = (world.path("home/testnet"), world.path("home/testnet.newer"));
+        let raw = rusqlite::Connection::open(volume.join(database.file())).unwrap();
+        raw.pragma_update(None, "user_version", 99).unwrap();
+        drop(raw);
+
+        let refused = Store::open(&world.options("home"), &at(LATER)).map(drop).unwrap_err().to_string();
+        for words in [database.file(), "format 99", "or restore a backup that was made before"] {
+            assert!(refused.contains(words), "{words:?} is not in: {refused}");
+        }
+        let over = world.restore("before.backup", "home");
+        assert!(matches!(over, Err(BackupError::VolumeExists { .. })), "{over:?}");
+        fs::rename(&volume, &aside).unwrap();
+        assert_eq!(world.restore("before.backup", "home").unwrap().jobs, 4);
+        let store = world.open("home");
+        assert_eq!(store.node(), node);
+        assert_eq!(store.view().jobs().fence().unwrap().map(|fence| fence.jobs), Some(4), "it asks first");
+        let raw = rusqlite::Connection::open(aside.join(database.file())).unwrap();
+        let found: u32 = raw.query_row("PRAGMA user_version", (), |row| row.get(0)).unwrap();
+        assert_eq!(found, 99, "what the newer one wrote is left as it was");
+    }
 }
 
 #[test]
@@ -883,9 +993,19 @@ fn a_move_that_was_broken_off_leaves_one_of_both_and_goes_on() {
     assert_eq!(fs::read(world.path("b.move")).unwrap(), b"another file");
 }
 
+/// What happens before each database is copied into an archive.
+struct Between(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Between {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Between")
+    }
+}
+
 /// Real files, but for the calls that are to fail; and which folders were synced.
 #[derive(Debug, Default)]
 struct Faulty {
+    copies: Option<Between>,
     synced: Mutex<Vec<PathBuf>>,
     /// Syncs of this folder fail once it was synced so often.
     fails: Option<(PathBuf, usize)>,
@@ -925,6 +1045,10 @@ impl Disk for Faulty {
         RealDisk.create_dir(path)
     }
     fn create_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if let Some(between) = self.copies.as_ref().filter(|_| path.extension().is_some_and(|it| it == "db"))
+        {
+            (between.0)();
+        }
         RealDisk.create_file(path, bytes)
     }
     fn sync_file(&self, path: &Path) -> io::Result<()> {

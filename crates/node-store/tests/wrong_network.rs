@@ -92,7 +92,8 @@ fn a_newer_format_is_refused_by_name() {
         let raw = rusqlite::Connection::open(folder.join(name)).unwrap();
         raw.pragma_update(None, "user_version", 99).unwrap();
         drop(raw);
-        refused(&folder, stamp(Network::Testnet), &[name, "format 99", "upgrade resultity-node"]);
+        let way_back = "upgrade resultity-node, or restore a backup that was made before";
+        refused(&folder, stamp(Network::Testnet), &[name, "format 99", way_back]);
     }
 }
 

@@ -212,6 +212,7 @@ impl Facts {
             log_targets: Some(["file", "network", "otlp"].map(target).to_vec()),
             storage: Some(vec![
                 Storage { class: "jobs".to_owned(), bytes: 4096, limit_bytes: Some(1 << 26) },
+                Storage { class: "traces".to_owned(), bytes: 4096, limit_bytes: Some(1 << 26) },
                 Storage { class: "models".to_owned(), bytes: 1 << 30, limit_bytes: None },
             ]),
             snapshot: Some(SnapshotFacts {

@@ -234,7 +234,7 @@ impl Doctor {
         if let Err(none @ Failure::NoVolume { .. }) = context.view() {
             // But for what a restore left that was killed.
             let folders = doctor::abandoned(&context.settings).unwrap_or_default();
-            return if folders.is_empty() { Err(none) } else { without_node(&context, &none, &folders) };
+            return if folders.is_empty() { Err(none) } else { without_node(&context, &folders) };
         }
         let asked = Asked { deep: self.deep };
         let mut findings = look(&context, asked)?;
@@ -257,17 +257,19 @@ impl Doctor {
 }
 
 /// What is said of a home without a node in which something was left.
-fn without_node(context: &Context, none: &Failure, folders: &[PathBuf]) -> Result<Verdict, Failure> {
+fn without_node(context: &Context, folders: &[PathBuf]) -> Result<Verdict, Failure> {
     let findings = doctor::of_abandoned(folders).into_iter();
     let mut findings: Vec<_> = findings.map(|finding| FindingShown::of(finding, &context.typed)).collect();
+    let next = "restore the backup again: `resultity-node backup restore <FILE>`";
+    let cure =
+        format!("{next}; or make a node: `resultity-node init`, or choose the right --home and --network");
     findings.push(FindingShown {
         name: "agent",
         verdict: Error,
-        found: context.typed.complete(&none.to_string()).into_owned(),
-        cure: None,
+        found: format!("there is no node at {}", context.folder().display()),
+        cure: Some(context.typed.complete(&cure).into_owned()),
         fixable: false,
     });
-    let next = "restore the backup again: `resultity-node backup restore <FILE>`";
     let next = context.typed.complete(next).into_owned();
     let folder = Some(context.folder());
     context.out.show(&Shown { verdict: Error, folder, findings, fix: None, next })?;

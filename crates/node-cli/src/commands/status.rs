@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EVERY: Duration = Duration::from_secs(2);
 /// The longest token file that is read, in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
+/// Names of artifacts that drifted that are shown; `drift check` has them all.
+const DRIFTED_ROWS: usize = 3;
 /// Expired jobs that one look counts.
 const UNREPORTED_MAX: u64 = 256;
 
@@ -296,8 +298,13 @@ fn model_rows(standing: &Standing, page: &mut Page) {
     {
         page.toned_row("runtime", Tone::Warning, format!("fell {} in this start", count(restarts, "time")));
     }
-    for name in &standing.drifted {
+    // All of them would push what is to be done off the screen.
+    let (shown, more) = standing.drifted.split_at(standing.drifted.len().min(DRIFTED_ROWS));
+    for name in shown {
         page.toned_row("drifted", Tone::Bad, name);
+    }
+    if !more.is_empty() {
+        page.toned_row("", Tone::Bad, format!("and {} more", more.len()));
     }
     if !standing.artifacts.is_empty() {
         let states: Vec<String> =

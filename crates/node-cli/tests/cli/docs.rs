@@ -2,9 +2,9 @@
 //!
 //! Here are run the `console` blocks that name nobody else (`shared/pages.rs` says who runs what), each page's in one folder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use node_store::store::Store;
+use node_store::{format::Database, store::Store};
 
 use crate::{
     home::{Home, job, reading},
@@ -132,9 +132,36 @@ fn every_command_of_every_page_is_run_by_somebody() {
     }
 }
 
+#[test]
+fn what_an_older_release_says_of_a_newer_volume_is_what_the_page_shows() {
+    let upgrade = page("upgrade.md");
+    let shown = upgrade.lines().find(|line| line.contains("/state.db has format")).unwrap();
+    let home = Home::with_node();
+    let raw = rusqlite::Connection::open(home.volume().join("state.db")).unwrap();
+    raw.pragma_update(None, "user_version", Database::State.newest() + 1).unwrap();
+    drop(raw);
+    let said = home.run(["status"]).failed(1, &[]).err;
+    assert_eq!(said.trim_end(), shown.replace("...", home.volume().to_str().unwrap()));
+}
+
 /// The words in backquotes of a page.
 fn quoted(page: &str) -> BTreeSet<&str> {
     page.split('`').skip(1).step_by(2).collect()
+}
+
+/// The rows of the tables under a heading by the words in their first cell, each with its other two.
+fn rows<'a>(page: &'a str, heading: &str) -> BTreeMap<&'a str, [&'a str; 2]> {
+    let part = page.split(&format!("\n{heading}\n")).nth(1).unwrap().split("\n#").next().unwrap();
+    let cells =
+        part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
+    let mut rows = BTreeMap::new();
+    for (words, rest) in cells {
+        let (cause, cure) = rest.split_once(" | ").unwrap_or((rest, ""));
+        for word in quoted(words) {
+            assert!(rows.insert(word, [cause.trim(), cure.trim()]).is_none(), "{word} has two rows");
+        }
+    }
+    rows
 }
 
 fn source(path: &str) -> String {
@@ -162,19 +189,23 @@ fn words_of(source: &str, declaration: &str) -> Vec<String> {
 #[test]
 fn every_error_and_every_finding_has_its_entry() {
     let (trouble, everyday) = (page("troubleshooting.md"), page("everyday.md"));
-    let entries = quoted(&trouble);
     let code = source("node-cli/src/failure.rs");
     let kinds = code.split("fn kind(").nth(1).unwrap().split("\n    }").next().unwrap();
-    let kinds: Vec<&str> = kinds.split('"').skip(1).step_by(2).collect();
-    assert!(kinds.len() > 30, "{kinds:?}");
-    for kind in kinds {
-        assert!(entries.contains(kind), "no entry for the error {kind}");
-    }
+    let kinds: Vec<String> = kinds.split('"').skip(1).step_by(2).map(str::to_owned).collect();
     let network = words_of(&source("node-types/src/protocol/network.rs"), "pub enum ErrorCode {");
     let job = words_of(&source("node-types/src/job.rs"), "pub enum FailureKind {");
-    assert!(network.len() > 8 && job.len() > 4, "{network:?} {job:?}");
-    for word in network.iter().chain(&job) {
-        assert!(entries.contains(word.as_str()), "no entry for {word}");
+    assert!(kinds.len() > 30 && network.len() > 8 && job.len() > 4, "{kinds:?} {network:?} {job:?}");
+    for (words, heading) in [
+        (kinds, "## Errors of the command line"),
+        (network, "## What the network refuses"),
+        (job, "## A job that failed"),
+    ] {
+        let rows = rows(&trouble, heading);
+        for word in words {
+            let [cause, cure] = rows.get(&*word).unwrap_or_else(|| panic!("{heading}: no row for {word}"));
+            // Of what needs no cure it is said that there is none.
+            assert!(cause.len() >= 6 && cure.len() >= 4, "{word}: {cause:?} needs {cure:?}");
+        }
     }
     let checks = quoted(&everyday);
     for (name, _) in node_agent::doctor::CHECKS {

@@ -19,7 +19,7 @@ use node_types::{Digest, Timestamp, config::ModelFile};
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Ran, document, envelope, network_key, reading},
+    home::{Home, PROGRAM, Ran, document, envelope, network_key, reading},
     shop::{SHARED, Shop},
     terminal::{terminal, watch},
     trust::{HOUR_MS, keyset, signed_config, trusted, with},
@@ -45,8 +45,17 @@ impl Said {
     }
 }
 
+/// All that was said. What is wrong is said with what to do.
+#[track_caller]
 fn findings(ran: &Ran) -> Vec<Value> {
-    ran.json()["findings"].as_array().unwrap().clone()
+    let all = ran.json()["findings"].as_array().unwrap().clone();
+    for finding in &all {
+        let wrong = matches!(finding["verdict"].as_str(), Some("warning" | "error"));
+        let cured = finding["cure"].as_str().is_some_and(|cure| !cure.trim().is_empty());
+        assert!(!wrong || cured, "nothing is said to be done: {finding:#}");
+        assert!(finding["found"].as_str().is_some_and(|found| !found.trim().is_empty()), "{finding:#}");
+    }
+    all
 }
 
 /// Runs the doctor and gives what one check says. Where that is a warning or worse, the exit code says so.
@@ -312,18 +321,100 @@ fn a_link_in_place_of_a_file_is_found() {
 }
 
 #[test]
-fn a_damaged_page_is_found_where_the_volume_opens_no_more_too() {
-    let home = Home::filled();
-    let jobs = File::options().write(true).open(home.volume().join("jobs.db")).unwrap();
-    let length = jobs.metadata().unwrap().len();
-    jobs.write_all_at(&[0xAA; 4096], length - 4096).unwrap();
-    check(&home, "databases", &[]).has("error", &["jobs.db", "damaged", "delete nothing"]);
-    jobs.write_all_at(&[0xAA; 4096], 0).unwrap();
-    let said = check(&home, "databases", &[]);
-    said.has("error", &["jobs.db", "damaged"]);
-    check(&home, "snapshot", &[]).has("note", &["not looked at"]);
-    // The others are looked at all the same.
-    check(&home, "stamps", &[]).has("ok", &["2 databases"]);
+fn a_damaged_page_of_any_database_is_found_where_the_volume_opens_no_more_too() {
+    for name in ["state.db", "jobs.db", "logs.db"] {
+        let home = Home::filled();
+        let database = File::options().write(true).open(home.volume().join(name)).unwrap();
+        let length = database.metadata().unwrap().len();
+        let whole = check(&home, "databases", &[]).0;
+        assert!(whole.len() == 1 && whole[0]["verdict"] == "ok", "{whole:#?}");
+        database.write_all_at(&[0xAA; 4096], length - 4096).unwrap();
+        check(&home, "databases", &[])
+            .has("error", &[name, "is damaged", "check the disk", "delete nothing"]);
+        database.write_all_at(&[0xAA; 4096], 0).unwrap();
+        let said = check(&home, "databases", &[]);
+        said.has("error", &[name, "is damaged"]);
+        assert_eq!(said.0.len(), 1, "nothing is said against the others: {:#?}", said.0);
+        if name != "logs.db" {
+            check(&home, "snapshot", &[]).has("note", &["not looked at"]);
+        }
+        // The others are looked at all the same.
+        check(&home, "stamps", &[]).has("ok", &["2 databases"]);
+    }
+}
+
+/// What every command says of it, and the way back with it.
+#[test]
+fn a_database_of_a_newer_release_is_found_with_both_ways_out() {
+    for name in ["state.db", "jobs.db", "logs.db"] {
+        let home = Home::filled();
+        let raw = rusqlite::Connection::open(home.volume().join(name)).unwrap();
+        raw.pragma_update(None, "user_version", 99).unwrap();
+        drop(raw);
+        let said = check(&home, "databases", &[]);
+        said.has(
+            "error",
+            &[
+                &format!("{name} has format 99; this release reads up to"),
+                "or restore a backup that was made before",
+                "install the newer release again",
+                "docs/troubleshooting.md",
+            ],
+        );
+        assert_eq!(said.0.len(), 1, "nothing is said against the others: {:#?}", said.0);
+        let refused = home.run(["rotate"]);
+        refused.failed(1, &[name, "has format 99", "upgrade resultity-node, or restore a backup"]);
+    }
+}
+
+/// The doctor's view of a node on a small file system of its own, in a process with few files.
+fn cramped(options: &str, files: u64) -> Vec<Value> {
+    let home = Home::new();
+    let mut command = Command::new("unshare");
+    // Root of a user namespace of its own, where this is not root.
+    command.args(if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["-rm"] });
+    let line = r#"mount -t tmpfs -o "$1" tmpfs "$RESULTITY_HOME" && "$0" init >&2 && ulimit -n "$2" &&
+        exec "$0" doctor --json"#;
+    command.args(["sh", "-c", line, PROGRAM, options, &files.to_string()]);
+    command.env("RESULTITY_HOME", home.path()).env("HOME", home.path());
+    let ran = Ran::from(command.output().unwrap());
+    assert_eq!(ran.code, Some(7), "{ran:?}");
+    findings(&ran)
+}
+
+/// The first number of what is said.
+fn first_number(finding: &Value) -> u64 {
+    let found = finding["found"].as_str().unwrap();
+    let digits = found.split(|letter: char| !letter.is_ascii_digit()).find(|part| !part.is_empty());
+    digits.unwrap_or_else(|| panic!("{found}")).parse().unwrap()
+}
+
+#[test]
+fn a_small_disk_one_that_forgets_and_a_process_with_few_files_are_found_as_they_are() {
+    // The node takes some of it itself, for its reserve.
+    for (mib, verdict) in [(24, "error"), (160, "warning")] {
+        let all = cramped(&format!("size={mib}m,nr_inodes=600"), 512);
+        let of = |name: &str| Said(all.iter().filter(|it| it["name"] == name).cloned().collect());
+        let space = of("space");
+        space.has(
+            verdict,
+            &["MiB are free: under 32 MiB no new job is taken", "move the home to a larger one"],
+        );
+        let free = first_number(&space.0[0]);
+        assert!(free < mib && free >= mib / 3, "{free} of {mib} MiB");
+        space.has("warning", &["more files fit", "its inodes are used up"]);
+        let files = first_number(&space.0[1]);
+        assert!((400..600).contains(&files), "{files} of 600 files");
+        of("file-system")
+            .has("warning", &["tmpfs", "gone when the machine stops", "move the home to a disk"]);
+        of("limits").has("warning", &["may have only 512 files open", "ulimit -n 1024", "LimitNOFILE="]);
+    }
+    let all = cramped("size=600m", 1024);
+    let of = |name: &str| Said(all.iter().filter(|it| it["name"] == name).cloned().collect());
+    let space = of("space");
+    space.has("ok", &["MiB are free"]);
+    assert!((400..600).contains(&first_number(&space.0[0])), "{:?}", space.0);
+    of("limits").has("ok", &["MiB of memory, 1024 open files"]);
 }
 
 #[test]
@@ -611,7 +702,7 @@ fn what_a_killed_restore_left_is_named_and_removed_by_the_next_one() {
     let empty = Home::new();
     let left = leave(&empty);
     check(&empty, "leftovers", &[]).has("warning", &words);
-    check(&empty, "agent", &[]).has("error", &["there is no node"]);
+    check(&empty, "agent", &[]).has("error", &["there is no node", "backup restore <FILE>", "init`"]);
     // One that is at work is none of the doctor's business.
     let lock = File::options().read(true).write(true).open(left.join("LOCK")).unwrap();
     lock.lock().unwrap();

@@ -14,6 +14,13 @@ use crate::{
     terminal::terminal,
 };
 
+/// The last thing that is said is what to type next.
+#[track_caller]
+fn assert_ends_with(said: &str, next: &str) {
+    let last = said.trim_end().lines().last().unwrap();
+    assert!(last.ends_with(next), "{next:?} is not the end of:\n{said}");
+}
+
 #[test]
 fn a_node_is_made_and_said_to_be_what_it_is() {
     let home = Home::new();
@@ -33,6 +40,7 @@ fn a_node_is_made_and_said_to_be_what_it_is() {
 fn a_second_time_is_refused_unless_it_is_asked_for() {
     let home = Home::new();
     let text = home.run(["init"]).well().says(&["A node is made.", "obfuscation only", "testnet"]).out;
+    assert_ends_with(&text, "`resultity-node run --network-url <the network's address>`");
     let address = text.lines().find_map(|line| line.strip_prefix("address")).unwrap().trim().to_owned();
     home.run(["init"]).failed(1, &[home.volume().to_str().unwrap(), &address, "--if-missing", "--home"]);
     let again = home.json(["init", "--if-missing"]);
@@ -80,7 +88,7 @@ fn the_next_command_names_this_node_and_how_its_keys_open() {
     let start = format!(
         "`resultity-node --home {path} --network mainnet run --network-url <the network's address> --keys-passphrase-file {pass}`"
     );
-    assert!(next.contains(&start), "{next}");
+    assert!(next.ends_with(&start), "{next}");
     assert!(next.contains(&format!("`resultity-node --home {path} --network mainnet key export`")), "{next}");
 }
 
@@ -194,7 +202,7 @@ fn a_beginner_is_asked_what_is_needed_and_ends_with_a_backup_and_the_next_comman
     }
     let next =
         format!("`resultity-node --home '{}' run --network-url <the network's address>`", folder.display());
-    assert!(seen.contains(&next), "{seen}");
+    assert_ends_with(&seen, &next);
 
     let path = folder.to_str().unwrap();
     let at = |arguments: &[&str]| home.run([&["--home", path], arguments].concat());
@@ -229,7 +237,7 @@ fn a_secret_file_and_an_address_are_kept_for_the_next_start() {
     assert_eq!(code, Some(0), "{seen}");
     let node = format!("resultity-node --home {} --network mainnet", folder.display());
     assert!(seen.contains(&format!("make a backup of its key (`{node} key export`)")), "{seen}");
-    assert!(seen.contains(&format!("then start it: `{node} run`")), "{seen}");
+    assert_ends_with(&seen, &format!("then start it: `{node} run`"));
     let settings = std::fs::read_to_string(folder.join("node.toml")).unwrap();
     let wanted = format!(
         "network = \"mainnet\"\nnetwork_url = \"https://node.example.org\"\n\n[keys]\nsecret_file = \"{}\"\n",
@@ -262,7 +270,7 @@ fn nothing_is_asked_that_would_not_count_and_what_is_not_kept_is_said() {
     let (code, seen) = person.hears_it_end(child);
     assert_eq!(code, Some(0), "{seen}");
     assert!(seen.contains("its key: sealed under the systemd credential"), "{seen}");
-    assert!(seen.contains("run --network-url <the network's address>`"), "{seen}");
+    assert_ends_with(&seen, " run --network-url <the network's address>`");
     assert_eq!(std::fs::read_to_string(folder.join("node.toml")).unwrap(), "# somebody's\n");
 }
 

@@ -1,8 +1,10 @@
 //! `jobs`: what is held and what became of the others.
 
+use node_store::jobs::Lease;
+use node_types::job::{Job, Output};
 use serde_json::Value;
 
-use crate::home::{ANSWERED, EXPIRED, FAILED, FINISHED, Home, QUEUED, RUNNING, id};
+use crate::home::{ANSWERED, EXPIRED, FAILED, FINISHED, Home, QUEUED, RUNNING, id, job, reading};
 
 fn states(list: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -71,9 +73,9 @@ fn a_job_is_meant_by_the_first_digits_of_its_id() {
     let whole = id(RUNNING).to_string();
     home.run(["jobs", "show", &whole[..35]])
         .failed(2, &["several jobs begin with", &id(QUEUED).to_string(), "..."]);
-    let store = node_store::store::Store::open(&home.options(), &crate::home::reading()).unwrap();
-    let now = crate::home::reading().wall;
-    let mut other = crate::home::job(7, now);
+    let store = node_store::store::Store::open(&home.options(), &reading()).unwrap();
+    let now = reading().wall;
+    let mut other = job(7, now);
     other.id = "abcd0000-0000-4000-8000-000000000000".parse().unwrap();
     store.jobs().accept(&other, now).wait().unwrap();
     drop(store);
@@ -134,6 +136,40 @@ fn a_story_is_told_in_order_to_its_end() {
     let steps = home.json(["jobs", "explain", &id(ANSWERED).to_string()])["events"].clone();
     assert_eq!((&steps[0]["after_ms"], &steps[4]["after_ms"]), (&Value::Null, &100.into()));
     assert!(steps[2]["text"].as_str().unwrap().contains("4.6 tokens/s"), "{steps}");
+}
+
+/// What it says of "when" can be laid beside the log of another machine.
+#[test]
+fn a_story_says_when_each_step_was() {
+    let home = Home::new();
+    let store = home.fill();
+    let at = reading().wall.plus_ms(60_000);
+    let jobs = store.jobs();
+    let told = Job { priority: 9, ..job(7, at) };
+    jobs.accept(&told, at).wait().unwrap();
+    let leased = jobs.lease(None, None, &[].into(), at.plus_ms(250)).wait().unwrap();
+    assert!(matches!(leased, Lease::Job(leased) if leased.job.id == told.id));
+    let answer = Output { body: String::new(), prompt_tokens: 1, completion_tokens: 2 };
+    jobs.finish(told.id, answer, at.plus_ms(1750)).wait().unwrap();
+    let whole = told.id.to_string();
+    let text = home.run(["jobs", "explain", &whole]).well().out;
+    let steps = home.json(["jobs", "explain", &whole])["events"].clone();
+    for (step, (after_ms, gap, words)) in [
+        (0, "", "it came from the network"),
+        (250, "+250 ms", "it had waited 250 ms; run 1 began"),
+        (1750, "+1.5 s", "run 1 took 1.5 s"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let when = at.plus_ms(after_ms).to_string();
+        assert!(when.starts_with("20") && when.ends_with('Z'), "{when}");
+        assert_eq!(steps[step]["at"], when.as_str(), "{steps:#}");
+        let line = format!("  {when}  {gap:>13}  {words}");
+        assert!(text.lines().any(|said| said.starts_with(&line)), "{line:?} is not in:\n{text}");
+    }
+    let ends = told.expires_at.to_string();
+    assert!(text.contains(&format!("Its time ends {ends} (in ")), "{text}");
 }
 
 #[test]

@@ -7,11 +7,17 @@ use std::{
 };
 
 use node_store::logs::Query;
-use node_types::log::{Kind, Level, Record};
+use node_types::{
+    Timestamp,
+    log::{Kind, Level, Record},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::home::{Home, RUNNING, id, reading};
+use crate::{
+    home::{FAILED, Home, RUNNING, id, reading},
+    trust::HOUR_MS,
+};
 
 fn messages(home: &Home, arguments: &[&str]) -> Vec<String> {
     let ran = home.run(["logs", "--json"].iter().chain(arguments)).well();
@@ -75,6 +81,49 @@ fn followed_logs_show_what_comes() {
         store.logs().flush().wait().unwrap();
         let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!(line["message"], text);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// All filters hold at once, for what is there and for what comes; the time alone is asked only of what is there.
+#[test]
+fn followed_logs_keep_to_level_job_and_text_together() {
+    let home = Home::new();
+    let store = home.fill();
+    let append = |before_ms: u64, level, job: u64, text: &str| {
+        let at = Timestamp::from_ms(reading().wall.ms() - before_ms);
+        store.logs().append(Record { job: Some(id(job)), ..Record::new(at, level, Kind::Inference, text) });
+    };
+    // In each round all but the last differ from what is asked for in one thing.
+    let others = || {
+        append(0, Level::Info, RUNNING, "the engine hums");
+        append(0, Level::Warn, FAILED, "the engine stalls for another");
+        append(0, Level::Warn, RUNNING, "the wheels stall");
+    };
+    others();
+    append(2 * HOUR_MS, Level::Warn, RUNNING, "the engine stalled long ago");
+    append(0, Level::Warn, RUNNING, "the engine stalls");
+    store.logs().flush().wait().unwrap();
+    let running = id(RUNNING).to_string();
+    let asked = [
+        "logs", "--follow", "--json", "--since", "1h", "--level", "warn", "--job", &running, "--grep",
+        "ENGINE",
+    ];
+    let mut child = home.command(asked).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let record: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(record["job"], running.as_str(), "{record}");
+        (record["level"].as_str().unwrap().to_owned(), record["message"].as_str().unwrap().to_owned())
+    };
+    let said = |level: &str, text: &str| (level.to_owned(), text.to_owned());
+    assert_eq!(next(), said("warn", "the engine stalls"));
+    for round in ["first", "second"] {
+        others();
+        append(0, Level::Error, RUNNING, &format!("the engine falls, {round}"));
+        store.logs().flush().wait().unwrap();
+        assert_eq!(next(), said("error", &format!("the engine falls, {round}")));
     }
     child.kill().unwrap();
     child.wait().unwrap();

@@ -5,13 +5,15 @@ use std::{
     process::Stdio,
 };
 
+use node_store::store::Store;
+use node_types::{Digest, inventory::Measured};
 use rustix::{
     process::{Pid, Signal, kill_process},
     termios::{Winsize, tcsetwinsize},
 };
 
 use crate::{
-    home::{Home, id},
+    home::{Home, id, reading},
     terminal::{terminal, watch},
 };
 
@@ -45,6 +47,42 @@ fn a_node_that_has_worked_says_what_it_holds() {
         "1 ever, 1 to be reported",
         "none lost",
     ]);
+}
+
+/// The lines of a terminal as it opens: how the node is stands at the beginning, and what is to be done at the end.
+const SCREEN_LINES: usize = 24;
+
+#[test]
+fn the_report_of_a_node_that_has_worked_fits_on_one_screen_and_no_list_makes_it_longer() {
+    let home = Home::new();
+    let store = home.fill();
+    drop(store);
+    home.run(["account", "link", "--email", "ada@example.org"]).well();
+    let lines = || {
+        let text = home.run(["status"]).well().out;
+        (text.lines().count(), text)
+    };
+    let (whole, text) = lines();
+    assert!(whole <= SCREEN_LINES, "{whole} lines:\n{text}");
+    for part in ["health", "key", "agent", "snapshot", "account", "jobs", "expired", "logs", "models", "next"]
+    {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{part} "))), "{part} is not in:\n{text}");
+    }
+
+    // All that it has was changed: three are named, the others counted, and one more thing is to be done.
+    let store = Store::open(&home.options(), &reading()).unwrap();
+    let known = store.inventory().view().list().unwrap();
+    assert!(known.len() > 4, "{known:?}");
+    for artifact in &known {
+        let found = Measured::Present(Digest::of(b"another"));
+        store.inventory().measure(artifact.id.clone(), found, reading().wall).wait().unwrap();
+    }
+    drop(store);
+    assert_eq!(home.json(["status"])["drifted"].as_array().unwrap().len(), known.len());
+    let (changed, text) = lines();
+    assert!(text.contains(&format!("and {} more", known.len() - 3)), "{text}");
+    assert!(text.contains("drift check` says which"), "{text}");
+    assert_eq!(changed, whole + 5, "{text}");
 }
 
 #[test]

@@ -21,8 +21,11 @@ mod figures;
 mod kill;
 mod models;
 mod network;
+mod old;
 mod operator;
 mod page;
+#[path = "../../../node-store/tests/fixtures/private.rs"]
+mod private;
 #[path = "../cli/rot.rs"]
 mod rot;
 mod runtimes;
