@@ -11,7 +11,7 @@
 use std::{fs::File, io, path::Path, thread, time::Duration};
 
 use file_lease::ReadLease;
-use node_types::Digest;
+use node_types::{Digest, Timestamp};
 use rustix::{
     fs::{AtFlags, CWD, FileType, StatxFlags, StatxTimestamp},
     io::Errno,
@@ -267,7 +267,11 @@ impl Look {
 
     /// What of a file is not as it looked, in words; `None` where all is.
     pub(crate) fn differs(&self, seen: &Seen) -> Option<String> {
-        let word = |(seconds, nanoseconds): Stamp| format!("{seconds}.{nanoseconds:09}");
+        let word = |(seconds, nanoseconds): Stamp| {
+            let second =
+                Timestamp::from_ms(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)).to_string();
+            format!("{}.{nanoseconds:09}Z", second.trim_end_matches(".000Z"))
+        };
         let born = |born: Option<Stamp>| born.map_or_else(|| "unknown".to_owned(), word);
         [
             ("length", self.bytes.to_string(), seen.bytes.to_string()),

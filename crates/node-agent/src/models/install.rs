@@ -13,7 +13,7 @@ use node_store::{
 };
 use node_types::{
     Digest, Timestamp,
-    config::{Model, ModelFile},
+    config::{Model, ModelFile, PIECE_BYTES},
     inventory::{ArtifactId, ArtifactKind, Measured},
     log::{Kind, Level},
 };
@@ -296,6 +296,7 @@ impl Installer {
                 // What cannot be read is not there.
                 let found = found.map_or(Measured::Absent, Measured::Present);
                 self.note(model, file, Noted::other(found)).await?;
+                self.say_damaged(model, file, &damaged);
                 Ok(Need::Pieces(damaged))
             }
             Measurement::Missing => {
@@ -304,6 +305,19 @@ impl Installer {
             }
             Measurement::Stopped => Err(InstallError::Stopped),
         }
+    }
+
+    /// Says which pieces of a file are not what they should be, and so are fetched again; the others are copied.
+    fn say_damaged(&self, model: &Model, file: &ModelFile, damaged: &[u64]) {
+        let pieces = file.bytes.div_ceil(PIECE_BYTES);
+        let which = match damaged {
+            // Where its pieces are not known, or it has another length.
+            [] => "all of it is fetched again".to_owned(),
+            [one] => format!("piece {one} of {pieces} is damaged and is fetched again"),
+            several => format!("{} of its {pieces} pieces are damaged and are fetched again", several.len()),
+        };
+        let fields = [("model", json!(model.reference().to_string())), ("damaged_pieces", json!(damaged))];
+        self.journal.measured(Level::Warn, Kind::Model, None, format!("{}: {which}", file.path), fields);
     }
 
     async fn bring(

@@ -147,6 +147,10 @@ impl Keeper {
         let mut progress = self.progress.subscribe();
         let (mut say, mut said) = (Instant::now() + SAY_EVERY, (Instant::now(), 0));
         while !*stop.borrow() {
+            if self.installing.is_none() {
+                // What is installed next is told from its beginning on.
+                (say, said) = (Instant::now() + SAY_EVERY, (Instant::now(), 0));
+            }
             self.look().await;
             tokio::select! {
                 Some(done) = self.work.join_next() => self.done(done).await,
@@ -702,7 +706,7 @@ impl Keeper {
         let doing = match now.doing {
             Doing::Looking => return,
             Doing::Fetching => "fetched",
-            Doing::Verifying => "verified",
+            Doing::Verifying => "hashed",
         };
         let seconds = said.0.elapsed().as_secs().max(1);
         let rate = now.done.saturating_sub(said.1) / seconds;

@@ -162,6 +162,14 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
         );
         say(Health::Attention, text);
     }
+    if let Some(failed) = standing.snapshot.as_ref().and_then(|it| it.taken_back_version).filter(|_| running)
+    {
+        let text = format!(
+            "snapshot {failed} failed its health check here and was taken back: `{command} logs --kind configuration` says why; \
+             mend what was wrong with this machine, if that was it: what comes next from the network is tried again, {failed} is not"
+        );
+        say(Health::Attention, text);
+    }
     let free_bytes = standing.hardware.as_ref().and_then(|hardware| hardware.disk.free_bytes);
     if free_bytes.is_some_and(|free| free < FREE_BYTES_SOON) {
         let (health, how) = if free_bytes.is_some_and(|free| free < FREE_BYTES_MIN) {
@@ -280,14 +288,18 @@ const fn was_answered(job: &Ended) -> Option<bool> {
 fn readiness(readiness: Option<Readiness>, command: &str) -> Option<(Health, String)> {
     match readiness? {
         Readiness::RuntimeDown => {
-            Some((Health::Failing, format!("the runtime is down: `{command} logs --kind runtime` says why")))
+            Some((Health::Failing, format!("the runtime is down: `{command} logs --level warn` says why")))
         }
         Readiness::StorageFailed => Some((
             Health::Failing,
             format!("the store takes no writes: see to the disk; `{command} logs --kind storage` says more"),
         )),
         Readiness::Starting => {
-            Some((Health::Attention, "wait: the runtime is starting or being tried".to_owned()))
+            let text = "wait: the runtime is starting or being tried";
+            Some((
+                Health::Attention,
+                format!("{text}; if that lasts, `{command} logs --level warn` says why"),
+            ))
         }
         Readiness::Installing => Some((
             Health::Attention,
@@ -332,7 +344,7 @@ mod tests {
     #[test]
     fn what_is_wrong_gives_its_health_and_the_command_to_type() {
         type Change = fn(&mut Standing);
-        let cases: [(Change, Health, &str); 23] = [
+        let cases: [(Change, Health, &str); 24] = [
             (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
             (|it| it.identity = None, Health::Failing, "keys/node.key"),
             (
@@ -355,7 +367,7 @@ mod tests {
                 "https://net.example.org is out of reach since 1970-01-01T00:00:00.000Z: jobs go on",
             ),
             (|it| it.snapshot = None, Health::Attention, "--home /x logs --kind configuration`"),
-            (|it| it.agent.readiness = Some(Readiness::RuntimeDown), Health::Failing, "logs --kind runtime`"),
+            (|it| it.agent.readiness = Some(Readiness::RuntimeDown), Health::Failing, "logs --level warn`"),
             (|it| it.agent.readiness = Some(Readiness::StorageFailed), Health::Failing, "disk"),
             (|it| it.agent.readiness = Some(Readiness::Installing), Health::Attention, "models list`"),
             (|it| it.drifted.push("m".to_owned()), Health::Attention, "1 artifact drifted"),
@@ -376,6 +388,11 @@ mod tests {
                 },
                 Health::Attention,
                 "the backup of 1970-01-01T00:00:00.001Z are still this node's: 2 to",
+            ),
+            (
+                |it| it.snapshot.as_mut().unwrap().taken_back_version = Some(4),
+                Health::Attention,
+                "snapshot 4 failed its health check here and was taken back",
             ),
             (|it| it.release = Some(release(true)), Health::Well, "2.0.0 of the Agent is approved"),
             (|it| it.release = Some(release(false)), Health::Attention, "--home /x update check`"),

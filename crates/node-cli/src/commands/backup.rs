@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use node_store::{
     backup::{self, Manifest, Purpose, Restored, Source, Verified},
     disk::RealDisk,
-    keys::{Kek, KekSources, Source as KeySource},
+    keys::{Kek, KekSources, Protection, Source as KeySource},
 };
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -227,18 +227,36 @@ pub(super) struct RestoredShown {
     folder: PathBuf,
     jobs: u64,
     fenced: bool,
+    /// What its keys are sealed under here, which need not be what they were sealed under before.
+    protection: Option<Protection>,
     next: String,
 }
 
 impl RestoredShown {
-    pub(super) fn of(file: PathBuf, restored: &Restored, fenced: bool, next: String) -> Self {
-        Self {
+    /// # Errors
+    /// [`Failure::Key`].
+    pub(super) fn of(
+        context: &Context,
+        file: PathBuf,
+        restored: &Restored,
+        fenced: bool,
+        next: &str,
+    ) -> Result<Self, Failure> {
+        let protection = context.identity()?.map(|held| held.protection);
+        let seal = match protection {
+            Some(Protection::ObfuscationOnly) => {
+                "; before that, seal its keys under a passphrase: `resultity-node key reseal --to-passphrase`"
+            }
+            Some(Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase) | None => "",
+        };
+        Ok(Self {
             backup: BackupShown::of(file, &restored.manifest),
             folder: restored.folder.clone(),
             jobs: restored.jobs,
             fenced,
-            next,
-        }
+            protection,
+            next: context.typed.complete(&format!("{next}{seal}")).into_owned(),
+        })
     }
 }
 
@@ -252,6 +270,13 @@ impl Report for RestoredShown {
             page.row("jobs", format!("{}; they {waits}", self.jobs));
         } else {
             page.row("jobs", self.jobs);
+        }
+        match self.protection {
+            Some(only @ Protection::ObfuscationOnly) => page.toned_row("key here", Tone::Warning, only),
+            Some(it @ (Protection::Systemd | Protection::ContainerSecret | Protection::Passphrase)) => {
+                page.row("key here", it);
+            }
+            None => {}
         }
         page.row("next", &self.next);
     }
@@ -357,8 +382,7 @@ impl Restore {
         let restored = backup::restore(&context.options(), &self.file, &source, reading()?.wall)?;
         let next =
             "start it: `resultity-node run`; the node that the backup was made of must not run any more";
-        let next = context.typed.complete(next).into_owned();
-        context.out.show(&RestoredShown::of(self.file.clone(), &restored, true, next))?;
+        context.out.show(&RestoredShown::of(context, self.file.clone(), &restored, true, next)?)?;
         Ok(Verdict::Done)
     }
 

@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use node_agent::doctor::{
-    self, Asked, Finding,
-    Verdict::{self as Found, Error, Note, Ok as Well, Warning},
-    mend::{self, Outcome},
+use node_agent::{
+    doctor::{
+        self, Asked, Finding,
+        Verdict::{self as Found, Error, Note, Ok as Well, Warning},
+        mend::{self, Outcome},
+    },
+    standing::Health,
 };
 use serde::Serialize;
 
-use super::Verdict;
+use super::{Verdict, status};
 use crate::{
     ask,
     cli::Keys,
@@ -296,7 +299,29 @@ fn look(context: &Context, asked: Asked) -> Result<Vec<Finding>, Failure> {
     let thread =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let facts = thread.block_on(doctor::gather(&context.settings, asked));
-    Ok(doctor::examine(&facts))
+    let mut findings = doctor::examine(&facts);
+    if let Some(finding) = findings.iter_mut().find(|finding| finding.name == "agent") {
+        ask_the_agent(context, finding)?;
+    }
+    Ok(findings)
+}
+
+/// What the Agent that runs says of itself: what is wrong may be seen by nobody else.
+fn ask_the_agent(context: &Context, finding: &mut Finding) -> Result<(), Failure> {
+    let Some(standing) = status::of_the_agent(context)? else { return Ok(()) };
+    let verdict = match standing.health {
+        Health::Well | Health::Stopped => return Ok(()),
+        Health::Attention => Warning,
+        Health::Failing => Error,
+    };
+    // It may advise to call the doctor.
+    let cure = standing.next.into_iter().find(|text| !text.contains(" doctor"));
+    if let Some(cure) = cure.filter(|_| verdict > finding.verdict) {
+        finding.verdict = verdict;
+        finding.found += &format!(", and says of itself: {}", standing.health.name());
+        finding.cure = Some(cure);
+    }
+    Ok(())
 }
 
 fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) -> Result<Verdict, Failure> {
@@ -308,9 +333,15 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
         .is_some_and(|steps| !steps.is_empty() && steps.iter().all(|step| !step.done && step.left.is_none()));
     let left = fix.as_ref().is_some_and(|steps| steps.iter().any(|step| step.left.is_some())) && !mended;
     let stopped = findings.iter().any(|finding| finding.name == "agent" && finding.verdict == Note);
+    // The errors may be what a start mends.
+    let mends = |finding: &Finding| finding.cure.as_ref().is_some_and(|cure| cure.contains("start the node"));
+    let start_helps = stopped && findings.iter().filter(|it| it.verdict == Error).all(mends);
     let next = match (verdict, fixable, mended) {
         _ if declined => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
         _ if left => "nothing was done: each step says why; then `resultity-node doctor --fix` again",
+        (Warning | Error, _, true) if !start_helps => {
+            "do what is still said above, the errors first; `resultity-node doctor --undo` takes back what was mended"
+        }
         (_, _, true) if stopped => {
             "start the node: `resultity-node run`; `resultity-node doctor --undo` takes back what was mended"
         }

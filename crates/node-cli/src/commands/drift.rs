@@ -107,6 +107,8 @@ struct Checked {
     deep: bool,
     /// Artifacts that drifted.
     drifted: u64,
+    /// Artifacts that are wanted and were not here yet.
+    missing: u64,
     artifacts: Vec<FindingShown>,
     next: String,
 }
@@ -171,6 +173,11 @@ impl FindingShown {
         }
     }
 
+    /// Whether something is to be done: it drifted, or was not here yet.
+    fn wants(&self) -> bool {
+        self.drift || self.state == ArtifactState::Missing
+    }
+
     /// How that is known, in words.
     fn how(&self) -> String {
         let why = self.because.as_deref().unwrap_or_default();
@@ -212,11 +219,12 @@ impl Report for Checked {
             }
         }
         let text = match (self.artifacts.len(), self.drifted) {
-            (0, _) => "There are no artifacts yet.".to_owned(),
-            (all, 0) => format!("{}: none drifted.", count(all as u64, "artifact")),
-            (all, drifted) => format!("{}: {drifted} drifted.", count(all as u64, "artifact")),
+            (0, _) => "There are no artifacts yet".to_owned(),
+            (all, 0) => format!("{}: none drifted", count(all as u64, "artifact")),
+            (all, drifted) => format!("{}: {drifted} drifted", count(all as u64, "artifact")),
         };
-        page.line(text);
+        let missing = if self.missing > 0 { format!(", {} missing", self.missing) } else { String::new() };
+        page.line(format!("{text}{missing}."));
         page.toned_row("next", Tone::Strong, &self.next);
     }
 }
@@ -257,21 +265,20 @@ fn programs(context: &Context, view: &View, artifacts: &[FindingShown]) -> Resul
             .find(|named| named.id.kind == it.kind && named.id.name == it.name)
             .map(|it| it.path.clone()),
     };
-    let drifted = artifacts.iter().filter(|it| it.drift && is_program(it.kind));
-    Ok(drifted
+    let wanted = artifacts.iter().filter(|it| it.wants() && is_program(it.kind));
+    Ok(wanted
         .map(|it| place(it).map_or_else(|| it.name.clone(), |path| path.display().to_string()))
         .collect())
 }
 
 /// What the operator should do: install what he alone can, and for the rest what `repair` says.
 fn next(programs: &[String], repair: Option<&str>) -> String {
-    let install =
-        format!("install {} again: neither the Agent nor `models install` can", programs.join(" and "));
+    let install = format!("install {}: neither the Agent nor `models install` can", programs.join(" and "));
     match (programs, repair) {
         ([], None) => "nothing: what is here is what was installed".to_owned(),
         ([], Some(repair)) => repair.to_owned(),
         (_, None) => install,
-        (_, Some(repair)) => format!("{install}; of what else drifted: {repair}"),
+        (_, Some(repair)) => format!("{install}; of the rest: {repair}"),
     }
 }
 
@@ -289,16 +296,15 @@ impl Check {
         }
         let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
         let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
-        let files = artifacts.iter().any(|it| it.drift && it.kind == ArtifactKind::ModelFile);
-        let rest = artifacts.iter().any(|it| it.drift && !is_program(it.kind));
+        let missing = artifacts.iter().filter(|it| it.wants() && !it.drift).count() as u64;
+        let files = artifacts.iter().any(|it| it.wants() && it.kind == ArtifactKind::ModelFile);
+        let rest = artifacts.iter().any(|it| it.wants() && !is_program(it.kind));
         let repair = match (context.holder()?, files) {
             _ if !rest => None,
-            (Some(_), _) => {
-                Some("wait: the Agent repairs it; `resultity-node models list` shows how far it is")
-            }
+            (Some(_), _) => Some("wait: the Agent gets it; `resultity-node models list` shows how far it is"),
             (None, false) => Some("start the node, which gets it again: `resultity-node run`"),
             (None, true) => {
-                Some("repair it: `resultity-node models install`, or start the node: `resultity-node run`")
+                Some("get it: `resultity-node models install`, or start the node: `resultity-node run`")
             }
         };
         let programs = programs(context, &view, &artifacts)?;
@@ -306,6 +312,7 @@ impl Check {
         context.out.show(&Checked {
             deep: self.deep,
             drifted,
+            missing,
             artifacts,
             next: context.typed.complete(&next).into(),
         })?;
@@ -392,8 +399,8 @@ mod tests {
         let program = ["/rt/serve".to_owned()];
         assert!(next(&[], None).starts_with("nothing: "));
         assert_eq!(next(&[], Some("wait")), "wait");
-        assert!(next(&program, None).starts_with("install /rt/serve again: "));
+        assert!(next(&program, None).starts_with("install /rt/serve: "));
         let both = next(&program, Some("wait"));
-        assert!(both.starts_with("install /rt/serve again: ") && both.ends_with(": wait"), "{both}");
+        assert!(both.starts_with("install /rt/serve: ") && both.ends_with(": wait"), "{both}");
     }
 }

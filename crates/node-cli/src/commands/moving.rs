@@ -165,8 +165,7 @@ impl In {
         let source = from_archive(context, &self.file, self.passphrase_file.as_deref())?;
         let restored = backup::move_in(&context.options(), &self.file, &source)?;
         let next = "start it: `resultity-node run`; delete the file, it must not be used again";
-        let next = context.typed.complete(next).into_owned();
-        context.out.show(&RestoredShown::of(self.file.clone(), &restored, false, next))?;
+        context.out.show(&RestoredShown::of(context, self.file.clone(), &restored, false, next)?)?;
         Ok(Verdict::Done)
     }
 }

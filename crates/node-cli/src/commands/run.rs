@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, path::PathBuf};
 use clap::{Args, ValueEnum};
 use node_agent::{runtime::sandbox, settings::Settings};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::Verdict;
 use crate::{
@@ -157,8 +157,7 @@ impl Run {
         // Before there are threads. Where the allocator has no such settings there is nothing to lose.
         lean_malloc::set();
         context.values.require("network_url")?;
-        let filter = EnvFilter::try_new(&self.log)
-            .map_err(|error| Failure::Usage(format!("--log is {:?}: {error}", self.log)))?;
+        let filter = filter(&self.log)?;
         // Said now, not after the runtime of the program was started.
         context.startable()?;
         context.refuse_held()?;
@@ -182,6 +181,19 @@ impl Run {
             LogFormat::Json => subscriber.json().init(),
         }
     }
+}
+
+/// What is said: a level, and levels of parts by their names as in `info,node_store=debug`. A part without a level would be a
+/// level with a slip in it, and have everything else be silent.
+fn filter(text: &str) -> Result<EnvFilter, Failure> {
+    let wrong = |why: &str| Failure::Usage(format!("--log is {text:?}: {why}"));
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    if let Some(word) = text.split(',').map(str::trim).find(|it| !it.contains(['=', '[']) && !is_level(it)) {
+        return Err(wrong(&format!(
+            "{word:?} is no level: off, error, warn, info, debug or trace, or <part>=<level>"
+        )));
+    }
+    EnvFilter::try_new(text).map_err(|error| wrong(&error.to_string()))
 }
 
 async fn until_stopped(settings: Settings) -> Result<(), Failure> {

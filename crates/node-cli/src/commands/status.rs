@@ -114,6 +114,14 @@ fn watch(context: &Context) -> Result<Verdict, Failure> {
     })
 }
 
+/// How the node stands by the Agent that runs; nothing where none does, or it cannot be asked.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn of_the_agent(context: &Context) -> Result<Option<Standing>, Failure> {
+    Ok(context.held_by()?.and_then(|held| ask(context, &held)))
+}
+
 /// How the node stands, by the Agent that runs or by the disk.
 fn look(context: &Context) -> Result<Standing, Failure> {
     // What is wrong with the volume is said before anybody is asked.

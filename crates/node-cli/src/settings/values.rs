@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     str::FromStr,
 };
 
@@ -98,8 +98,7 @@ impl Values {
     /// Paths as they are from anywhere: the Agent's processes work in folders of their own.
     fn paths(&self, name: &str) -> Vec<PathBuf> {
         let given = self.given(name).into_iter().flat_map(|given| &given.values);
-        // It fails for an empty path alone, and none is.
-        given.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.into())).collect()
+        given.map(|path| placed(Path::new(path))).collect()
     }
 
     fn text(&self, name: &str, wanted: &str) -> Result<Option<String>, SettingsError> {
@@ -257,6 +256,15 @@ impl Values {
     }
 }
 
+/// A path from the root on. One that goes up leads through folders that a sandbox or another user may not enter, and so is followed
+/// to where it leads, if something is there.
+fn placed(path: &Path) -> PathBuf {
+    // It fails for an empty path alone, and none is.
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let goes_up = full.components().any(|part| part == Component::ParentDir);
+    if goes_up { std::fs::canonicalize(&full).unwrap_or(full) } else { full }
+}
+
 fn wrong(given: &Given, wanted: &str) -> SettingsError {
     // An address may have a password in it.
     let found = address::shown(&given.values.join(OsStr::new(":")).to_string_lossy());
@@ -336,6 +344,19 @@ mod tests {
         let models = values(&[], &[], file).settings().unwrap().models;
         assert_eq!(models, ModelSettings { folders: vec!["/f/a".into(), "/b".into()], scrub_ms: 1 });
         assert_eq!(settings.network, Network::Testnet);
+    }
+
+    /// The runtime's sandbox may not enter the home.
+    #[test]
+    fn a_path_that_leads_up_is_followed_to_where_it_leads() {
+        let folder = tempfile::tempdir().unwrap().path().canonicalize().unwrap();
+        std::fs::create_dir_all(folder.join("home")).unwrap();
+        let file = format!("[runtime]\nfolder = \"{}/home/../home\"", folder.display());
+        let runtime = values(&[], &[], &file).settings().unwrap().runtime;
+        assert_eq!(runtime.folder, Some(folder.join("home")));
+        std::fs::remove_dir_all(&folder).unwrap();
+        let runtime = values(&[], &[], &file).settings().unwrap().runtime;
+        assert_eq!(runtime.folder, Some(folder.join("home/../home")), "said as it was given");
     }
 
     #[test]

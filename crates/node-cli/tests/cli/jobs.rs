@@ -119,7 +119,11 @@ fn a_story_is_told_in_order_to_its_end() {
     assert!(place("it came") < place("run 1 began") && place("run 1 began") < place("run 1 took"), "{text}");
     assert!(!text.contains("next   "), "one that went well needs no advice: {text}");
     told(QUEUED).says(&["Now it waits for the runtime; 3 attempts left."]);
-    told(RUNNING).says(&["Now the runtime has it; 2 attempts left", "In the log:", "it runs"]);
+    told(RUNNING).says(&[
+        "Now no Agent runs: at the next start it begins anew, and 2 attempts left",
+        "In the log:",
+        "it runs",
+    ]);
     told(FINISHED).says(&["its answer waits for the network's acknowledgement"]);
     let failed = id(FAILED).to_string();
     told(FAILED)

@@ -38,7 +38,7 @@ fn what_is_listed_and_not_here_is_pending_and_then_installed() {
 
     let ran = shop.install(&[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for line in ["m@1/weights.bin: 64.0 MiB fetched", "m@1/weights.bin: 64.0 MiB verified"] {
+    for line in ["m@1/weights.bin: 64.0 MiB fetched", "m@1/weights.bin: 64.0 MiB hashed"] {
         assert!(ran.err.lines().any(|said| said == line), "{line:?} is not in {}", ran.err);
     }
     assert!(!ran.err.contains('\u{1b}') && !ran.err.contains('\r'), "{:?}", ran.err);

@@ -125,7 +125,11 @@ fn a_wrong_command_line_is_json_too_where_json_is_asked_for() {
 fn what_run_needs_is_asked_for() {
     let home = Home::with_node();
     home.run(["run"]).failed(2, &["--network-url", "RESULTITY_NETWORK_URL", "node.toml"]);
-    home.run(["run", "--network-url", "http://127.0.0.1:9", "--log", "=="]).failed(2, &["--log"]);
+    for (log, slip) in
+        [("==", ""), ("loud", "\"loud\" is no level"), ("info,node_store", "\"node_store\" is no level")]
+    {
+        home.run(["run", "--network-url", "http://127.0.0.1:9", "--log", log]).failed(2, &["--log", slip]);
+    }
     home.run(["run", "--network-url", "http://127.0.0.1:9", "--keyset-digest", "sha256:1"])
         .failed(2, &["--keyset-digest"]);
 }

@@ -72,6 +72,12 @@ fn an_approved_file_takes_the_programs_place_and_the_old_one_comes_back() {
     let link = home.path().join("link");
     std::os::unix::fs::symlink(&program, &link).unwrap();
     home.run(["update", "verify", text(&next)]).well().says(&["99.0.0", "approved"]);
+    let piped = |file: &Path| -> Ran {
+        let mut command = home.command(["update", "verify", "-"]);
+        command.stdin(std::fs::File::open(file).unwrap()).output().unwrap().into()
+    };
+    piped(&next).well().says(&["99.0.0", "approved"]);
+    assert_eq!(piped(&program).code, Some(1));
 
     home.run(["update", "apply", text(&next), "--to", text(&link)]).well().says(&["99.0.0", "systemctl"]);
     assert_eq!(std::fs::read(&program).unwrap(), NEXT);

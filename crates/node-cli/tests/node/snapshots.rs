@@ -74,6 +74,11 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     stage.active().await;
     let (_, told) = stage.command(&["status"]);
     assert!(told.contains("version 2 failed its health check and was taken back"), "{told}");
+    assert!(told.contains("snapshot 2 failed its health check here and was taken back: "), "{told}");
+    // The doctor sees no more than a node that runs, but for what that says of itself.
+    let (code, told) = stage.command(&["doctor"]);
+    assert_eq!(code, Some(7), "{told}");
+    assert!(told.contains("and says of itself: attention"), "{told}");
     let job = stage.submit("wait 1").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
     let before = before.parse().unwrap();

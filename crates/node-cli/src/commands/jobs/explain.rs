@@ -122,7 +122,8 @@ pub(super) fn run(context: &Context, meant: &Meant, depth: Depth) -> Result<Verd
     let lines = story.trace.as_deref().map(|events| tell(events, &names));
     let (mut told, mut advised, mut log) = (None, None, Vec::new());
     if depth == Depth::Story {
-        told = Some(whole(id, &story, lines.as_deref().unwrap_or_default(), &names, now));
+        let runs = context.holder()?.is_some();
+        told = Some(whole(id, &story, lines.as_deref().unwrap_or_default(), &names, now, runs));
         advised = advice(id, &story).map(|advice| context.typed.complete(&advice).into_owned());
         let query = Query { job: Some(id), limit: Some(RECORDS), ..Query::default() };
         // A log that cannot be read leaves the story to be told; `status` says that it cannot.
@@ -228,7 +229,14 @@ impl Job {
 }
 
 /// The whole story: what was asked, what happened, how it stands.
-fn whole(id: JobId, story: &Story, lines: &[Line<'_>], names: &Names, now: Timestamp) -> Vec<String> {
+fn whole(
+    id: JobId,
+    story: &Story,
+    lines: &[Line<'_>],
+    names: &Names,
+    now: Timestamp,
+    runs: bool,
+) -> Vec<String> {
     let mut told = Vec::new();
     told.push(match (&story.model, story.mode) {
         (Some(model), Some(asked)) => format!("Job {id} asks {model} for {}.", mode(asked)),
@@ -246,7 +254,7 @@ fn whole(id: JobId, story: &Story, lines: &[Line<'_>], names: &Names, now: Times
         None => {}
     }
     told.extend(lines.iter().map(Line::words));
-    told.push(stands(story));
+    told.push(stands(story, runs));
     told
 }
 
@@ -332,14 +340,17 @@ const fn why(kind: FailureKind) -> &'static str {
     }
 }
 
-/// Where it stands now, and what comes next.
-fn stands(story: &Story) -> String {
+/// Where it stands now, and what comes next. `runs`: there is an Agent.
+fn stands(story: &Story, runs: bool) -> String {
     let left = match (story.attempts, story.attempts_max) {
         (Some(tries), Some(most)) => count(most.saturating_sub(tries).into(), "attempt"),
         _ => "no attempt".to_owned(),
     };
     match story.now {
         Ok(Standing::Queued) => format!("Now it waits for the runtime; {left} left."),
+        Ok(Standing::Running) if !runs => {
+            format!("Now no Agent runs: at the next start it begins anew, and {left} left after that one.")
+        }
         Ok(Standing::Running) => format!("Now the runtime has it; {left} left after this one."),
         Ok(Standing::Finished) => {
             "Now its answer waits for the network's acknowledgement; it is sent again until that comes."

@@ -192,7 +192,7 @@ async fn shown(installer: &Installer, model: &Model, meter: &mut Meter) -> Resul
                 let doing = match doing {
                     Doing::Looking => continue,
                     Doing::Fetching => "fetched",
-                    Doing::Verifying => "verified",
+                    Doing::Verifying => "hashed",
                 };
                 meter.show(doing, &format!("{}/{path}", model.reference()), done, bytes);
             }
