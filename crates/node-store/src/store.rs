@@ -21,7 +21,7 @@ use node_types::{
 
 use crate::{
     binding::Binding,
-    clock::{self, Mark, Reading},
+    clock::{self, Mark, Reading, Trust},
     disk::{Disk, RealDisk},
     format::{Database, Stamp},
     inventory::{self, Inventory},
@@ -39,6 +39,10 @@ use crate::{
     volume::{self, Claim, HeldBy, KEYS, Keeping, RESERVE_BYTES, Volume, VolumeError},
     writer::{Upkeep, WriteError},
 };
+
+/// How long rotation may leave the time unkept where no job ends by it, in milliseconds: 10 s. A restart knows of a time that is so much
+/// earlier at the most, and a node at rest syncs so seldom.
+pub const KEEP_TIME_MS: u64 = 10_000;
 
 /// Where a store is and how it is opened.
 #[derive(Debug)]
@@ -156,6 +160,8 @@ pub struct Store {
     logs: Logs,
     models: Models,
     time: Mutex<Mark>,
+    /// What of it is on disk.
+    kept: Mutex<Option<Mark>>,
     /// Held while what is in force changes: both copies of the floor, the snapshot and the rules that follow it.
     turn: Mutex<()>,
 }
@@ -276,6 +282,7 @@ impl Store {
             logs: volume.logs(logs::BYTES_MAX),
             models: volume.models(),
             time: Mutex::new(known_time(volume.view(), reading)?),
+            kept: Mutex::default(),
             turn: Mutex::new(()),
             volume,
             signer: Signer::new(node.key),
@@ -441,8 +448,29 @@ impl Store {
     /// [`WriteError`].
     pub fn keep_time(&self, reading: &Reading) -> Result<Mark, WriteError> {
         let mark = self.time(reading);
-        self.binding.keep_clock_mark(mark.clone()).wait()?;
+        self.keep_mark(&mark)?;
         Ok(mark)
+    }
+
+    /// The same where a restart has to know of it: before jobs are ended by it, where it is to be trusted or not other than it was, and
+    /// every [`KEEP_TIME_MS`].
+    fn keep_time_where_due(&self, reading: &Reading, ends_jobs: bool) -> Result<Timestamp, WriteError> {
+        let mark = self.time(reading);
+        let trusts = |mark: &Mark| matches!(mark.trust, Trust::Trusted);
+        let stands = self
+            .kept()
+            .as_ref()
+            .is_some_and(|kept| trusts(kept) == trusts(&mark) && mark.now.since_ms(kept.now) < KEEP_TIME_MS);
+        if ends_jobs || !stands {
+            self.keep_mark(&mark)?;
+        }
+        Ok(mark.now)
+    }
+
+    fn keep_mark(&self, mark: &Mark) -> Result<(), WriteError> {
+        self.binding.keep_clock_mark(mark.clone()).wait()?;
+        *self.kept() = Some(mark.clone());
+        Ok(())
     }
 
     /// Takes the network's time: expiry that was held goes on. On disk when this returns.
@@ -455,8 +483,13 @@ impl Store {
             *mark = clock::confirm(&clock::judge(Some(&mark), reading), network);
             mark.clone()
         };
-        self.binding.keep_clock_mark(mark.clone()).wait()?;
+        self.keep_mark(&mark)?;
         Ok(mark)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Mark>> {
+        // It is replaced as a whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn marked(&self) -> MutexGuard<'_, Mark> {
@@ -488,12 +521,16 @@ impl Store {
         Ok(rotation::plan(&rules, &facts, now))
     }
 
-    /// Does those of the steps that are the store's, in order, and keeps the time. The Agent's are left to it.
+    /// Does those of the steps that are the store's, in order, and keeps the time where that is due. The Agent's are left to it.
     ///
     /// # Errors
     /// [`WriteError`] of the first step that failed; planning again finds what is left.
     pub fn rotate(&self, steps: &[Step], reading: &Reading) -> Result<(), WriteError> {
-        let now = self.keep_time(reading)?.now;
+        let of_jobs = |step: &Step| match step {
+            Step::Store(step) => step.class() == Class::Jobs,
+            Step::Agent(_) => false,
+        };
+        let now = self.keep_time_where_due(reading, steps.iter().any(of_jobs))?;
         steps.iter().try_for_each(|step| match step {
             Step::Store(step) => self.apply(step, now),
             Step::Agent(_) => Ok(()),

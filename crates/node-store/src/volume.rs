@@ -43,7 +43,7 @@ use crate::{
     reader::{ReadError, Reader},
     salvage,
     view::View,
-    writer::{Effect, Holder, Reserve, Ticket, Upkeep, Writer},
+    writer::{Effect, Holder, Reserve, Ticket, Upkeep, WAL_BYTES_MAX, Writer},
 };
 
 /// Bytes kept back for ending jobs on a full disk, unless the embedder sets another number: 64 MiB, half
@@ -69,6 +69,8 @@ const OPENING_BYTES: u64 = 1 << 20;
 pub(crate) const KEYS: &str = "keys";
 /// Bytes kept back at the most so that logs can be deleted on a full disk, 4 MiB: they go in small steps.
 const LOGS_RESERVE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the write-ahead log of `state.db` beyond which it is started anew: 1 MiB, and an eighth of it as a rule.
+const STATE_LOG_BYTES_MAX: u64 = 1 << 20;
 const RESERVE: &str = "RESERVE";
 
 /// How a volume is kept.
@@ -955,6 +957,8 @@ struct KeptBack {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     bytes: u64,
+    /// Bytes of the write-ahead log at the most.
+    log_bytes_max: u64,
     held: bool,
 }
 
@@ -968,7 +972,13 @@ impl KeptBack {
         // Logs are lost when the disk is full; what was sent or is too old must go, to give its space back.
         let bytes =
             if database == Database::Logs { (bytes / 8).min(LOGS_RESERVE_BYTES_MAX) } else { bytes / 2 };
-        let mut this = Self { disk, path, bytes, held: false };
+        // Nobody waits for many commits to `state.db`: its log need not be long to be emptied seldom.
+        let most = match database {
+            Database::State => STATE_LOG_BYTES_MAX,
+            Database::Jobs | Database::Logs => WAL_BYTES_MAX,
+        };
+        let log_bytes_max = if bytes > 0 { most.min(bytes / 2) } else { most };
+        let mut this = Self { disk, path, bytes, log_bytes_max, held: false };
         this.restore();
         this
     }
@@ -997,7 +1007,7 @@ impl Reserve for KeptBack {
     }
 
     fn log_bytes_max(&self) -> Option<u64> {
-        (self.bytes > 0).then_some(self.bytes / 2)
+        Some(self.log_bytes_max)
     }
 
     fn restore(&mut self) {

@@ -17,7 +17,7 @@ use node_store::{
     clock::{JUMP_MS_MAX, Reading, Trust},
     jobs::{Accepted, Lease, Moved, SETTLED_BYTES, SETTLED_MARGIN_MS, TRACE_ROW_BYTES, Tally},
     rotation::{Action, AgentStep, Class, Staleness, Step, StoreStep, Trigger, plan::MEASURE_MS, rule},
-    store::{Options, Store},
+    store::{KEEP_TIME_MS, Options, Store},
 };
 use node_types::{
     Digest, Network, Timestamp,
@@ -475,6 +475,25 @@ fn a_suspicious_jump_forward_holds_expiry_until_the_network_confirms_it() {
     assert_eq!(story.now, Err(Outcome::Expired));
     node.restart(&reading("d", 1, wall));
     assert_eq!(node.store().time(&reading("d", 1, wall)).trust, Trust::Trusted);
+}
+
+/// Each time that is kept is a sync of a disk that may be at rest otherwise.
+#[test]
+fn the_time_is_kept_now_and_then_and_before_a_job_ends_by_it() {
+    let node = full_node();
+    let kept = || node.store().view().binding().clock_mark().unwrap().unwrap().now;
+    let last = Timestamp::from_ms(deadline().ms() - 1);
+    for (now, wanted) in [
+        (NOW.plus_ms(1), NOW),
+        (NOW.plus_ms(KEEP_TIME_MS - 1), NOW),
+        (NOW.plus_ms(KEEP_TIME_MS), NOW.plus_ms(KEEP_TIME_MS)),
+        (last, last),
+        (deadline(), deadline()),
+        (deadline().plus_ms(1), deadline()),
+    ] {
+        node.rotate(&[], now);
+        assert_eq!(kept(), wanted, "at {now}");
+    }
 }
 
 #[test]
