@@ -24,13 +24,20 @@ pub(crate) fn existing(file: Option<&Path>, purpose: &'static str) -> Result<Zer
 /// A passphrase for a new wallet file: asked for twice.
 ///
 /// # Errors
-/// Those of [`existing`]; [`KeyError::PassphrasesDiffer`].
+/// Those of [`existing`]; of the terminal's [`KeyError::EmptyPassphrase`], [`KeyError::PassphrasesDiffer`].
 pub(crate) fn new(file: Option<&Path>, purpose: &'static str) -> Result<Zeroizing<String>, Failure> {
     if let Some(file) = file {
         return read(file);
     }
-    let (first, second) = (ask(purpose, purpose)?, ask(purpose, "the same passphrase again")?);
-    if first == second { Ok(first) } else { Err(KeyError::PassphrasesDiffer.into()) }
+    let first = ask(purpose, purpose)?;
+    if first.is_empty() {
+        return Err(KeyError::EmptyPassphrase { origin: "the terminal".to_owned() }.into());
+    }
+    if first == ask(purpose, "the same passphrase again")? {
+        Ok(first)
+    } else {
+        Err(KeyError::PassphrasesDiffer.into())
+    }
 }
 
 /// A passphrase that was asked for already: a new node has two keys, and its owner is asked once for both.

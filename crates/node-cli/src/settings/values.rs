@@ -261,8 +261,15 @@ impl Values {
 fn placed(path: &Path) -> PathBuf {
     // It fails for an empty path alone, and none is.
     let full = std::path::absolute(path).unwrap_or_else(|_| path.into());
-    let goes_up = full.components().any(|part| part == Component::ParentDir);
-    if goes_up { std::fs::canonicalize(&full).unwrap_or(full) } else { full }
+    if full.components().all(|part| part != Component::ParentDir) {
+        return full;
+    }
+    let place = match (full.parent(), full.file_name()) {
+        // A link that stands there itself stays one: whether one may is for whoever opens it.
+        (Some(folder), Some(name)) => std::fs::canonicalize(folder).map(|folder| folder.join(name)),
+        _ => std::fs::canonicalize(&full),
+    };
+    place.unwrap_or(full)
 }
 
 fn wrong(given: &Given, wanted: &str) -> SettingsError {

@@ -178,6 +178,8 @@ fn a_beginner_is_asked_what_is_needed_and_ends_with_a_backup_and_the_next_comman
     person.answers("a number from 1 to 2", "1");
     person.answers("Folder? [", folder.to_str().unwrap());
     person.answers("Which? [1]", "");
+    person.answers("new passphrase for the keys of this node:", "");
+    person.hears("is empty: choose one");
     person.answers("new passphrase for the keys of this node:", "correct horse");
     person.answers("the same passphrase again:", "battery staple");
     person.hears("the two passphrases differ");
