@@ -234,6 +234,22 @@ mod tests {
         assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
     }
 
+    /// Whether a command lacks only what a sentence leaves out: it names a command or a flag, not all that it is given.
+    fn is_of_a_sentence(why: &clap::Error) -> bool {
+        let lacks = matches!(
+            why.kind(),
+            ErrorKind::MissingRequiredArgument
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | ErrorKind::MissingSubcommand
+                | ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+        );
+        let value = why.get(clap::error::ContextKind::InvalidValue);
+        let no_value =
+            value.is_none_or(|value| matches!(value, clap::error::ContextValue::String(it) if it.is_empty()));
+        lacks || (why.kind() == ErrorKind::InvalidValue && no_value)
+    }
+
     /// What stands in backquotes in the sentences and tables of a page, in one line each; blocks of code are not of it.
     fn quoted_in(page: &str) -> Vec<String> {
         let mut prose = String::new();
@@ -287,19 +303,7 @@ mod tests {
                     word => word,
                 });
                 let said = crate::cli::Cli::try_parse_from(std::iter::once("resultity-node").chain(words));
-                let wrong = said.err().filter(|why| match why.kind() {
-                    // A sentence names a command, not all that it is given.
-                    ErrorKind::MissingRequiredArgument
-                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-                    | ErrorKind::MissingSubcommand
-                    | ErrorKind::DisplayHelp
-                    | ErrorKind::DisplayVersion => false,
-                    // The flag is there, its value is not.
-                    ErrorKind::InvalidValue => why.get(clap::error::ContextKind::InvalidValue).is_some_and(
-                        |value| !matches!(value, clap::error::ContextValue::String(text) if text.is_empty()),
-                    ),
-                    _ => true,
-                });
+                let wrong = said.err().filter(|why| !is_of_a_sentence(why));
                 refused.extend(wrong.map(|why| format!("{}: `{span}`: {why}", page.display())));
             }
         }

@@ -11,6 +11,7 @@ use node_agent::{
     },
     standing::Health,
 };
+use node_types::protocol::Readiness;
 use serde::Serialize;
 
 use super::{Verdict, status};
@@ -311,6 +312,8 @@ fn ask_the_agent(context: &Context, finding: &mut Finding) -> Result<(), Failure
     let Some(standing) = status::of_the_agent(context)? else { return Ok(()) };
     let verdict = match standing.health {
         Health::Well | Health::Stopped => return Ok(()),
+        // It works, and somebody may have to see to something.
+        Health::Attention if standing.agent.readiness == Some(Readiness::Active) => Note,
         Health::Attention => Warning,
         Health::Failing => Error,
     };
@@ -332,10 +335,12 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
         .as_ref()
         .is_some_and(|steps| !steps.is_empty() && steps.iter().all(|step| !step.done && step.left.is_none()));
     let left = fix.as_ref().is_some_and(|steps| steps.iter().any(|step| step.left.is_some())) && !mended;
-    let stopped = findings.iter().any(|finding| finding.name == "agent" && finding.verdict == Note);
+    let starts =
+        |finding: &Finding| finding.cure.as_ref().is_some_and(|cure| cure.contains("start the node"));
+    let agent = findings.iter().find(|finding| finding.name == "agent" && finding.verdict == Note);
+    let stopped = agent.is_some_and(starts);
     // The errors may be what a start mends.
-    let mends = |finding: &Finding| finding.cure.as_ref().is_some_and(|cure| cure.contains("start the node"));
-    let start_helps = stopped && findings.iter().filter(|it| it.verdict == Error).all(mends);
+    let start_helps = stopped && findings.iter().filter(|it| it.verdict == Error).all(starts);
     let next = match (verdict, fixable, mended) {
         _ if declined => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
         _ if left => "nothing was done: each step says why; then `resultity-node doctor --fix` again",
@@ -351,6 +356,9 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
         }
         (Warning | Error, false, false) => "do what is said above, the errors first",
         (Well | Note, false, false) if stopped => "nothing is wrong; start the node: `resultity-node run`",
+        (Well | Note, false, false) if agent.is_some() => {
+            "nothing is wrong here; the node says of itself what is to be done"
+        }
         (Well | Note, false, false) => "nothing: the node is well",
     };
     let findings = findings.into_iter().map(|finding| FindingShown::of(finding, &context.typed)).collect();

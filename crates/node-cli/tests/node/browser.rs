@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -17,6 +17,30 @@ pub const BACKSPACE: &str = "\u{e003}";
 pub const UP: &str = "\u{e013}";
 pub const DOWN: &str = "\u{e015}";
 
+/// A driver, what it says, and its port; nothing where it ended before it had one.
+fn driver() -> Option<(Child, BufReader<ChildStdout>, String)> {
+    let mut driver = Command::new("chromedriver")
+        .args(["--port=0", "--log-level=WARNING"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(driver.stdout.take().unwrap());
+    loop {
+        let mut line = String::new();
+        if said.read_line(&mut line).unwrap() == 0 {
+            driver.wait().unwrap();
+            return None;
+        }
+        // "ChromeDriver was started successfully on port 40123."
+        let port = line.rsplit_once("on port ").map(|(_, port)| port.trim().trim_end_matches('.').to_owned());
+        if let Some(port) = port.filter(|port| line.contains("successfully") && port.parse::<u16>().is_ok()) {
+            return Some((driver, said, port));
+        }
+    }
+}
+
 /// A window of a browser of its own, which ends with it.
 pub struct Browser {
     driver: Child,
@@ -29,26 +53,8 @@ impl Browser {
     pub async fn open() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
         assert!(Command::new(root.join("scripts/browser")).status().unwrap().success());
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--log-level=WARNING"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(driver.stdout.take().unwrap());
-        let port = loop {
-            let mut line = String::new();
-            assert!(said.read_line(&mut line).unwrap() > 0, "chromedriver ended before it said its port");
-            // "ChromeDriver was started successfully on port 40123."
-            let port =
-                line.rsplit_once("on port ").map(|(_, port)| port.trim().trim_end_matches('.').to_owned());
-            if let Some(port) =
-                port.filter(|port| line.contains("successfully") && port.parse::<u16>().is_ok())
-            {
-                break port;
-            }
-        };
+        // The port that it takes for itself may be another's by then, and it ends.
+        let (driver, mut said, port) = (0..5).find_map(|_| driver()).expect("chromedriver says its port");
         // Whatever it says later must not fill the pipe.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         let profile = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use node_devnet::Fault;
 use tokio::time::sleep;
 
 use crate::stage::{eventually, external, figures, running, with};
@@ -223,6 +224,8 @@ async fn monitoring_is_told_by_the_exit_code_how_a_node_stands() {
     assert!(code == Some(0) && said.contains("the last 3 jobs failed, and none was answered"), "{said}");
     let job = stage.submit("wait 1").await;
     stage.ended(&job).await;
+    // A warning asks for attention as long as the network does not have it.
+    stage.fault(Fault::Refuse { count: 100_000 });
     let (_, said) = told(&stage, 10).await;
     assert!(said.contains("see what troubles the node"), "{said}");
     stage.kill_node();
