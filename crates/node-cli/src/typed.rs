@@ -236,6 +236,7 @@ mod tests {
 
     /// Whether a command lacks only what a sentence leaves out: it names a command or a flag, not all that it is given.
     fn is_of_a_sentence(why: &clap::Error) -> bool {
+        use clap::error::{ContextKind, ContextValue, ErrorKind};
         let lacks = matches!(
             why.kind(),
             ErrorKind::MissingRequiredArgument
@@ -244,9 +245,8 @@ mod tests {
                 | ErrorKind::DisplayHelp
                 | ErrorKind::DisplayVersion
         );
-        let value = why.get(clap::error::ContextKind::InvalidValue);
-        let no_value =
-            value.is_none_or(|value| matches!(value, clap::error::ContextValue::String(it) if it.is_empty()));
+        let value = why.get(ContextKind::InvalidValue);
+        let no_value = value.is_none_or(|value| matches!(value, ContextValue::String(it) if it.is_empty()));
         lacks || (why.kind() == ErrorKind::InvalidValue && no_value)
     }
 
@@ -281,7 +281,7 @@ mod tests {
     /// A page that names a command or a flag that there is not sends its reader to an error.
     #[test]
     fn every_command_in_a_sentence_of_the_pages_is_one_that_there_is() {
-        use clap::{Parser as _, error::ErrorKind};
+        use clap::Parser as _;
 
         // What the program says of a key.
         const NO_COMMAND: &str = "key sealed under a systemd credential";

@@ -1,7 +1,7 @@
 //! A real browser: headless Chromium, driven through chromedriver by the WebDriver protocol (w3.org/TR/webdriver2).
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
 };
@@ -18,7 +18,7 @@ pub const UP: &str = "\u{e013}";
 pub const DOWN: &str = "\u{e015}";
 
 /// A driver, what it says, and its port; nothing where it ended before it had one.
-fn driver() -> Option<(Child, BufReader<ChildStdout>, String)> {
+fn driver() -> Option<(Child, BufReader<ChildStdout>, u16)> {
     let mut driver = Command::new("chromedriver")
         .args(["--port=0", "--log-level=WARNING"])
         .stdout(Stdio::piped())
@@ -27,18 +27,18 @@ fn driver() -> Option<(Child, BufReader<ChildStdout>, String)> {
         .spawn()
         .unwrap();
     let mut said = BufReader::new(driver.stdout.take().unwrap());
-    loop {
-        let mut line = String::new();
-        if said.read_line(&mut line).unwrap() == 0 {
-            driver.wait().unwrap();
-            return None;
-        }
-        // "ChromeDriver was started successfully on port 40123."
-        let port = line.rsplit_once("on port ").map(|(_, port)| port.trim().trim_end_matches('.').to_owned());
-        if let Some(port) = port.filter(|port| line.contains("successfully") && port.parse::<u16>().is_ok()) {
-            return Some((driver, said, port));
-        }
+    // "ChromeDriver was started successfully on port 40123."
+    let port =
+        said.by_ref().lines().map_while(Result::ok).filter(|line| line.contains("successfully")).find_map(
+            |line| {
+                let (_, port) = line.rsplit_once("on port ")?;
+                port.trim().trim_end_matches('.').parse::<u16>().ok()
+            },
+        );
+    if port.is_none() {
+        driver.wait().unwrap();
     }
+    Some((driver, said, port?))
 }
 
 /// A window of a browser of its own, which ends with it.
@@ -54,7 +54,7 @@ impl Browser {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
         assert!(Command::new(root.join("scripts/browser")).status().unwrap().success());
         // The port that it takes for itself may be another's by then, and it ends.
-        let (driver, mut said, port) = (0..5).find_map(|_| driver()).expect("chromedriver says its port");
+        let (driver, mut said, port) = (0..5).find_map(|_| driver()).unwrap();
         // Whatever it says later must not fill the pipe.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         let profile = tempfile::tempdir().unwrap();
