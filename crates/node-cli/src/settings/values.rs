@@ -357,13 +357,13 @@ mod tests {
     #[test]
     fn a_path_that_leads_up_is_followed_to_where_it_leads() {
         let folder = tempfile::tempdir().unwrap().path().canonicalize().unwrap();
-        std::fs::create_dir_all(folder.join("home")).unwrap();
-        let file = format!("[runtime]\nfolder = \"{}/home/../home\"", folder.display());
+        std::fs::create_dir_all(folder.join("inner")).unwrap();
+        let file = format!("[runtime]\nfolder = \"{}/inner/../inner\"", folder.display());
         let runtime = values(&[], &[], &file).settings().unwrap().runtime;
-        assert_eq!(runtime.folder, Some(folder.join("home")));
+        assert_eq!(runtime.folder, Some(folder.join("inner")));
         std::fs::remove_dir_all(&folder).unwrap();
         let runtime = values(&[], &[], &file).settings().unwrap().runtime;
-        assert_eq!(runtime.folder, Some(folder.join("home/../home")), "said as it was given");
+        assert_eq!(runtime.folder, Some(folder.join("inner/../inner")), "said as it was given");
     }
 
     #[test]
