@@ -303,6 +303,18 @@ async fn all_that_an_operator_has_works_on_a_node_that_does_real_inference() {
         }
     }
 
+    // mends beside it what is safe to mend, and takes it back,
+    let key_file = stage.home().join("testnet/keys/node.key");
+    let mode = || std::fs::metadata(&key_file).unwrap().permissions().mode() & 0o777;
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    for (flags, wanted) in
+        [(&["--fix", "--yes"][..], 0o600), (&["--undo"], 0o644), (&["--fix", "--yes"], 0o600)]
+    {
+        let (_, said) = stage.command(&[&["doctor"], flags].concat());
+        assert_eq!(mode(), wanted, "{said}");
+    }
+    assert!([Some(0), Some(10)].contains(&stage.command(&["status", "--check"]).0));
+
     // and prompts, answers and the key are in nothing that leaves it.
     let bundle = archive(&stage, "bundle");
     well(stage.command(&["bundle", &bundle]));
