@@ -453,6 +453,14 @@ async fn the_node_outlives_its_containers_and_their_image() {
         let said = String::from_utf8_lossy(&ended.stdout).into_owned();
         assert_eq!(ended.status.success(), approved, "{said}");
         assert!(said.contains(&Digest::of(program).to_string()), "{said}");
+        // The page's next line does it, with the name that the shell has.
+        let of_next = format!("ancestor={}", composition.next());
+        let made = told(Command::new("docker").args(["ps", "-aq", "--filter", &of_next]));
+        assert_eq!(made.lines().count(), 1, "{made}");
+        told(Command::new("docker").args(["rm", made.trim()]));
+        if !approved {
+            told(Command::new("docker").args(["rmi", &composition.next()]));
+        }
     }
     composition.holds = false;
     composition.types(&composition.path("deploy"), &handover);
