@@ -41,7 +41,7 @@ use crate::{
     node::Node,
     runtime::{
         ContainerError, ContainerPlan, Endpoint, ImageFacts, ModelsMount, Plan, ProcessPlan, State,
-        Supervisor, container, test_inference,
+        Supervisor, Tuning, container, test_inference,
     },
     time,
 };
@@ -211,7 +211,8 @@ impl Engine {
             self.stop().await;
             self.container_update(config).await;
             let plan = plan(&self.node, snapshot, &key.files)?;
-            let supervisor = Supervisor::start(plan);
+            let tuning = Tuning { falls: self.node.meters.falls(), ..Tuning::default() };
+            let supervisor = Supervisor::start(plan, tuning);
             let state = watch_state(
                 Arc::clone(&self.node),
                 supervisor.state(),
@@ -537,7 +538,7 @@ async fn watch_state(
     serving: Arc<watch::Sender<Option<Served>>>,
     files: Arc<Loaded>,
 ) {
-    let (mut was_ready, mut is_there, mut fell) = (false, false, false);
+    let (mut was_ready, mut fell) = (false, false);
     let (mut last, mut downs) = (None, 0_u32);
     // Whether the state is a new one, or only the approval is: taking that back wakes this, too.
     let mut is_news = true;
@@ -547,7 +548,7 @@ async fn watch_state(
         let approved_now = *approved.borrow_and_update();
         match seen {
             State::Ready(endpoint) => {
-                (was_ready, is_there) = (true, true);
+                was_ready = true;
                 last = None;
                 match approved_now {
                     Some(config) => {
@@ -569,9 +570,6 @@ async fn watch_state(
             }
             State::Down { cause, retry_in_ms } => {
                 serving.send_replace(None);
-                if std::mem::take(&mut is_there) {
-                    node.meters.runtime_fell();
-                }
                 if was_ready {
                     fell = true;
                     node.approved.send_if_modified(|approved| approved.take().is_some());

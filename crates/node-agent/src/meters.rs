@@ -6,7 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -156,7 +159,6 @@ struct Counted {
     ends: BTreeMap<JobEnd, u64>,
     models: BTreeMap<String, OfModel>,
     attempts: u64,
-    runtime_falls: u64,
     connections: u64,
     outage: Option<Instant>,
     offline: Duration,
@@ -189,6 +191,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Meters {
     accept: Histogram,
+    runtime_falls: Arc<AtomicU64>,
     counted: Mutex<Counted>,
 }
 
@@ -197,7 +200,11 @@ impl Meters {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let counted = Counted { outage: Some(now), ..Counted::default() };
-        Self { accept: Histogram::new(ACCEPT_BOUNDS), counted: Mutex::new(counted) }
+        Self {
+            accept: Histogram::new(ACCEPT_BOUNDS),
+            runtime_falls: Arc::default(),
+            counted: Mutex::new(counted),
+        }
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
@@ -241,15 +248,16 @@ impl Meters {
         }
     }
 
-    /// A runtime that was there went away.
-    pub fn runtime_fell(&self) {
-        self.counted().runtime_falls += 1;
+    /// Where it is counted that a runtime that was there went away.
+    #[must_use]
+    pub fn falls(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.runtime_falls)
     }
 
     /// How often that was.
     #[must_use]
     pub fn runtime_falls(&self) -> u64 {
-        self.counted().runtime_falls
+        self.runtime_falls.load(Ordering::Relaxed)
     }
 
     /// The network has greeted.
@@ -286,7 +294,7 @@ impl Meters {
             ends: counted.ends.clone(),
             models: models.collect(),
             attempts: counted.attempts,
-            runtime_falls: counted.runtime_falls,
+            runtime_falls: self.runtime_falls(),
             connections: counted.connections,
             outage,
             offline: counted.offline + outage,

@@ -375,7 +375,7 @@ async fn sandboxed(scene: &Scene, work_folder: PathBuf, args: Vec<String>) -> Va
     sandbox::harden_self().unwrap();
     let tuning = Tuning { ready_limit: PATIENCE, helper: scene.folder.join("helper"), ..Tuning::default() };
     let plan = probe_plan(scene, work_folder, args);
-    let supervisor = Supervisor::start_with(Plan::Process(plan), tuning);
+    let supervisor = Supervisor::start(Plan::Process(plan), tuning);
     let report = tried(&*ready(&supervisor).await).await;
     supervisor.stop().await;
     report

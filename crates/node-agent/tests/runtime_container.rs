@@ -459,7 +459,7 @@ async fn one_that_hangs_is_replaced_each_time_later_and_never_by_two() {
         failures_max: 1,
         ..Tuning::default()
     };
-    let supervisor = Supervisor::start_with(Plan::Container(plan), tuning);
+    let supervisor = Supervisor::start(Plan::Container(plan), tuning);
     let mut state = supervisor.state();
     // A fall that comes and goes while this test has not its turn is not seen: each is known by the starts before it.
     let mut waits = Vec::new();

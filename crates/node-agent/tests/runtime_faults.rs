@@ -150,7 +150,7 @@ async fn a_program_that_never_gets_healthy_is_killed_and_started_again() {
     // Long enough to answer that it is not well.
     tuning.ready_limit = Duration::from_secs(15);
     let plan = unhurried(stand_in(&["--never-healthy"], folder.path()));
-    let supervisor = Supervisor::start_with(Plan::Process(plan), tuning);
+    let supervisor = Supervisor::start(Plan::Process(plan), tuning);
     let (cause, _) = down(&supervisor).await;
     assert!(
         cause.starts_with("it was not healthy after 15000 ms") && cause.contains("status 500"),
@@ -194,7 +194,7 @@ async fn an_external_runtime_is_watched_and_never_touched() {
     let operator = start(stand_in(&[], folder.path()));
     let url = ready(&operator).await.url().to_owned();
 
-    let supervisor = Supervisor::start_with(Plan::External { url, api_key: None }, tuning());
+    let supervisor = Supervisor::start(Plan::External { url, api_key: None }, tuning());
     let endpoint = ready(&supervisor).await;
     ask(&endpoint, Mode::Chat, &json!({"model": "echo"})).await.unwrap();
     // Its first fall: later ones wait for longer.

@@ -294,7 +294,7 @@ async fn one_that_wants_too_much_memory_in_podman_is_told_and_started_again() {
     let plan = ContainerPlan { retry_ms_min: 3000, retry_ms_max: 3000, ..plan };
     // Podman looks four times a second whether it has ended; its health is not to be asked before.
     let tuning = Tuning { ready_limit: PATIENCE, failures_max: 100, ..Tuning::default() };
-    let supervisor = Supervisor::start_with(Plan::Container(plan), tuning);
+    let supervisor = Supervisor::start(Plan::Container(plan), tuning);
     let endpoint = ready(&supervisor).await;
     ask(&endpoint, &json!({"model": "eat"})).await.unwrap_err();
     let cause = down(&supervisor).await;

@@ -10,7 +10,7 @@ use node_store::{
     backup::BackupError,
     binding::BadLink,
     format::FormatError,
-    keys::{KeyError, KeystoreError},
+    keys::{self, KeyError, KeystoreError, Source},
     models::ModelsError,
     private::NotPrivate,
     reader::ReadError,
@@ -21,7 +21,7 @@ use node_store::{
 };
 use node_types::{Timestamp, job::ModelRef};
 
-use crate::{http::HttpError, settings::SettingsError};
+use crate::{http::HttpError, settings::SettingsError, typed::quoted};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,9 @@ pub(crate) enum Failure {
     /// It was said no.
     #[error("nothing was done: it was not agreed to")]
     NotConfirmed,
+    /// Nobody is there to say yes.
+    #[error("nothing was done: there is no terminal to ask at; with --yes it is done unasked")]
+    NobodyAgrees,
     /// Ctrl-C.
     #[error("it was broken off; {0}")]
     Interrupted(&'static str),
@@ -179,9 +182,43 @@ pub(crate) enum Failure {
         /// The loosest bits that are private.
         wanted: u32,
     },
+    /// An empty folder where a node is to be made.
+    #[error(
+        "{folder} is there and empty, and others have access to it (mode {found:04o}): chmod 700 {folder}, or remove the \
+         empty folder"
+    )]
+    OpenFolder {
+        /// The volume's folder.
+        folder: PathBuf,
+        /// Its permission bits.
+        found: u32,
+    },
     /// A key.
     #[error(transparent)]
     Key(KeyError),
+    /// A file that new keys are to be sealed under.
+    #[error(
+        "the file that {setting} names, {path}, is not there: make it first, as in `(umask 077; {make} > {})`, and keep a \
+         copy of it",
+        quoted(&path.to_string_lossy())
+    )]
+    NoKekFile {
+        /// The setting.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What draws one.
+        make: &'static str,
+    },
+    /// A passphrase that opens nothing in an archive.
+    #[error(
+        "cannot open the keys in {archive}: give the passphrase that it was made with (--passphrase-file); if this is that \
+         one, the file was altered"
+    )]
+    ArchiveShut {
+        /// The archive.
+        archive: PathBuf,
+    },
     /// The keys' passphrase stands in no file, and there is no terminal.
     #[error(
         "the keys are sealed under a passphrase, and there is no terminal to ask for it at: give --keys-passphrase-file, or \
@@ -335,7 +372,21 @@ impl From<KeyError> for Failure {
         if let KeyError::Prompt { source } = error {
             Self::NobodyToAsk(source)
         } else if let KeyError::NotPrivate(NotPrivate::TooOpen { path, found, wanted }) = error {
-            Self::TooOpen { path, found: found & 0o7777, wanted }
+            let found = found & 0o7777;
+            // A passphrase file of the operator's is no doctor's to mend.
+            if path.ends_with("keys") || path.file_name().is_some_and(keys::is_own_name) {
+                Self::TooOpen { path, found, wanted }
+            } else {
+                Self::Key(NotPrivate::TooOpen { path, found, wanted }.into())
+            }
+        } else if let KeyError::NoFile { kek, path } = error {
+            let (setting, make) = match kek {
+                Source::Passphrase => ("keys.passphrase_file", "head -c 24 /dev/urandom | base64"),
+                Source::SystemdCredential | Source::ContainerSecret | Source::LocalFile => {
+                    ("keys.secret_file", "head -c 48 /dev/urandom")
+                }
+            };
+            Self::NoKekFile { setting, path, make }
         } else {
             Self::Key(error)
         }
@@ -419,7 +470,10 @@ impl Failure {
             | Self::NoKey { .. }
             | Self::Store(_)
             | Self::TooOpen { .. }
+            | Self::OpenFolder { .. }
             | Self::Key(_)
+            | Self::NoKekFile { .. }
+            | Self::ArchiveShut { .. }
             | Self::NobodyToAsk(_)
             | Self::NotAMove { .. }
             | Self::Keystore { .. }
@@ -433,6 +487,7 @@ impl Failure {
             | Self::Listed(_)
             | Self::KeepsNoModels { .. }
             | Self::NotConfirmed
+            | Self::NobodyAgrees
             | Self::AgentEnded { .. }
             | Self::Models(_)
             | Self::Fetch(_)
@@ -468,7 +523,7 @@ impl Failure {
             Self::Listed(_) => "listed",
             Self::HeldModels { .. } => "held_models",
             Self::KeepsNoModels { .. } => "keeps_no_models",
-            Self::NotConfirmed => "not_confirmed",
+            Self::NotConfirmed | Self::NobodyAgrees => "not_confirmed",
             Self::Interrupted(_) => "interrupted",
             Self::AgentEnded { .. } => "agent_ended",
             Self::Models(_) => "models",
@@ -480,8 +535,8 @@ impl Failure {
             Self::NoClock(_) | Self::Clock(_) => "clock",
             Self::NoSnapshot(_) => "no_snapshot",
             Self::NoKey { .. } => "no_key",
-            Self::Store(_) | Self::Retired { .. } | Self::TooOpen { .. } => "store",
-            Self::Key(_) | Self::NobodyToAsk(_) => "key",
+            Self::Store(_) | Self::Retired { .. } | Self::TooOpen { .. } | Self::OpenFolder { .. } => "store",
+            Self::Key(_) | Self::NoKekFile { .. } | Self::ArchiveShut { .. } | Self::NobodyToAsk(_) => "key",
             Self::Keystore { .. } => "keystore",
             Self::Export(_) => "export",
             Self::Read(_) => "read",

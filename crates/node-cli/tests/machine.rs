@@ -298,7 +298,9 @@ fn a_node_lives_on_an_empty_machine_under_its_unit_and_a_credential() {
         |name: &str| found["findings"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
     assert!(finding("keys")["found"].as_str().unwrap().contains("systemd credential"), "{found:#}");
     // What stands in its log may ask for attention just now.
-    assert!(["ok", "note"].contains(&finding("agent")["verdict"].as_str().unwrap()), "{found:#}");
+    let (verdict, says) = (&finding("agent")["verdict"], finding("agent")["found"].as_str().unwrap());
+    let attention = verdict == "note" && says.ends_with("and says of itself: attention");
+    assert!(verdict == "ok" || attention, "{found:#}");
     for name in ["modes", "keys", "databases", "stamps", "runtime", "sandbox", "network"] {
         assert_eq!(finding(name)["verdict"], "ok", "{found:#}");
     }

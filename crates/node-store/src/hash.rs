@@ -2,7 +2,9 @@
 //!
 //! A file is read once, in order, by a thread of its own; two others hash what it reads, SHA-256 of all (with the
 //! processor's instructions where it has them) and BLAKE3 of each piece. So it takes as long as the slowest of the
-//! three, and a few MiB of memory. Nothing here writes, and no store is needed.
+//! three, and a few MiB of memory. It is read past the system's memory (`O_DIRECT`, open(2)) where that can be done: that costs no copy,
+//! takes no memory away from the runtime, which has mapped its model, and is what the disk has. Nothing here writes, and
+//! no store is needed.
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +12,12 @@ use std::{
     fs::{self, File},
     io,
     ops::ControlFlow,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileExt, MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileExt, MetadataExt},
+        },
     },
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -27,11 +32,13 @@ use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use sha2::{Digest as _, Sha256};
 
 /// Bytes that are read at once: pieces are whole multiples of it.
-const CHUNK_BYTES: u64 = 1 << 20;
+const CHUNK_BYTES: u64 = 2 << 20;
+/// What memory and place of a read past the system's memory have to be a multiple of: the size of a page, more than any disk asks.
+const ALIGNED_BYTES: usize = 4096;
 /// What the system is asked to read ahead.
 const AHEAD_BYTES: u64 = 8 << 20;
 /// Chunks that wait for each hash.
-const CHUNKS_AHEAD: usize = 3;
+const CHUNKS_AHEAD: usize = 2;
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,18 +56,17 @@ pub struct FileHashes {
 /// # Errors
 /// The operating system's, from the first byte that cannot be read.
 pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io::Result<Option<FileHashes>> {
-    // Advice alone.
-    let _ = fadvise(file, 0, None, Advice::Sequential);
     thread::scope(|scope| {
-        let (for_sha256, read) = mpsc::sync_channel::<io::Result<Arc<Vec<u8>>>>(CHUNKS_AHEAD);
-        let (for_blake3, also_read) = mpsc::sync_channel::<Arc<Vec<u8>>>(CHUNKS_AHEAD);
+        let (for_sha256, read) = mpsc::sync_channel::<io::Result<Arc<Chunk>>>(CHUNKS_AHEAD);
+        let (for_blake3, also_read) = mpsc::sync_channel::<Arc<Chunk>>(CHUNKS_AHEAD);
         let pieces = thread::Builder::new().name("hash-pieces".into());
         let pieces = pieces.spawn_scoped(scope, move || hash_pieces(also_read))?;
         let reader = thread::Builder::new().name("hash-read".into());
         reader.spawn_scoped(scope, move || {
             // Used in turn: fresh memory for each would cost as much as reading it. When one comes round again, both have
             // let go of it; otherwise it is left to them.
-            let mut ring: Vec<Arc<Vec<u8>>> = (0..CHUNKS_AHEAD + 3).map(|_| Arc::default()).collect();
+            let mut ring: Vec<Arc<Chunk>> = (0..CHUNKS_AHEAD + 3).map(|_| Arc::default()).collect();
+            let mut reading = Reading::of(file);
             for offset in (0_u64..).step_by(to_usize(CHUNK_BYTES)) {
                 ring.rotate_left(1);
                 let Some(held) = ring.first_mut() else { return };
@@ -68,13 +74,8 @@ pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io
                     *held = Arc::default();
                 }
                 let Some(free) = Arc::get_mut(held) else { return };
-                if offset.is_multiple_of(AHEAD_BYTES) {
-                    // The disk works while this is hashed. Advice alone.
-                    let next = std::num::NonZeroU64::new(AHEAD_BYTES);
-                    let _ = fadvise(file, offset + AHEAD_BYTES, next, Advice::WillNeed);
-                }
-                match fill(file, free, offset, CHUNK_BYTES) {
-                    Ok(()) if free.is_empty() => return,
+                match reading.fill(free, offset) {
+                    Ok(()) if free.bytes().is_empty() => return,
                     Ok(()) => {}
                     Err(error) => {
                         // Where nobody listens any more, nobody wants to know.
@@ -91,8 +92,8 @@ pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io
         let (mut bytes, mut sha256) = (0, Sha256::new());
         for chunk in read {
             let chunk = chunk?;
-            sha256.update(&*chunk);
-            bytes += chunk.len() as u64;
+            sha256.update(chunk.bytes());
+            bytes += chunk.bytes().len() as u64;
             if progress(bytes).is_break() {
                 return Ok(None);
             }
@@ -102,11 +103,76 @@ pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io
     })
 }
 
-fn hash_pieces(chunks: mpsc::Receiver<Arc<Vec<u8>>>) -> Vec<PieceHash> {
+/// Part of a file, in memory that a disk can write to.
+#[derive(Default)]
+struct Chunk {
+    memory: Vec<u8>,
+    begin: usize,
+    filled: usize,
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.begin..self.begin + self.filled]
+    }
+
+    /// All of it, to be filled.
+    fn room(&mut self) -> &mut [u8] {
+        if self.memory.is_empty() {
+            self.memory = vec![0; to_usize(CHUNK_BYTES) + ALIGNED_BYTES];
+            self.begin = self.memory.as_ptr().align_offset(ALIGNED_BYTES).min(ALIGNED_BYTES);
+        }
+        &mut self.memory[self.begin..][..to_usize(CHUNK_BYTES)]
+    }
+}
+
+/// Reads a file from its begin to its end.
+struct Reading<'a> {
+    file: &'a File,
+    /// The same file past the system's memory; nothing where that cannot be done.
+    direct: Option<File>,
+}
+
+impl<'a> Reading<'a> {
+    fn of(file: &'a File) -> Self {
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        // The same inode, whatever its name is by now (proc_pid_fd(5)).
+        let opened = rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), flags, Mode::empty());
+        let direct = opened.ok().map(File::from);
+        if direct.is_none() {
+            // Advice alone.
+            let _ = fadvise(file, 0, None, Advice::Sequential);
+        }
+        Self { file, direct }
+    }
+
+    /// Reads what the file has from `offset` on, a whole multiple of a chunk.
+    fn fill(&mut self, chunk: &mut Chunk, offset: u64) -> io::Result<()> {
+        let room = chunk.room();
+        let mut filled = 0;
+        if let Some(direct) = &self.direct {
+            match direct.read_at(room, offset) {
+                Ok(read) => filled = read,
+                // The file system or disk wants it otherwise; or it is broken, which the other way says, too.
+                Err(_) => self.direct = None,
+            }
+        }
+        if self.direct.is_none() && offset.is_multiple_of(AHEAD_BYTES) {
+            // The disk works while this is hashed. Advice alone.
+            let next = std::num::NonZeroU64::new(AHEAD_BYTES);
+            let _ = fadvise(self.file, offset + AHEAD_BYTES, next, Advice::WillNeed);
+        }
+        // The end of the file, which is no multiple of anything.
+        chunk.filled = filled + read_fully(self.file, &mut room[filled..], offset + filled as u64)?;
+        Ok(())
+    }
+}
+
+fn hash_pieces(chunks: mpsc::Receiver<Arc<Chunk>>) -> Vec<PieceHash> {
     let (mut pieces, mut hasher, mut bytes) = (Vec::new(), blake3::Hasher::new(), 0);
     for chunk in chunks {
-        hasher.update(&chunk);
-        bytes += chunk.len() as u64;
+        hasher.update(chunk.bytes());
+        bytes += chunk.bytes().len() as u64;
         if bytes == PIECE_BYTES {
             pieces.push(PieceHash::from_bytes(hasher.finalize().into()));
             hasher.reset();
@@ -144,25 +210,24 @@ pub(crate) fn prefix(file: &File, at: u64, bytes: u64) -> io::Result<blake3::Has
 
 /// As much of `bytes` from `offset` on as the file has.
 fn chunk_at(file: &File, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
-    let mut chunk = Vec::new();
-    fill(file, &mut chunk, offset, bytes)?;
+    let mut chunk = vec![0; to_usize(bytes)];
+    let filled = read_fully(file, &mut chunk, offset)?;
+    chunk.truncate(filled);
     Ok(chunk)
 }
 
-/// The same, into memory that is there.
-fn fill(file: &File, chunk: &mut Vec<u8>, offset: u64, bytes: u64) -> io::Result<()> {
-    chunk.resize(to_usize(bytes), 0);
+/// Fills the room with what the file has from `offset` on, and says how much that is.
+fn read_fully(file: &File, room: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < chunk.len() {
-        match file.read_at(&mut chunk[filled..], offset + filled as u64) {
+    while filled < room.len() {
+        match file.read_at(&mut room[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    chunk.truncate(filled);
-    Ok(())
+    Ok(filled)
 }
 
 /// No more than a chunk.
@@ -297,7 +362,19 @@ mod tests {
     #[test]
     fn a_file_has_the_hashes_of_its_bytes_at_every_boundary() {
         let piece_bytes = to_usize(PIECE_BYTES);
-        for length in [0, 1, MIB - 1, MIB, MIB + 1, piece_bytes - 1, piece_bytes, piece_bytes + 1] {
+        let chunk = to_usize(CHUNK_BYTES);
+        for length in [
+            0,
+            1,
+            MIB,
+            chunk - 1,
+            chunk,
+            chunk + 1,
+            5 * chunk + 4097,
+            piece_bytes - 1,
+            piece_bytes,
+            piece_bytes + 1,
+        ] {
             let content = bytes(length);
             let held = holding(&content);
             let found = file(&held, &mut on).unwrap().unwrap();
@@ -308,6 +385,26 @@ mod tests {
                 assert_eq!(piece(&held, index).unwrap(), *wanted, "piece {index} of {length}");
             }
             assert_eq!(piece(&held, pieces.len() as u64).unwrap(), piece_hash(b""), "beyond {length}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_alike_past_the_memory_and_through_it() {
+        // Nothing of it is on the disk yet.
+        let (content, chunk) = (bytes(2 * to_usize(CHUNK_BYTES) + 777), CHUNK_BYTES);
+        let held = holding(&content);
+        // An opening that cannot read is as good as a disk that does not read so.
+        let useless = File::options().write(true).open("/dev/null").unwrap();
+        for direct in [Reading::of(&held).direct, None, Some(useless)] {
+            let mut reading = Reading { file: &held, direct };
+            let mut read = Vec::new();
+            for offset in [0, chunk, 2 * chunk, 3 * chunk] {
+                let mut part = Chunk::default();
+                reading.fill(&mut part, offset).unwrap();
+                assert_eq!(part.bytes().as_ptr().align_offset(ALIGNED_BYTES), 0);
+                read.extend_from_slice(part.bytes());
+            }
+            assert!(read == content, "{:?}", reading.direct);
         }
     }
 

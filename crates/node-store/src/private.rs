@@ -92,6 +92,22 @@ pub enum NotPrivate {
     },
 }
 
+impl NotPrivate {
+    /// What was looked at.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::TooOpen { path, .. }
+            | Self::ForeignOwner { path, .. }
+            | Self::Link { path }
+            | Self::NotAFile { path }
+            | Self::NotAFolder { path }
+            | Self::Missing { path }
+            | Self::Look { path, .. } => path,
+        }
+    }
+}
+
 /// What to do with a file of another user. It is never given to root: the node of its user would lose it.
 fn cure(path: &Path, found: u32, ours: u32) -> String {
     if ours == 0 {

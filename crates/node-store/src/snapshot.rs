@@ -473,6 +473,23 @@ impl Snapshots {
         self.change(|view| (view.current, view.failed) = (view.previous.take(), failed));
         Ok(last_good)
     }
+
+    /// Forgets which snapshot failed its health check: where the network still offers that one, it is applied as a new one is.
+    /// For whoever has mended what was wrong with the machine. Gives its version; nothing where none was taken back.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn forget_failure(&self) -> Result<Option<u64>, WriteError> {
+        let _turn = self.take_turn();
+        let Some(version) = self.look(SnapshotView::taken_back) else { return Ok(None) };
+        let forgotten = self.writer.submit(Effect::Keeps, |tx| {
+            tx.execute("UPDATE floor SET failed = NULL", ())?;
+            Ok(())
+        });
+        forgotten.wait()?;
+        self.change(|view| view.failed = None);
+        Ok(Some(version))
+    }
 }
 
 fn apply_in(

@@ -434,6 +434,22 @@ impl Store {
         Ok(self.follow_snapshot(&[], now)?)
     }
 
+    /// Lets the snapshot be tried again that failed its health check; see [`Snapshots::forget_failure`]. The log says so.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn retry_snapshot(&self, now: Timestamp) -> Result<Option<u64>, WriteError> {
+        let _turn = self.take_turn();
+        let version = self.snapshots.forget_failure()?;
+        if let Some(version) = version {
+            let message = format!(
+                "snapshot {version} failed its health check before, and may be tried again: its operator says so"
+            );
+            self.logs.append(Record::new(now, Level::Info, Kind::Configuration, message));
+        }
+        Ok(version)
+    }
+
     /// What time it is: `reading` judged against all that this volume has known. It never goes back.
     #[must_use]
     pub fn time(&self, reading: &Reading) -> Mark {

@@ -21,6 +21,7 @@
 //! would drop its POSIX locks (sqlite.org, "How To Corrupt An SQLite Database File", 2.2).
 
 use std::{
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -72,6 +73,10 @@ const LOGS_RESERVE_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of the write-ahead log of `state.db` beyond which it is started anew: 1 MiB, and an eighth of it as a rule.
 const STATE_LOG_BYTES_MAX: u64 = 1 << 20;
 const RESERVE: &str = "RESERVE";
+/// Behind the name of a database: as it was before its migration from the format that follows.
+const OLD_FORMAT: &str = ".format-";
+/// The same while it is copied.
+const BACKUP: &str = ".backup";
 
 /// How a volume is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -833,7 +838,7 @@ impl DatabaseFile {
     /// Removes the copies that were made before its migrations.
     fn drop_backups(&self, disk: &dyn Disk) -> io::Result<()> {
         let Some(folder) = self.path.parent() else { return Ok(()) };
-        let prefix = format!("{}.format-", self.database.file());
+        let prefix = format!("{}{OLD_FORMAT}", self.database.file());
         for name in disk.list(folder)?.iter().filter(|name| name.to_string_lossy().starts_with(&prefix)) {
             disk.remove(&folder.join(name))?;
         }
@@ -926,12 +931,12 @@ impl DatabaseFile {
 /// Copies a database beside itself before its first migration: `jobs.db.format-1`.
 fn back_up(disk: &dyn Disk, path: &Path, found: u32) -> Result<(), FormatError> {
     let io_failed = |source| FormatError::Io { path: path.to_owned(), source };
-    let copy = path.with_extension(format!("db.format-{found}"));
+    let copy = salvage::beside(path, &format!("{OLD_FORMAT}{found}"));
     if disk.entry(&copy).map_err(io_failed)?.is_some() {
         // An earlier attempt's, made before anything was changed: better than one made now.
         return Ok(());
     }
-    let temporary = path.with_extension("db.backup");
+    let temporary = salvage::beside(path, BACKUP);
     disk.remove(&temporary).map_err(io_failed)?;
     // Made here and not by SQLite, whose files take the mode of the process's umask: it holds wrapped keys.
     disk.create_file(&temporary, &[]).map_err(io_failed)?;
@@ -1006,8 +1011,8 @@ impl Reserve for KeptBack {
         released
     }
 
-    fn log_bytes_max(&self) -> Option<u64> {
-        Some(self.log_bytes_max)
+    fn log_bytes_max(&self) -> u64 {
+        self.log_bytes_max
     }
 
     fn restore(&mut self) {
@@ -1023,6 +1028,43 @@ impl Reserve for KeptBack {
 #[must_use]
 pub fn folder(home: &Path, network: Network) -> PathBuf {
     home.join(network.name())
+}
+
+/// What the store means by a name in a volume's folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A part of the volume, or something that the next opening deals with.
+    Part,
+    /// A damaged database that was moved aside, or its write-ahead log.
+    Damaged,
+    /// A database as it was before a migration.
+    OldFormat,
+}
+
+/// What the store means by a name in a volume's folder; docs/format.md lists them. `None` for one that it never gives. A
+/// file that is being written, `.<name>.tmp`, has no name yet.
+#[must_use]
+pub fn named(name: &OsStr) -> Option<Named> {
+    let name = name.to_str()?;
+    if [LOCK, MOVED, KEYS, crate::models::FOLDER].contains(&name) {
+        return Some(Named::Part);
+    }
+    Database::ALL.into_iter().find_map(|database| {
+        if KeptBack::file(Path::new(""), database) == Path::new(name) {
+            return Some(Named::Part);
+        }
+        let rest = name.strip_prefix(database.file())?;
+        if rest.starts_with(salvage::DAMAGED) {
+            return Some(Named::Damaged);
+        }
+        // SQLite keeps files of its own beside each that it has open.
+        let rest = ["-wal", "-shm", "-journal"].iter().find_map(|own| rest.strip_suffix(own)).unwrap_or(rest);
+        if rest.starts_with(OLD_FORMAT) {
+            return Some(Named::OldFormat);
+        }
+        let known = ["", BACKUP, salvage::SUSPECT, salvage::RESCUE].contains(&rest);
+        (known || rest.starts_with(salvage::RESCUED)).then_some(Named::Part)
+    })
 }
 
 #[cfg(test)]
@@ -1159,6 +1201,28 @@ mod tests {
         fs::write(&old.path, bytes).unwrap();
         let error = old.with(NEXT).unwrap_err();
         assert!(matches!(error, FormatError::Damaged { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_name_in_the_folder_is_the_stores_or_nobodys() {
+        let is = |name: &str| named(OsStr::new(name));
+        for part in ["LOCK", "MOVED", "keys", "models", "RESERVE.jobs.db", "RESERVE.logs.db", "state.db"] {
+            assert_eq!(is(part), Some(Named::Part), "{part}");
+        }
+        for behind in
+            ["", "-wal", "-shm", "-journal", ".suspect", ".backup", ".rescue", ".rescue-wal", ".rescued-2026"]
+        {
+            assert_eq!(is(&format!("logs.db{behind}")), Some(Named::Part), "{behind}");
+        }
+        for aside in [".damaged-2026-11-24T03-48-05.000Z", ".damaged-2026-11-24T03-48-05.000Z-wal"] {
+            assert_eq!(is(&format!("jobs.db{aside}")), Some(Named::Damaged), "{aside}");
+        }
+        assert_eq!(is("state.db.format-1"), Some(Named::OldFormat));
+        for nobodys in
+            ["notes.txt", "jobs.db.bak", "jobs.dbx", "old.db", "RESERVE", "RESERVE.", "lock", "key"]
+        {
+            assert_eq!(is(nobodys), None, "{nobodys}");
+        }
     }
 
     /// What a killed process leaves: before the backup, within it, after it, at the commit, after it.

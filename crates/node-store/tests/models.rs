@@ -716,7 +716,8 @@ fn pruning_takes_what_is_old_leaves_what_is_needed_and_takes_what_is_not_ours_on
     // Somebody put these there: the first two as they would stand there if they were ours.
     let no_text = std::ffi::OsStr::from_bytes(b"model\xff.gguf");
     let brought = [models.path(without_row), models.path(brought), home.partial_path(brought)];
-    let named = ["model.gguf", ".hidden", "partial/model.gguf.part"].map(|name| models.folder().join(name));
+    let named = ["model.gguf", ".hidden", "partial/model.gguf.part", "quarantine/model.gguf"];
+    let named = named.map(|name| models.folder().join(name));
     let strangers: BTreeSet<_> =
         brought.into_iter().chain(named).chain([models.folder().join(no_text)]).collect();
     for stranger in strangers.iter().filter(|path| !path.exists()) {

@@ -247,6 +247,28 @@ fn going_back_to_the_last_good_one_does_not_lower_the_floor() {
 }
 
 #[test]
+fn one_that_failed_is_tried_again_once_it_is_allowed_and_nothing_older_is() {
+    let mut node = Node::new();
+    node.offer(&config(1)).unwrap();
+    assert_eq!(node.snapshots().forget_failure().unwrap(), None);
+    node.confirm();
+    node.offer(&config(2)).unwrap();
+    node.offer(&config(3)).unwrap();
+    node.snapshots().roll_back(NOW).unwrap();
+    node.restart();
+    assert_eq!(node.offer(&config(3)).unwrap(), Applied::FailedBefore);
+
+    assert_eq!(node.snapshots().forget_failure().unwrap(), Some(3));
+    assert_eq!(node.snapshots().forget_failure().unwrap(), None);
+    node.restart();
+    assert_eq!((node.version(), node.snapshots().floor().version), (Some(1), 3), "the floor stays");
+    assert!(node.offer(&config(2)).is_err());
+    assert_eq!(node.offer(&config(3)).unwrap(), Applied::New);
+    assert_eq!(node.snapshots().roll_back(NOW).unwrap().config.document().version, 1);
+    assert_eq!(node.offer(&config(3)).unwrap(), Applied::FailedBefore, "it failed once more");
+}
+
+#[test]
 fn keysets_follow_one_another_and_another_pin_is_refused() {
     let mut node = Node::new();
     let (first, second) = (Signer::new(1), Signer::new(2));

@@ -301,7 +301,7 @@ pub struct Limits {
     pub attempts_max: u16,
     /// Jobs run at once, at most [`CONCURRENCY_MAX`].
     pub concurrency: u16,
-    /// Bytes of all logs held.
+    /// Bytes of all logs held. A node takes 256 KiB where less stands here: its log needs room for its tables.
     pub logs_bytes_max: u64,
 }
 

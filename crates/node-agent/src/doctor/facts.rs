@@ -7,7 +7,7 @@ use node_store::{
     clock::{Mark, Reading},
     format::{Database, FormatError},
     keys::{KeyError, Protection, Source},
-    models::{PartialFile, Quarantined, Standing},
+    models::{self, PartialFile, Quarantined},
     private::{NotPrivate, Private},
     salvage::Incident,
     seal::FileSystem,
@@ -16,7 +16,7 @@ use node_types::{
     Address, Digest, Network, Timestamp, VolumeId, config::NodeConfig, models::ModelState, verify::Validity,
 };
 
-use crate::{drift, hardware::Memory, runtime::sandbox::Probe};
+use crate::{drift, hardware::Memory, runtime::sandbox::Probe, standing::Standing};
 
 /// Everything that was looked at.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Facts {
     pub uid: u32,
     /// The pid of the Agent that has the volume.
     pub holder: Result<Option<String>, String>,
+    /// What that Agent says of itself; nothing where it cannot be asked.
+    pub standing: Option<Standing>,
     /// The folder above the volumes.
     pub home: Result<HomeSeen, String>,
     /// What should be nobody else's.
@@ -127,15 +129,15 @@ impl DatabaseSeen {
     }
 }
 
-/// A file that nothing needs any more.
+/// Something that nothing needs any more, or that is not the node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     /// Where.
     pub path: PathBuf,
     /// What it is.
     pub kind: LeftoverKind,
-    /// Its length in bytes.
-    pub bytes: u64,
+    /// Its length in bytes; nothing of a folder.
+    pub bytes: Option<u64>,
     /// How long ago it was written, in milliseconds.
     pub age_ms: u64,
 }
@@ -149,8 +151,10 @@ pub enum LeftoverKind {
     OldFormat,
     /// A file that was never finished: `.<name>.tmp`.
     Temporary,
-    /// A file in the models' folder that the volume does not know.
+    /// A file in the models' folders that the volume does not know.
     Unknown,
+    /// Something beside the databases or the keys whose name nothing of the node gives.
+    Foreign,
 }
 
 /// The keys.
@@ -236,7 +240,7 @@ pub struct ModelSeen {
     /// Its length in bytes.
     pub bytes: u64,
     /// How it stands, without reading it.
-    pub standing: Standing,
+    pub standing: models::Standing,
 }
 
 /// The runtime, by the kind that the snapshot in force wants.

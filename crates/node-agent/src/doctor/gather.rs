@@ -20,6 +20,7 @@ use node_store::{
     seal::FileSystem,
     store::{Options, Store},
     view::View,
+    volume::Named,
 };
 use node_types::{
     Digest, Timestamp,
@@ -40,6 +41,7 @@ use super::{
         Clock, DatabaseSeen, Facts, HomeSeen, Keys, Leftover, LeftoverKind, Looked, Machine, ModelSeen,
         NetworkSeen, Opening, Place, ProgramSeen, RuntimeSeen, SnapshotSeen, Space, VolumeSeen,
     },
+    mend,
 };
 use crate::{
     agent, artifacts,
@@ -54,6 +56,7 @@ use crate::{
         sandbox,
     },
     settings::Settings,
+    standing,
 };
 
 /// How far the doctor goes.
@@ -71,8 +74,9 @@ fn caused(error: impl std::error::Error) -> String {
     causes(&error)
 }
 
-/// Looks at the node of these settings. Changes nothing; asks nobody for a passphrase.
-pub async fn gather(settings: &Settings, asked: Asked) -> Facts {
+/// Looks at the node of these settings, whose Agent says `standing` of itself where it could be asked. Changes nothing; asks
+/// nobody for a passphrase.
+pub async fn gather(settings: &Settings, asked: Asked, standing: Option<standing::Standing>) -> Facts {
     let options = agent::options_to_open(settings);
     let folder = node_store::volume::folder(&settings.home, settings.network);
     let (local, answers) = tokio::join!(
@@ -87,6 +91,7 @@ pub async fn gather(settings: &Settings, asked: Asked) -> Facts {
         network: settings.network,
         uid: RealDisk.uid(),
         holder: local.holder,
+        standing,
         home: local.home,
         places: local.places,
         space: space(&folder),
@@ -237,26 +242,30 @@ fn leftovers(folder: &Path, volume: Option<&VolumeSeen>, now: Timestamp) -> std:
     let mut look = |path: PathBuf, kind: LeftoverKind| {
         let Ok(about) = std::fs::symlink_metadata(&path) else { return };
         let written_ms = u64::try_from(about.mtime()).unwrap_or(0).saturating_mul(1000);
-        if !about.is_dir() {
-            let age_ms = now.ms().saturating_sub(written_ms);
-            found.push(Leftover { path, kind, bytes: about.len(), age_ms });
+        // A folder under a name of the node's is no leftover, whatever else is wrong with it.
+        if !about.is_dir() || kind == LeftoverKind::Foreign {
+            let (bytes, age_ms) =
+                ((!about.is_dir()).then_some(about.len()), now.ms().saturating_sub(written_ms));
+            found.push(Leftover { path, kind, bytes, age_ms });
         }
     };
     for name in RealDisk.list(folder)? {
-        let (path, name) = (folder.join(&name), name.to_string_lossy().into_owned());
-        let of_database = Database::ALL.iter().any(|database| name.starts_with(database.file()));
-        if of_database && name.contains(".damaged-") {
-            look(path, LeftoverKind::Damaged);
-        } else if of_database && name.contains(".format-") {
-            look(path, LeftoverKind::OldFormat);
-        } else if is_temporary(&name) {
-            look(path, LeftoverKind::Temporary);
+        let path = folder.join(&name);
+        match node_store::volume::named(&name) {
+            Some(Named::Part) => {}
+            Some(Named::Damaged) => look(path, LeftoverKind::Damaged),
+            Some(Named::OldFormat) => look(path, LeftoverKind::OldFormat),
+            None if is_temporary(&name.to_string_lossy()) => look(path, LeftoverKind::Temporary),
+            None if name == mend::FOLDER => {}
+            None => look(path, LeftoverKind::Foreign),
         }
     }
-    let keys = folder.join("keys");
-    for name in RealDisk.list(&keys).unwrap_or_default() {
+    let keys_folder = folder.join("keys");
+    for name in RealDisk.list(&keys_folder).unwrap_or_default() {
         if is_temporary(&name.to_string_lossy()) {
-            look(keys.join(name), LeftoverKind::Temporary);
+            look(keys_folder.join(name), LeftoverKind::Temporary);
+        } else if !keys::is_own_name(&name) {
+            look(keys_folder.join(name), LeftoverKind::Foreign);
         }
     }
     for stranger in volume.into_iter().flat_map(|volume| &volume.strangers) {

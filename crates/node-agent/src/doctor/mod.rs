@@ -66,6 +66,8 @@ pub struct Finding {
     pub found: String,
     /// What to do; nothing where nothing is to be done.
     pub cure: Option<String>,
+    /// A start of the node does it.
+    pub starts: bool,
     /// What `--fix` would do.
     pub fix: Option<Fix>,
 }

@@ -1,32 +1,36 @@
 //! The checks: each a pure function from the facts to what is to be said of them. One that finds nothing wrong says so.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use node_store::{
     checkup::Health,
     clock::Trust,
     format::{Database, FormatError},
-    keys::{KeyError, Protection},
-    models::Standing,
+    keys::{self, KeyError, Protection},
+    models::Standing as Seal,
     private::NotPrivate,
 };
 use node_types::{
     NodeId,
     config::{ApprovedAgent, NodeConfig},
     models::ModelState,
-    protocol::MESSAGE_TTL_MS,
+    protocol::{MESSAGE_TTL_MS, Readiness},
     verify::Validity,
 };
 
 use super::{
     Finding, Fix, Verdict,
     facts::{DatabaseSeen, Facts, LeftoverKind, Looked, NetworkSeen, Opening, RuntimeSeen, VolumeSeen},
+    mend,
 };
 use crate::{
     VERSION,
     artifacts::TARGET,
     standing::{
-        Incident,
+        self, Incident, Standing,
         advice::{FREE_BYTES_MIN, FREE_BYTES_SOON},
     },
     update::{self, Advice},
@@ -45,6 +49,9 @@ const CLOCK_OFF_MS: u64 = 10_000;
 const LEFTOVER_MS: u64 = 86_400_000;
 /// How long unfinished downloads are kept where no snapshot says it: 1 day in milliseconds.
 const PARTIAL_TTL_MS: u64 = 86_400_000;
+
+/// What to do with what is not the node's.
+const NOT_OURS: &str = "nothing of the node reads it: move it away, unless it is yours to keep here";
 
 /// A check: its name and what it does.
 pub type Check = (&'static str, fn(&Facts) -> Vec<Said>);
@@ -78,17 +85,23 @@ pub struct Said {
     verdict: Verdict,
     found: String,
     cure: Option<String>,
+    starts: bool,
     fix: Option<Fix>,
 }
 
 fn said(verdict: Verdict, found: impl Into<String>) -> Said {
-    Said { verdict, found: found.into(), cure: None, fix: None }
+    Said { verdict, found: found.into(), cure: None, starts: false, fix: None }
 }
 
 impl Said {
     fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
         self
+    }
+
+    /// What to do, which a start of the node does.
+    fn start(self, cure: impl Into<String>) -> Self {
+        Self { starts: true, ..self.cure(cure) }
     }
 
     fn fix(mut self, fix: Option<Fix>) -> Self {
@@ -120,8 +133,8 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 fn named(name: &'static str, said: Said) -> Finding {
-    let Said { verdict, found, cure, fix } = said;
-    Finding { name, verdict, found, cure, fix }
+    let Said { verdict, found, cure, starts, fix } = said;
+    Finding { name, verdict, found, cure, starts, fix }
 }
 
 /// Mebibytes, rounded down.
@@ -137,12 +150,31 @@ fn agent(facts: &Facts) -> Vec<Said> {
         )];
     }
     match &facts.holder {
-        Ok(Some(pid)) => ok(format!("process {pid} runs the node")),
+        Ok(Some(pid)) => {
+            let runs = format!("process {pid} runs the node");
+            let says = facts.standing.as_ref().and_then(|standing| says_of_itself(&runs, standing));
+            says.map_or_else(|| ok(runs), |said| vec![said])
+        }
         Ok(None) => {
-            vec![said(Verdict::Note, "no Agent runs").cure("start the node: `resultity-node run`")]
+            vec![said(Verdict::Note, "no Agent runs").start("start the node: `resultity-node run`")]
         }
         Err(why) => vec![unknown("the volume's lock", why)],
     }
+}
+
+/// What is wrong with a node that runs may be seen by nobody else.
+fn says_of_itself(runs: &str, standing: &Standing) -> Option<Said> {
+    let verdict = match standing.health {
+        standing::Health::Well | standing::Health::Stopped => return None,
+        // It works, and somebody may have to see to something.
+        standing::Health::Attention if standing.agent.readiness == Some(Readiness::Active) => Verdict::Note,
+        standing::Health::Attention => Verdict::Warning,
+        standing::Health::Failing => Verdict::Error,
+    };
+    // It may advise to call the doctor.
+    let cure = standing.next.iter().find(|text| !text.contains(" doctor"))?;
+    let text = format!("{runs}, and says of itself: {}", standing.health.name());
+    Some(said(verdict, text).cure(cure))
 }
 
 fn modes(facts: &Facts) -> Vec<Said> {
@@ -194,8 +226,13 @@ fn not_private(facts: &Facts, why: &NotPrivate) -> Option<Said> {
             said(Verdict::Error, text).cure(cure)
         }
         NotPrivate::Link { path } => {
+            let cure = if is_own(&facts.folder, path) {
+                "put the file itself there; to keep the whole home elsewhere set --home".to_owned()
+            } else {
+                format!("remove the link (what it leads to stays): rm {}", shown(path))
+            };
             said(Verdict::Error, format!("{} is a symbolic link, which is never followed here", shown(path)))
-                .cure("put the file itself there; to keep the whole home elsewhere set --home")
+                .cure(cure)
         }
         NotPrivate::NotAFile { path } => {
             said(Verdict::Error, format!("{} is not a regular file", shown(path))).cure("move it away")
@@ -208,6 +245,18 @@ fn not_private(facts: &Facts, why: &NotPrivate) -> Option<Said> {
                 .cure(format!("run this as the user that the node runs as, not as user {}", facts.uid))
         }
     })
+}
+
+/// Whether the node itself puts something there; outside of the volume it is told where to look.
+fn is_own(folder: &Path, path: &Path) -> bool {
+    let Ok(within) = path.strip_prefix(folder) else { return true };
+    let names: Vec<&OsStr> = within.iter().collect();
+    match names.as_slice() {
+        [] => true,
+        [name] => node_store::volume::named(name).is_some() || *name == mend::FOLDER,
+        [above, name] if *above == "keys" => keys::is_own_name(name),
+        [above, ..] => *above == "models" || *above == mend::FOLDER,
+    }
 }
 
 fn space(facts: &Facts) -> Vec<Said> {
@@ -241,7 +290,7 @@ fn space(facts: &Facts) -> Vec<Said> {
 /// Bytes of the listed models that are not here.
 fn missing_bytes(facts: &Facts) -> u64 {
     let files = facts.volume.as_ref().ok().and_then(|volume| volume.files.as_ref().ok());
-    let missing = files.into_iter().flatten().filter(|file| file.standing == Standing::Missing);
+    let missing = files.into_iter().flatten().filter(|file| file.standing == Seal::Missing);
     let partials = facts.volume.as_ref().ok().and_then(|volume| volume.partials.as_ref().ok());
     // A partial file has its full length from the start, though not all of it is on the disk.
     let received = partials.into_iter().flatten().fold(0_u64, |sum, file| sum.saturating_add(file.received));
@@ -287,20 +336,20 @@ fn keys(facts: &Facts) -> Vec<Said> {
     let restore = "put it back from your backup; without it this volume cannot be opened, and a new one would be another node";
     match &keys.node {
         Ok(None) => all.push(said(Verdict::Error, "keys/node.key is missing").cure(restore)),
-        Err(why) => all.push(key_error(why)),
+        Err(why) => all.push(key_error(facts, why)),
         Ok(Some(_)) => {}
     }
     match &keys.volume {
         Ok(None) => all.push(said(Verdict::Error, "keys/volume.key is missing").cure(restore)),
         // Both are read in the same way: what is wrong with both is said once.
         Err(_) if keys.node.is_err() => {}
-        Err(why) => all.push(key_error(why)),
+        Err(why) => all.push(key_error(facts, why)),
         Ok(Some(_)) => {}
     }
     if !all.is_empty() {
         return all;
     }
-    let mut all = opening(&keys.opening);
+    let mut all = opening(facts);
     if let (Some(file), Opening::Opened(_) | Opening::NotTried(_)) = (&keys.missing_file, &keys.opening) {
         let text = format!(
             "keys.passphrase_file is {}, and there is no such file; the keys are sealed under something else",
@@ -311,9 +360,9 @@ fn keys(facts: &Facts) -> Vec<Said> {
     all
 }
 
-fn opening(opening: &Opening) -> Vec<Said> {
-    match opening {
-        Opening::Failed(why) => vec![key_error(why)],
+fn opening(facts: &Facts) -> Vec<Said> {
+    match &facts.keys.opening {
+        Opening::Failed(why) => vec![key_error(facts, why)],
         Opening::NotTried(why) => vec![said(Verdict::Note, format!("the keys were not opened: {why}"))],
         Opening::Opened(Protection::ObfuscationOnly) => vec![
             said(
@@ -329,8 +378,16 @@ fn opening(opening: &Opening) -> Vec<Said> {
     }
 }
 
-fn key_error(why: &KeyError) -> Said {
+fn key_error(facts: &Facts, why: &KeyError) -> Said {
+    if let KeyError::NotPrivate(refused) = why
+        && !refused.path().starts_with(&facts.folder)
+        && let Some(told) = not_private(facts, refused)
+    {
+        // A mending touches nothing outside of the volume.
+        return told.fix(None);
+    }
     let cure = match why {
+        KeyError::NoFile { .. } => "make that file, or take it out of the settings",
         KeyError::KekMissing { .. }
         | KeyError::CannotOpen { .. }
         | KeyError::SecretTooShort { .. }
@@ -375,7 +432,7 @@ fn databases(facts: &Facts) -> Vec<Said> {
                         (Verdict::Warning, "start the node: it makes a new one and reports the loss")
                     }
                 };
-                all.push(said(verdict, format!("{name} is missing or empty")).cure(cure));
+                all.push(said(verdict, format!("{name} is missing or empty")).start(cure));
             }
             Looked::Seen(checkup) => match &checkup.health {
                 Health::Whole => whole.push(format!("{name} {} KiB", checkup.bytes >> 10)),
@@ -399,7 +456,7 @@ fn databases(facts: &Facts) -> Vec<Said> {
                 all.push(damaged(facts, seen, cause));
             }
             Looked::Unknown(why @ FormatError::TooOld { .. }) => {
-                all.push(said(Verdict::Note, why.to_string()).cure("start the node: `resultity-node run`"));
+                all.push(said(Verdict::Note, why.to_string()).start("start the node: `resultity-node run`"));
             }
             Looked::Unknown(why @ FormatError::TooNew { .. }) => {
                 let cure = "install the newer release again; docs/troubleshooting.md has the way back";
@@ -426,7 +483,7 @@ fn damaged(facts: &Facts, seen: &DatabaseSeen, what: &str) -> Said {
     let name = seen.database.file();
     let damaged = said(Verdict::Error, format!("{name} is damaged: {what}"));
     if seen.suspect {
-        return damaged.cure(
+        return damaged.start(
             "check the disk, then start the node: it moves the file aside, saves what can be read and reports the loss; \
              delete nothing",
         );
@@ -523,8 +580,12 @@ fn leftovers(facts: &Facts) -> Vec<Said> {
         Err(why) => return vec![unknown("what lies about", why)],
     };
     let told = leftovers.iter().filter_map(|leftover| {
-        let (path, size) = (leftover.path.display(), format!("{} KiB", leftover.bytes >> 10));
-        let aside = || Some(Fix::Aside { path: leftover.path.clone(), bytes: leftover.bytes });
+        let path = leftover.path.display();
+        let Some(bytes) = leftover.bytes else {
+            return Some(said(Verdict::Note, format!("{path} is no folder of the node's")).cure(NOT_OURS));
+        };
+        let size = format!("{} KiB", bytes >> 10);
+        let aside = || Some(Fix::Aside { path: leftover.path.clone(), bytes });
         Some(match leftover.kind {
             LeftoverKind::Damaged => said(
                 Verdict::Note,
@@ -536,14 +597,18 @@ fn leftovers(facts: &Facts) -> Vec<Said> {
                     .cure("leave it: the node removes it once the new release has run in good order")
             }
             // What is younger may be at work.
-            LeftoverKind::Temporary | LeftoverKind::Unknown if leftover.age_ms < LEFTOVER_MS => return None,
+            LeftoverKind::Temporary if leftover.age_ms < LEFTOVER_MS => return None,
             LeftoverKind::Temporary => said(Verdict::Note, format!("{path} ({size}) was never finished"))
                 .cure("`resultity-node doctor --fix` moves it aside")
                 .fix(aside()),
-            LeftoverKind::Unknown => {
-                said(Verdict::Note, format!("{path} ({size}) is no file that the node knows"))
+            LeftoverKind::Unknown if leftover.age_ms >= LEFTOVER_MS => {
+                said(Verdict::Note, format!("{path} ({size}) is no file of the node's"))
                     .cure("`resultity-node doctor --fix` moves it aside")
                     .fix(aside())
+            }
+            // It may be the operator's, and not all here yet.
+            LeftoverKind::Unknown | LeftoverKind::Foreign => {
+                said(Verdict::Note, format!("{path} ({size}) is no file of the node's")).cure(NOT_OURS)
             }
         })
     });
@@ -688,20 +753,20 @@ fn models(facts: &Facts) -> Vec<Said> {
     };
     for file in files {
         match &file.standing {
-            Standing::Sealed => {}
-            Standing::Missing => {
+            Seal::Sealed => {}
+            Seal::Missing => {
                 all.push(said(Verdict::Warning, format!("{} is not here", file.name)).cure(fetch));
             }
-            Standing::Unknown => {
+            Seal::Unknown => {
                 let text = format!("{} is here, and nobody has verified it", file.name);
                 all.push(said(Verdict::Warning, text).cure(fetch));
             }
-            Standing::Broken(why) => {
+            Seal::Broken(why) => {
                 let text = format!("{} was changed since it was verified: {why}", file.name);
                 let cure = "the Agent repairs it when it runs; `resultity-node drift check` says which pieces differ";
                 all.push(said(Verdict::Error, text).cure(cure));
             }
-            Standing::Untrusted { why, .. } => {
+            Seal::Untrusted { why, .. } => {
                 let text = format!("{} cannot be trusted without reading it: {why}", file.name);
                 all.push(said(Verdict::Note, text).cure("read it now: `resultity-node doctor --deep`"));
             }
@@ -1018,7 +1083,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        doctor::facts::{Clock, HomeSeen, Keys, Machine, Place, SnapshotSeen, Space},
+        doctor::facts::{Clock, HomeSeen, Keys, Leftover, Machine, Place, SnapshotSeen, Space},
         hardware::Memory,
         runtime::sandbox::Probe,
     };
@@ -1031,6 +1096,7 @@ mod tests {
             folder: "/v".into(),
             network: Network::Testnet,
             uid: 7,
+            standing: None,
             holder: Ok(Some("1".into())),
             home: Ok(HomeSeen { path: "/h".into(), mode: 0o755, uid: 7 }),
             places: Vec::new(),
@@ -1099,6 +1165,62 @@ mod tests {
             assert_eq!(verdict, wanted);
             assert!(found.contains(word), "{found}");
         }
+    }
+
+    #[test]
+    fn a_link_where_the_node_puts_nothing_is_to_go() {
+        let cure = |path: &str| {
+            let said = not_private(&well(), &NotPrivate::Link { path: path.into() }).unwrap();
+            said.cure.unwrap()
+        };
+        for own in ["/v", "/v/state.db", "/v/keys", "/v/keys/node.key", "/v/models/partial", "/v/doctor"] {
+            assert!(cure(own).starts_with("put the file itself there"), "{own}");
+        }
+        for stray in ["/v/notes", "/v/keys/notes", "/v/keys/state.db", "/v/stray/node.key"] {
+            let wanted = format!("remove the link (what it leads to stays): rm {stray}");
+            assert_eq!(cure(stray), wanted);
+        }
+    }
+
+    /// It was told of `doctor --fix`, which leaves everything outside of the volume alone.
+    #[test]
+    fn a_passphrase_file_that_others_can_read_is_cured_where_it_stands() {
+        let said = |path: &str| {
+            let why = NotPrivate::TooOpen { path: path.into(), found: 0o644, wanted: 0o600 };
+            let keys = Keys { opening: Opening::Failed(KeyError::NotPrivate(why)), ..well().keys };
+            opening(&Facts { keys, ..well() }).remove(0)
+        };
+        let outside = said("/etc/node.pass");
+        assert_eq!(
+            (outside.verdict, outside.found.as_str(), outside.cure.as_deref(), &outside.fix),
+            (
+                Verdict::Error,
+                "/etc/node.pass has mode 0644: others have access to it",
+                Some("chmod 600 /etc/node.pass"),
+                &None
+            )
+        );
+        assert!(said("/v/keys/node.key").cure.unwrap().contains("doctor --fix"));
+    }
+
+    #[test]
+    fn what_is_not_the_nodes_is_told_at_once_and_only_moved_from_the_models_when_it_is_old() {
+        let told = |kind, bytes, age_ms| {
+            let left = Leftover { path: "/v/x".into(), kind, bytes, age_ms };
+            leftovers(&Facts { leftovers: Ok(vec![left]), ..well() }).remove(0)
+        };
+        for age_ms in [0, LEFTOVER_MS] {
+            let foreign = told(LeftoverKind::Foreign, Some(3 << 10), age_ms);
+            assert_eq!((foreign.verdict, &foreign.fix), (Verdict::Note, &None));
+            assert_eq!(foreign.found, "/v/x (3 KiB) is no file of the node's");
+            assert_eq!(foreign.cure.as_deref(), Some(NOT_OURS));
+        }
+        assert_eq!(told(LeftoverKind::Foreign, None, 0).found, "/v/x is no folder of the node's");
+        let young = told(LeftoverKind::Unknown, Some(0), LEFTOVER_MS - 1);
+        assert_eq!((young.cure.as_deref(), &young.fix), (Some(NOT_OURS), &None));
+        assert!(told(LeftoverKind::Unknown, Some(0), LEFTOVER_MS).fix.is_some());
+        let begun = told(LeftoverKind::Temporary, Some(0), LEFTOVER_MS - 1);
+        assert_eq!((begun.verdict, begun.found.as_str()), (Verdict::Ok, "nothing lies about"));
     }
 
     #[test]

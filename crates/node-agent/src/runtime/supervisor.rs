@@ -79,6 +79,8 @@ pub struct Tuning {
     pub health_every: Duration,
     /// Health checks that may fail in a row before it is down.
     pub failures_max: u32,
+    /// Counts how often one that served went away. Who watches the state sees the last one alone.
+    pub falls: Arc<AtomicU64>,
     /// The binary that calls [`super::sandbox::main`]: this process's own.
     pub helper: PathBuf,
 }
@@ -89,6 +91,7 @@ impl Default for Tuning {
             ready_limit: Duration::from_secs(120),
             health_every: Duration::from_secs(5),
             failures_max: 3,
+            falls: Arc::default(),
             // Also right where the binary's file has been replaced since.
             helper: PathBuf::from("/proc/self/exe"),
         }
@@ -109,13 +112,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Begins; must be called inside a tokio runtime.
     #[must_use]
-    pub fn start(plan: Plan) -> Self {
-        Self::start_with(plan, Tuning::default())
-    }
-
-    /// Begins, watching in another way.
-    #[must_use]
-    pub fn start_with(plan: Plan, tuning: Tuning) -> Self {
+    pub fn start(plan: Plan, tuning: Tuning) -> Self {
         let (state, seen) = watch::channel(State::Starting);
         let (stop, stopped) = oneshot::channel();
         let lines = broadcast::Sender::new(LINES_MAX);
@@ -230,7 +227,11 @@ impl Running {
 /// How one life of a program ended.
 enum Life {
     Stopped,
-    Fell { cause: String, served: Duration },
+    /// `served` is nothing where it never became healthy.
+    Fell {
+        cause: String,
+        served: Option<Duration>,
+    },
 }
 
 struct Watcher {
@@ -258,7 +259,9 @@ impl Watcher {
                 Ok(()) => {
                     falls = 0;
                     self.state.send_replace(State::Ready(Arc::clone(&endpoint)));
-                    self.sick(&endpoint).await
+                    let cause = self.sick(&endpoint).await;
+                    self.fell();
+                    cause
                 }
                 Err(error) => causes(&error),
             };
@@ -273,13 +276,22 @@ impl Watcher {
         loop {
             self.state.send_replace(State::Starting);
             let Life::Fell { cause, served } = self.life(plan, &mut stopped).await else { return };
-            falls = if served > Duration::from_millis(retry_ms_max) { 1 } else { falls + 1 };
+            if served.is_some() {
+                self.fell();
+            }
+            let anew = served.is_some_and(|served| served > Duration::from_millis(retry_ms_max));
+            falls = if anew { 1 } else { falls + 1 };
             tokio::select! {
                 () = self.wait(falls, retry_ms_min, retry_ms_max, cause) => {}
                 _ = &mut stopped => return,
             }
             self.restarts.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counted before the state says so.
+    fn fell(&self) {
+        self.tuning.falls.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn wait(&self, falls: u32, min_ms: u64, max_ms: u64, cause: String) {
@@ -318,7 +330,7 @@ impl Watcher {
         let mut running = match self.begin(plan, stopped).await {
             Ok(Some(running)) => running,
             Ok(None) => return Life::Stopped,
-            Err(error) => return Life::Fell { cause: causes(&error), served: Duration::ZERO },
+            Err(error) => return Life::Fell { cause: causes(&error), served: None },
         };
         let endpoint = Arc::clone(running.endpoint());
         let begun = OnceLock::new();
@@ -340,8 +352,8 @@ impl Watcher {
             Some(cause) => {
                 // One that has served may have printed what it was asked; of one that never did it is worth knowing.
                 match begun.get() {
-                    Some(begun) => Life::Fell { cause, served: begun.elapsed() },
-                    None => Life::Fell { cause: running.with_last_lines(cause), served: Duration::ZERO },
+                    Some(begun) => Life::Fell { cause, served: Some(begun.elapsed()) },
+                    None => Life::Fell { cause: running.with_last_lines(cause), served: None },
                 }
             }
             None => Life::Stopped,
@@ -393,7 +405,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_none_is_told_and_not_tried_again() {
-        let supervisor = Supervisor::start(Plan::External { url: "nowhere".into(), api_key: None });
+        let plan = Plan::External { url: "nowhere".into(), api_key: None };
+        let supervisor = Supervisor::start(plan, Tuning::default());
         let mut state = supervisor.state();
         let down = state.wait_for(|state| matches!(state, State::Down { .. })).await.unwrap().clone();
         let State::Down { cause, retry_in_ms: u64::MAX } = down else { panic!("{down:?}") };

@@ -166,7 +166,8 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     {
         let text = format!(
             "snapshot {failed} failed its health check here and was taken back: `{command} logs --kind configuration` says why; \
-             mend what was wrong with this machine, if that was it: what comes next from the network is tried again, {failed} is not"
+             where it was this machine, mend that, stop the node, call `{command} config retry` and start it; else wait for the \
+             network's next one"
         );
         say(Health::Attention, text);
     }

@@ -13,7 +13,7 @@ use node_store::{
     inventory::Artifact,
     jobs::TRACES_BYTES_MAX,
     keys,
-    logs::{BYTES_MAX, NETWORK, Query},
+    logs::{BYTES_MAX, BYTES_MAX_LOWEST, NETWORK, Query},
     models::ModelRow,
     reader::ReadError,
     salvage::Incident as Found,
@@ -379,7 +379,7 @@ pub(crate) fn storage(
         class("traces", tally.trace_bytes, Some(TRACES_BYTES_MAX)),
     ];
     if logs {
-        let limit = limits.map_or(BYTES_MAX, |limits| limits.logs_bytes_max);
+        let limit = limits.map_or(BYTES_MAX, |limits| limits.logs_bytes_max.max(BYTES_MAX_LOWEST));
         all.push(class("logs", view.used_bytes(Database::Logs)?, Some(limit)));
     }
     all.push(class("state", view.used_bytes(Database::State)?, None));

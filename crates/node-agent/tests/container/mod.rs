@@ -320,7 +320,7 @@ pub fn start(plan: ContainerPlan) -> Supervisor {
         failures_max: 2,
         ..Tuning::default()
     };
-    Supervisor::start_with(Plan::Container(plan), tuning)
+    Supervisor::start(Plan::Container(plan), tuning)
 }
 
 /// The labels of a container that a compose project made.

@@ -36,7 +36,13 @@ pub fn tools() -> PathBuf {
 pub fn tuning() -> Tuning {
     let helper = std::env::current_exe().unwrap().parent().unwrap().join("../examples/sandbox");
     assert!(helper.is_file(), "{} is missing: build the examples too", helper.display());
-    Tuning { ready_limit: PATIENCE, health_every: Duration::from_millis(100), failures_max: 2, helper }
+    Tuning {
+        ready_limit: PATIENCE,
+        health_every: Duration::from_millis(100),
+        failures_max: 2,
+        helper,
+        ..Tuning::default()
+    }
 }
 
 /// A folder that other users can look into: the runtime is one.
@@ -84,7 +90,7 @@ pub fn unhurried(plan: ProcessPlan) -> ProcessPlan {
 }
 
 pub fn start(plan: ProcessPlan) -> Supervisor {
-    Supervisor::start_with(Plan::Process(plan), tuning())
+    Supervisor::start(Plan::Process(plan), tuning())
 }
 
 /// Waits until it serves.

@@ -4,9 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
 use node_store::{
-    backup::{self, Manifest, Purpose, Restored, Source, Verified},
+    backup::{self, BackupError, Manifest, Purpose, Restored, Source, Verified},
     disk::RealDisk,
-    keys::{Kek, KekSources, Protection, Source as KeySource},
+    keys::{Kek, KekSources, KeyError, Protection, Source as KeySource},
 };
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -363,7 +363,8 @@ impl Verify {
             None => None,
         };
         let Verified { manifest, held, keys_open } =
-            backup::verify(&self.file, sources.as_ref(), &std::env::temp_dir())?;
+            backup::verify(&self.file, sources.as_ref(), &std::env::temp_dir())
+                .map_err(|error| shut(&self.file, error))?;
         context.out.show(&Sound {
             backup: BackupShown::of(self.file.clone(), &manifest),
             sound: true,
@@ -379,7 +380,11 @@ impl Verify {
 impl Restore {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let source = self.source(context)?;
-        let restored = backup::restore(&context.options(), &self.file, &source, reading()?.wall)?;
+        let restored = backup::restore(&context.options(), &self.file, &source, reading()?.wall);
+        let restored = match source {
+            Source::Archive(_) => restored.map_err(|error| shut(&self.file, error))?,
+            Source::Folder(..) | Source::NodeKey(_) => restored?,
+        };
         let next =
             "start it: `resultity-node run`; the node that the backup was made of must not run any more";
         context.out.show(&RestoredShown::of(context, self.file.clone(), &restored, true, next)?)?;
@@ -431,6 +436,15 @@ pub(super) fn from_archive(
         Zeroizing::default()
     };
     Ok(Source::Archive(opening(context, phrase)))
+}
+
+/// An error of keys that are in an archive: it names the archive, and not where that was unpacked for a moment.
+pub(super) fn shut(archive: &std::path::Path, error: BackupError) -> Failure {
+    if let BackupError::Key(KeyError::CannotOpen { .. }) = error {
+        Failure::ArchiveShut { archive: archive.to_owned() }
+    } else {
+        error.into()
+    }
 }
 
 /// What opens keys that are sealed under a passphrase, and nothing else that stands around.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use node_store::{
-    logs::Query,
+    logs::{BYTES_MAX_LOWEST, Query},
     snapshot::{InForce, SnapshotError},
 };
 use node_types::{
@@ -19,12 +19,14 @@ use serde::Serialize;
 
 use super::{Verdict, logs::RecordShown};
 use crate::{
-    context::{self, Context},
+    cli::Keys,
+    context::{self, Context, reading},
     failure::Failure,
     files,
     measure::{self, count},
     out::Report,
     page::{Page, Tone},
+    settings::Layer,
 };
 
 /// Log records of configuration that the history shows, the newest.
@@ -59,16 +61,34 @@ pub(crate) enum Config {
     /// Show the snapshots and keysets that the node has known, and what its log says of them
     #[command(after_help = "Examples:\n  resultity-node config history")]
     History,
+    /// Let the snapshot be tried again that failed its health check on this machine, once what was wrong here is mended
+    ///
+    /// The Agent goes back to the last good snapshot where the newest one fails, and leaves that one alone from then on: most
+    /// fail for good. Where the cause was this machine, mend it, stop the Agent, call this, and start it again.
+    #[command(after_help = "Examples:\n  resultity-node config retry")]
+    Retry {
+        #[command(flatten)]
+        keys: Keys,
+    },
 }
 
 impl Config {
+    /// What its flags set.
+    pub(crate) fn layer(&self, layer: &mut Layer) {
+        match self {
+            Self::Show { .. } | Self::Verify { .. } | Self::History => {}
+            Self::Retry { keys } => keys.layer(layer),
+        }
+    }
+
     /// # Errors
-    /// [`Failure`].
+    /// [`Failure`]; [`Failure::Held`] where a running Agent would have to be told.
     pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         match self {
             Self::Show { previous } => show(context, *previous),
             Self::Verify { file, keyset } => verify(context, file, keyset.as_deref()),
             Self::History => history(context),
+            Self::Retry { .. } => retry(context),
         }
     }
 }
@@ -198,7 +218,12 @@ impl Report for Shown<'_> {
             ),
         );
         page.row("time to live", measure::span(limits.ttl_ms_max));
-        page.row("logs", measure::bytes(limits.logs_bytes_max));
+        let (logs, least) = (measure::bytes(limits.logs_bytes_max), measure::bytes(BYTES_MAX_LOWEST));
+        if limits.logs_bytes_max < BYTES_MAX_LOWEST {
+            page.row("logs", format!("{logs}; the node takes {least}, as its log needs so many"));
+        } else {
+            page.row("logs", logs);
+        }
     }
 }
 
@@ -393,5 +418,36 @@ fn history(context: &Context) -> Result<Verdict, Failure> {
         log,
         log_unreadable,
     })?;
+    Ok(Verdict::Done)
+}
+
+/// What may be tried again.
+#[derive(Serialize)]
+struct Retried {
+    /// The version; none where no snapshot was taken back.
+    version: Option<u64>,
+    next: String,
+}
+
+impl Report for Retried {
+    fn page(&self, page: &mut Page) {
+        page.line(self.version.map_or_else(
+            || "No snapshot was taken back: there is nothing to try again.".to_owned(),
+            |version| {
+                format!(
+                    "Version {version} is tried again when the node runs, if the network still offers it."
+                )
+            },
+        ));
+        page.row("next", &self.next);
+    }
+}
+
+fn retry(context: &Context) -> Result<Verdict, Failure> {
+    let reading = reading()?;
+    let store = context.store(&reading)?;
+    let version = store.retry_snapshot(store.time(&reading).now)?;
+    let next = context.typed.complete("start the node: `resultity-node run`").into_owned();
+    context.out.show(&Retried { version, next })?;
     Ok(Verdict::Done)
 }

@@ -3,15 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use node_agent::{
-    doctor::{
-        self, Asked, Finding,
-        Verdict::{self as Found, Error, Note, Ok as Well, Warning},
-        mend::{self, Outcome},
-    },
-    standing::Health,
+use node_agent::doctor::{
+    self, Asked, Finding,
+    Verdict::{self as Found, Error, Note, Ok as Well, Warning},
+    mend::{self, Outcome},
 };
-use node_types::protocol::Readiness;
 use serde::Serialize;
 
 use super::{Verdict, status};
@@ -299,32 +295,9 @@ fn agreed(context: &Context, planned: &[StepShown]) -> Result<bool, Failure> {
 fn look(context: &Context, asked: Asked) -> Result<Vec<Finding>, Failure> {
     let thread =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
-    let facts = thread.block_on(doctor::gather(&context.settings, asked));
-    let mut findings = doctor::examine(&facts);
-    if let Some(finding) = findings.iter_mut().find(|finding| finding.name == "agent") {
-        ask_the_agent(context, finding)?;
-    }
-    Ok(findings)
-}
-
-/// What the Agent that runs says of itself: what is wrong may be seen by nobody else.
-fn ask_the_agent(context: &Context, finding: &mut Finding) -> Result<(), Failure> {
-    let Some(standing) = status::of_the_agent(context)? else { return Ok(()) };
-    let verdict = match standing.health {
-        Health::Well | Health::Stopped => return Ok(()),
-        // It works, and somebody may have to see to something.
-        Health::Attention if standing.agent.readiness == Some(Readiness::Active) => Note,
-        Health::Attention => Warning,
-        Health::Failing => Error,
-    };
-    // It may advise to call the doctor.
-    let cure = standing.next.into_iter().find(|text| !text.contains(" doctor"));
-    if let Some(cure) = cure.filter(|_| verdict > finding.verdict) {
-        finding.verdict = verdict;
-        finding.found += &format!(", and says of itself: {}", standing.health.name());
-        finding.cure = Some(cure);
-    }
-    Ok(())
+    let standing = status::of_the_agent(context)?;
+    let facts = thread.block_on(doctor::gather(&context.settings, asked, standing));
+    Ok(doctor::examine(&facts))
 }
 
 fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) -> Result<Verdict, Failure> {
@@ -335,12 +308,10 @@ fn show(context: &Context, findings: Vec<Finding>, fix: Option<Vec<StepShown>>) 
         .as_ref()
         .is_some_and(|steps| !steps.is_empty() && steps.iter().all(|step| !step.done && step.left.is_none()));
     let left = fix.as_ref().is_some_and(|steps| steps.iter().any(|step| step.left.is_some())) && !mended;
-    let starts =
-        |finding: &Finding| finding.cure.as_ref().is_some_and(|cure| cure.contains("start the node"));
     let agent = findings.iter().find(|finding| finding.name == "agent" && finding.verdict == Note);
-    let stopped = agent.is_some_and(starts);
+    let stopped = agent.is_some_and(|finding| finding.starts);
     // The errors may be what a start mends.
-    let start_helps = stopped && findings.iter().filter(|it| it.verdict == Error).all(starts);
+    let start_helps = stopped && findings.iter().filter(|it| it.verdict == Error).all(|it| it.starts);
     let next = match (verdict, fixable, mended) {
         _ if declined => "nothing was done: `resultity-node doctor --fix --yes` mends it and asks nobody",
         _ if left => "nothing was done: each step says why; then `resultity-node doctor --fix` again",

@@ -96,15 +96,22 @@ impl Report for RecordShown {
 
 impl Logs {
     /// # Errors
-    /// [`Failure`].
+    /// [`Failure`]; [`Failure::Usage`] where no moment lies between the two that were given.
     pub(crate) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let view = context.view()?;
         let now = context::now(&view)?;
         let job =
             self.job.as_ref().map(|meant| meant.whole().map_or_else(|| meant.find(&view), Ok)).transpose()?;
+        let (since, until) = (self.since.map(|it| it.seen_from(now)), self.until.map(|it| it.seen_from(now)));
+        if let (Some(since), Some(until)) = (since, until)
+            && since >= until
+        {
+            let text = format!("nothing is both from {since} on (--since) and before {until} (--until)");
+            return Err(Failure::Usage(text));
+        }
         let mut query = Query {
-            since: self.since.map(|when| when.seen_from(now)),
-            until: self.until.map(|when| when.seen_from(now)),
+            since,
+            until,
             level_min: self.level,
             kind: self.kind,
             job,

@@ -83,7 +83,7 @@ pub(crate) fn dispatch(cli: Cli, surroundings: &Surroundings, out: Out) -> Resul
         Command::Run(run) => run.run(&with(&|layer| run.layer(layer))?),
         Command::Status(status) => status.run(&with(&none)?),
         Command::Jobs(jobs) => jobs.run(&with(&none)?),
-        Command::Config(config) => config.run(&with(&none)?),
+        Command::Config(config) => config.run(&with(&|layer| config.layer(layer))?),
         Command::Account(account) => account.run(&with(&|layer| account.layer(layer))?),
         Command::Key(key) => key.run(&with(&|layer| key.layer(layer))?),
         Command::Backup(backup) => backup.run(&with(&|layer| backup.layer(layer))?),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     Verdict,
-    backup::{BackupShown, RestoredShown, from_archive, sealing},
+    backup::{BackupShown, RestoredShown, from_archive, sealing, shut},
 };
 use crate::{
     cli,
@@ -163,7 +163,8 @@ impl Out {
 impl In {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         let source = from_archive(context, &self.file, self.passphrase_file.as_deref())?;
-        let restored = backup::move_in(&context.options(), &self.file, &source)?;
+        let restored = backup::move_in(&context.options(), &self.file, &source)
+            .map_err(|error| shut(&self.file, error))?;
         let next = "start it: `resultity-node run`; delete the file, it must not be used again";
         context.out.show(&RestoredShown::of(context, self.file.clone(), &restored, false, next)?)?;
         Ok(Verdict::Done)

@@ -29,9 +29,14 @@ fn a_backup_is_made_read_and_restored_into_another_home() {
         .well()
         .says(&["sound", "opens the keys"]);
     let wrong = home.file("wrong", "wrong");
-    second
-        .run(["backup", "verify", file, "--passphrase-file", wrong.to_str().unwrap()])
-        .failed(1, &["node.key", "passphrase"]);
+    let (wrong, named) = (wrong.to_str().unwrap(), format!("cannot open the keys in {file}: "));
+    for command in [["backup", "verify"], ["backup", "restore"]] {
+        let refused = second.run([&command[..], &[file, "--passphrase-file", wrong]].concat());
+        let refused =
+            refused.failed(1, &[&named, "give the passphrase that it was made with (--passphrase-file)"]);
+        assert!(!refused.err.contains("node.key"), "it is unpacked for a moment alone: {}", refused.err);
+    }
+    assert!(!second.volume().exists());
 
     second
         .run(["--network", "mainnet", "backup", "restore", file, "--passphrase-file", pass])

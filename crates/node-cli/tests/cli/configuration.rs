@@ -1,11 +1,12 @@
 //! `config`: snapshots are shown and judged, never applied.
 
+use node_store::store::Store;
 use node_types::{Timestamp, log::Level};
 use serde_json::json;
 
 use crate::{
     home::{Home, document, envelope, network_key, reading},
-    trust::{Signer, keyset, signed_config, with},
+    trust::{Signer, keyset, signed_config, trusted, with},
 };
 
 fn judged(home: &Home, name: &str, bytes: &[u8], code: i32) -> serde_json::Value {
@@ -40,6 +41,24 @@ fn the_snapshot_in_force_is_shown() {
     Home::with_node().run(["config", "show"]).failed(5, &["run"]);
 }
 
+/// The store keeps its least whatever the snapshot says; only the snapshot's number was shown.
+#[test]
+fn a_limit_of_logs_that_no_log_can_keep_is_shown_with_the_one_that_is_kept() {
+    let home = Home::with_node();
+    let store = Store::open(&home.options(), &reading()).unwrap();
+    store.snapshots().pin(trusted(&keyset(1, 1, &[&network_key()]))).unwrap();
+    for (version, bytes, row) in [
+        (1, 1000_u64, "1000 bytes; the node takes 256.0 KiB, as its log needs so many"),
+        (2, 256 << 10, "256.0 KiB"),
+    ] {
+        let document = with(document(version, now()), "/limits/logs_bytes_max", bytes.into());
+        store.apply_envelope(&signed_config(&document, &[&network_key()]), now()).unwrap();
+        let shown = home.run(["config", "show"]).well();
+        let of_logs = shown.out.lines().find_map(|line| line.strip_prefix("logs "));
+        assert_eq!(of_logs.map(str::trim), Some(row), "{}", shown.out);
+    }
+}
+
 #[test]
 fn what_the_node_would_apply_is_accepted_and_not_applied() {
     let home = Home::filled();
@@ -56,7 +75,7 @@ fn what_the_node_would_apply_is_accepted_and_not_applied() {
 #[test]
 fn the_snapshot_in_force_is_known_again() {
     let home = Home::filled();
-    let view = node_store::store::Store::view_only(&home.options()).unwrap();
+    let view = Store::view_only(&home.options()).unwrap();
     let bytes = view.snapshots().unwrap().current().unwrap().config.envelope().to_vec();
     assert_eq!(judged(&home, "same", &bytes, 0)["verdict"], "in_force");
 }

@@ -2,7 +2,11 @@
 //!
 //! Here are run the `console` blocks that name nobody else (`shared/pages.rs` says who runs what), each page's in one folder.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+};
 
 use node_store::{format::Database, store::Store};
 
@@ -11,6 +15,7 @@ use crate::{
     host::root,
     pages::{self, ELSEWHERE, Line, RUNNERS},
     shell::Shell,
+    shop::Shop,
 };
 
 fn page(name: &str) -> String {
@@ -130,6 +135,34 @@ fn every_command_of_every_page_is_run_by_somebody() {
     for (command, _) in ELSEWHERE {
         assert!(whole.contains(command), "no page has {command} any more");
     }
+}
+
+/// The doctor sends whoever has to install it to that page.
+#[test]
+fn a_runtime_that_the_agent_starts_is_installed_as_the_page_says() {
+    let install = page("install.md");
+    let part = install.split("\n### A program that the Agent starts\n").nth(1).unwrap();
+    let part = part.split("\n#").next().unwrap();
+    for command in ["resultity-node config show --json", "sha256sum", "resultity-node doctor"] {
+        assert!(part.contains(command), "{command} is not in: {part}");
+    }
+    let shop = Shop::new();
+    let folder = shop.home.path().join("rt");
+    std::fs::create_dir(&folder).unwrap();
+    shop.home.file("node.toml", format!("[runtime]\nfolder = {}\n", serde_json::json!(folder)));
+    let doctor = || shop.home.run(["doctor", "--json"]).out;
+    assert!(doctor().contains("docs/install.md says how"), "{}", doctor());
+
+    let runtime = shop.home.json(["config", "show"])["document"]["runtime"].clone();
+    let program = folder.join(runtime["command"].as_str().unwrap());
+    std::fs::write(&program, "serve").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let sum = Command::new("sha256sum").arg(&program).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    let wanted = runtime["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    assert!(sum.starts_with(wanted), "{sum} is not {wanted}");
+    let said = doctor();
+    assert!(said.contains(&format!("{} is the approved program", program.display())), "{said}");
 }
 
 #[test]

@@ -619,7 +619,11 @@ fn what_was_left_behind_is_moved_aside_and_put_back() {
         std::fs::write(path, "what is this").unwrap();
         chmod(path, 0o600);
     }
-    check(home, "leftovers", &[]).has("ok", &["nothing lies about"]);
+    // What is young may be at work, and what is not the node's may not be all here.
+    let young = check(home, "leftovers", &[]);
+    assert_eq!(young.0.len(), 1, "{:#?}", young.0);
+    young.has("note", &["notes.txt", "nothing of the node reads it"]);
+    assert_eq!(young.0[0]["fixable"], false);
     for path in [&unfinished, &unknown] {
         age(path, 2 * DAY_MS);
     }
@@ -643,6 +647,68 @@ fn what_was_left_behind_is_moved_aside_and_put_back() {
     home.run(["doctor", "--forget"]).well().says(&["2 files", "deleted"]);
     home.run(["doctor", "--undo"]).failed(5, &["nothing to take back"]);
     assert!(!unknown.exists());
+}
+
+/// It was silent of them.
+#[test]
+fn what_is_not_the_nodes_is_named_wherever_it_stands_in_the_volume() {
+    let shop = Shop::stocked();
+    let (home, volume) = (&shop.home, shop.home.volume());
+    check(home, "leftovers", &[]).has("ok", &["nothing lies about"]);
+    let folder = volume.join("photos");
+    for folder in [&folder, &volume.join("models/quarantine"), &volume.join("models/partial")] {
+        std::fs::create_dir_all(folder).unwrap();
+        chmod(folder, 0o700);
+    }
+    let names = ["jobs.db.bak", "keys/node.key.old", "models/partial/x.part", "models/quarantine/x"];
+    let strangers = names.map(|name| volume.join(name));
+    for path in &strangers {
+        std::fs::write(path, [0; 3 << 10]).unwrap();
+        chmod(path, 0o600);
+    }
+    let found = check(home, "leftovers", &[]);
+    assert_eq!(found.0.len(), strangers.len() + 1, "{:#?}", found.0);
+    let cure = "nothing of the node reads it: move it away, unless it is yours to keep here";
+    found.has("note", &[&format!("{} is no folder of the node's", folder.display()), cure]);
+    for path in &strangers {
+        found.has("note", &[&format!("{} (3 KiB) is no file of the node's", path.display()), cure]);
+    }
+    assert!(found.0.iter().all(|finding| finding["fixable"] == false), "{:#?}", found.0);
+    for path in &strangers {
+        age(path, 2 * DAY_MS);
+    }
+    // What lies beside the databases and the keys is moved by its owner alone.
+    let old = check(home, "leftovers", &[]);
+    for finding in &old.0 {
+        let of_models = finding["found"].as_str().unwrap().contains("/models/");
+        assert_eq!(finding["fixable"], of_models, "{finding:#}");
+    }
+}
+
+#[test]
+fn a_link_that_is_nothing_of_the_nodes_is_to_be_removed() {
+    let home = outpatient();
+    let link = home.volume().join("elsewhere");
+    symlink(home.path(), &link).unwrap();
+    let cure = format!("remove the link (what it leads to stays): rm {}", link.display());
+    check(&home, "modes", &[]).has("error", &["symbolic link", &cure]);
+}
+
+/// `doctor --fix` was named, which touches nothing outside of the volume.
+#[test]
+fn a_passphrase_file_that_others_can_read_is_cured_by_chmod() {
+    let home = Home::new();
+    let pass = home.file("pass", "correct horse\n");
+    let under = ["--keys-passphrase-file", pass.to_str().unwrap()];
+    home.run([&["init"][..], &under].concat()).well();
+    chmod(&pass, 0o644);
+    let said = check(&home, "keys", &under);
+    said.has(
+        "error",
+        &[&format!("{} has mode 0644", pass.display()), &format!("chmod 600 {}", pass.display())],
+    );
+    assert!(!said.0[0]["cure"].as_str().unwrap().contains("doctor"), "{:#?}", said.0);
+    assert_eq!(said.0[0]["fixable"], false);
 }
 
 /// SQLite's and the system's own words for it said nothing to an operator.

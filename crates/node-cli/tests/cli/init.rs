@@ -58,12 +58,19 @@ fn each_network_has_its_own_node() {
 
 #[test]
 fn a_node_under_a_passphrase_is_said_to_be_protected_and_opens_with_it_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
     let home = Home::new();
     let pass = home.file("pass", "correct horse\n");
     let pass = pass.to_str().unwrap();
     let made = home.json(["init", "--keys-passphrase-file", pass]);
     assert_eq!(made["protection"], "passphrase");
     home.run(["rotate", "--keys-passphrase-file", pass]).well();
+    let mode = |mode| std::fs::set_permissions(pass, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    let refused = home.run(["rotate", "--keys-passphrase-file", pass]);
+    let refused = refused.failed(1, &[&format!("{pass} has mode 0644"), &format!("chmod 600 {pass}")]);
+    assert!(!refused.err.contains("doctor"), "it mends nothing outside of the volume: {}", refused.err);
+    mode(0o600);
     let wrong = home.file("wrong", "battery staple\n");
     home.run(["rotate", "--keys-passphrase-file", wrong.to_str().unwrap()])
         .failed(1, &["node.key", "passphrase"]);
@@ -76,6 +83,43 @@ fn a_folder_that_others_can_read_is_refused_with_the_command_that_mends_it() {
     std::fs::set_permissions(home.volume(), std::fs::Permissions::from_mode(0o755)).unwrap();
     home.run(["status"]).failed(1, &[home.volume().to_str().unwrap(), "chmod 700"]);
     home.run(["init"]).failed(1, &["chmod 700"]);
+}
+
+/// It was sent to a doctor that told of a lost node.
+#[test]
+fn an_empty_folder_that_others_can_read_holds_nothing_that_a_doctor_could_mend() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    std::fs::create_dir(home.volume()).unwrap();
+    let mode = |mode| std::fs::set_permissions(home.volume(), std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o755);
+    let folder = home.volume();
+    let cure = format!("(mode 0755): chmod 700 {}, or remove the empty folder", folder.display());
+    let refused = home.run(["init"]).failed(1, &[&cure]);
+    assert!(!refused.err.contains("doctor"), "{}", refused.err);
+    mode(0o700);
+    home.run(["init"]).well();
+}
+
+/// The words were about a key that is sealed under it; there is none yet.
+#[test]
+fn a_passphrase_file_that_is_not_there_is_named_with_the_command_that_makes_it() {
+    let home = Home::new();
+    let file = home.path().join("nowhere.pass");
+    let file = file.to_str().unwrap();
+    for (flag, setting, make) in [
+        ("--keys-passphrase-file", "keys.passphrase_file", "head -c 24 /dev/urandom | base64"),
+        ("--keys-secret-file", "keys.secret_file", "head -c 48 /dev/urandom"),
+    ] {
+        let named = format!("the file that {setting} names, {file}, is not there");
+        let made = format!("`(umask 077; {make} > {file})`");
+        home.run(["init", flag, file]).failed(1, &[&named, &made]);
+        let line = format!("(umask 077; {make} > {file})");
+        assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
+        home.run(["init", "--if-missing", flag, file]).well();
+        std::fs::remove_dir_all(home.volume()).unwrap();
+        std::fs::remove_file(file).unwrap();
+    }
 }
 
 #[test]

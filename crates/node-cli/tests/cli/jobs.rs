@@ -49,6 +49,23 @@ fn a_list_can_be_cut_and_filtered() {
     home.run(["drift", "history", "--limit", "0"]).failed(2, &["1 or more"]);
 }
 
+/// An empty list looked like a node without such jobs.
+#[test]
+fn a_state_that_no_job_of_the_list_can_have_is_refused() {
+    let home = Home::filled();
+    for state in ["queued", "running", "finished"] {
+        home.run(["jobs", "list", "--ended", "--state", state])
+            .failed(2, &["--ended", &format!("--state {state}")]);
+    }
+    for state in ["answered", "expired"] {
+        home.run(["jobs", "list", "--state", state])
+            .failed(2, &[&format!("give --ended with --state {state}")]);
+    }
+    home.run(["jobs", "list", "--state", "failed"]).well();
+    home.run(["jobs", "list", "--ended", "--state", "failed"]).well();
+    assert_eq!(states(&home.json(["jobs", "list", "--ended", "--state", "expired"])).len(), 1);
+}
+
 #[test]
 fn the_traces_of_ended_jobs_are_listed_when_asked_for() {
     let home = Home::filled();

@@ -63,6 +63,21 @@ fn records_are_found_by_time() {
     home.run(["logs", "--since", "yesterday"]).failed(2, &["yesterday", "2h"]);
 }
 
+/// Silence looked like a log without such records.
+#[test]
+fn times_between_which_nothing_can_lie_are_refused_with_both_named() {
+    let home = Home::filled();
+    let noon = "2026-11-24T12:00:00.000Z";
+    for (since, until) in [(noon, "2026-11-24T11:59:59Z"), (noon, noon), ("2100-01-01", "2h"), ("1h", "2h")] {
+        home.run(["logs", "--since", since, "--until", until])
+            .failed(2, &["nothing is both from ", " on (--since) and before ", " (--until)"]);
+    }
+    home.run(["logs", "--since", noon, "--until", "2026-11-24T11:00:00Z"])
+        .failed(2, &["from 2026-11-24T12:00:00.000Z on", "before 2026-11-24T11:00:00.000Z"]);
+    assert_eq!(messages(&home, &["--since", noon, "--until", "2026-11-24T12:00:00.001Z"]).len(), 0);
+    assert_eq!(messages(&home, &["--since", "2h", "--until", "1h"]).len(), 0);
+}
+
 #[test]
 fn followed_logs_show_what_comes() {
     let home = Home::new();

@@ -34,7 +34,13 @@ fn what_is_listed_and_not_here_is_pending_and_then_installed() {
         assert_eq!((&model["state"], &model["files_here"]), (&"pending".into(), &0.into()), "{model}");
     }
     assert!(before["next"].as_str().unwrap().contains("models install"), "{before}");
-    shop.home.run(["models", "list"]).well().says(&["m@1", "pending", "0 of 2 (0%)", "64.0 MiB"]);
+    shop.home.run(["models", "list"]).well().says(&[
+        "m@1",
+        "pending",
+        "0 of 2 (0%)",
+        "64.0 MiB",
+        "as the Agent left them; `resultity-node drift check` looks now",
+    ]);
 
     let ran = shop.install(&[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -201,7 +207,12 @@ fn one_that_the_snapshot_lists_is_removed_by_force_alone() {
     shop.home.run(["models", "remove", "m"]).failed(1, &["m@1", "lists", "fetch it again", "--force"]);
     shop.home.run(["models", "remove", "x"]).failed(5, &["\"x\""]);
     assert!(shop.path(shop.big).exists());
-    let removed = shop.home.json(["models", "remove", "m", "--force"]);
+    // Nobody is there to be asked.
+    shop.home
+        .run(["models", "remove", "m", "--force"])
+        .failed(1, &["nothing was done: there is no terminal to ask at; with --yes it is done unasked"]);
+    assert!(shop.path(shop.big).exists());
+    let removed = shop.home.json(["models", "remove", "m", "--force", "--yes"]);
     assert_eq!((&removed["model"], &removed["files"]), (&"m@1".into(), &1.into()), "n needs the other one");
     assert_eq!(removed["bytes"], (64 << 20) + 1000);
     assert!(removed["next"].as_str().unwrap().contains("again"));
@@ -218,7 +229,8 @@ fn one_that_is_not_listed_goes_with_the_files_that_nobody_else_needs() {
     let listed = shop.home.json(["models", "list"]);
     assert_eq!(model(&listed, "n@1")["listed"], false);
     shop.home.run(["models", "list"]).well().says(&["n@1: not listed any more"]);
-    let removed = shop.home.json(["models", "remove", "n"]);
+    shop.home.run(["models", "remove", "n"]).failed(1, &["--yes"]);
+    let removed = shop.home.json(["models", "remove", "n", "--yes"]);
     assert_eq!(
         (&removed["files"], &removed["bytes"], &removed["next"]),
         (&0.into(), &0.into(), &Value::Null)
@@ -272,6 +284,8 @@ fn an_agent_looks_after_its_models_itself() {
     shop.home.run(["models", "prune", "--all"]).failed(4, &[&pid]);
     let listed = shop.home.json(["models", "list"]);
     assert_eq!(listed["agent_running"], true);
+    let shown = shop.home.run(["models", "list"]).well();
+    assert!(!shown.out.contains("as the Agent left them"), "{}", shown.out);
     let next = listed["next"].as_str().unwrap();
     assert!(next.contains("tries m@1, which is inactive") && next.contains("logs --kind model"), "{next}");
     drop(store);

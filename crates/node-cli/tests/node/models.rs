@@ -134,7 +134,7 @@ fn flip(path: &Path, at: u64) {
     assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
 }
 
-fn hash(path: &Path) -> Digest {
+pub fn hash(path: &Path) -> Digest {
     Digest::of(&std::fs::read(path).unwrap())
 }
 

@@ -29,12 +29,12 @@ async fn submit(stage: &Stage, prompt: &str) -> String {
     stage.post("/v1/devnet/jobs", &body).await["id"].as_str().unwrap().to_owned()
 }
 
-fn holds(id: &str, text: &str) -> String {
+pub fn holds(id: &str, text: &str) -> String {
     format!("return document.getElementById({}).textContent.includes({})", json!(id), json!(text))
 }
 
 /// The text of everything that a selector finds, in order.
-async fn texts(browser: &Browser, selector: &str) -> Vec<String> {
+pub async fn texts(browser: &Browser, selector: &str) -> Vec<String> {
     let all = format!("[...document.querySelectorAll({})]", json!(selector));
     serde_json::from_value(browser.run(&format!("return {all}.map(one => one.textContent)")).await).unwrap()
 }
@@ -46,17 +46,18 @@ async fn terms(browser: &Browser, id: &str) -> BTreeMap<String, String> {
 }
 
 /// The report that the page is made of.
-async fn report(page: &str) -> Value {
+pub async fn report(page: &str) -> Value {
     let answer = reqwest::get(format!("{page}/v1/status")).await.unwrap();
     serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
 }
 
-/// A duration below a minute as the page tells it.
-fn spoken(ms: u64) -> String {
+/// A duration below an hour as the page tells it.
+pub fn spoken(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),
         1000..10_000 => format!("{} s", (ms / 100) as f64 / 10.0),
-        10_000.. => format!("{} s", ms / 1000),
+        10_000..60_000 => format!("{} s", ms / 1000),
+        60_000.. => format!("{} min {} s", ms / 60_000, ms / 1000 % 60),
     }
 }
 
@@ -70,7 +71,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// There are records, and this holds for each of them.
-fn every(condition: &str) -> String {
+pub fn every(condition: &str) -> String {
     let all = "const all = [...document.querySelectorAll('#log li')]";
     format!("{all}; return all.length > 0 && all.every(one => {condition})")
 }

@@ -48,7 +48,7 @@ async fn a_new_snapshot_is_in_force_at_once_and_its_limits_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
-    let (stage, _runtime) = running(external()).await;
+    let (mut stage, _runtime) = running(external()).await;
     let before = stage.submit("wait 1").await;
     stage.ended(&before).await;
     eventually("the network has its trace", || async {
@@ -83,8 +83,33 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     let job = stage.submit("wait 1").await;
     assert_eq!(stage.ended(&job).await["end"], "result");
     let before = before.parse().unwrap();
-    let story = || stage.view().jobs().explain(before).unwrap().unwrap();
-    assert!(story().trace.is_some(), "what was done under the snapshot that came back is forgotten");
+    let story = |stage: &Stage| stage.view().jobs().explain(before).unwrap().unwrap();
+    assert!(story(&stage).trace.is_some(), "what was done under the snapshot that came back is forgotten");
+
+    // After a start it stays taken back, until its operator says that this machine was the cause.
+    let failures = async |stage: &Stage| {
+        let reports = stage.get("reports").await;
+        let rolled_back = |it: &&Value| it["report"]["outcome"] == "rolled_back";
+        reports["reports"].as_array().unwrap().iter().filter(rolled_back).count()
+    };
+    let (code, told) = stage.command(&["config", "retry"]);
+    assert!(code == Some(4) && told.contains("stop"), "beside the Agent: {told}");
+    assert_eq!(stage.stop_node().await, Some(0));
+    stage.start_node();
+    stage.active().await;
+    assert_eq!((failures(&stage).await, stage.view().snapshots().unwrap().taken_back()), (1, Some(2)));
+    assert_eq!(stage.stop_node().await, Some(0));
+    let (code, told) = stage.command(&["config", "retry"]);
+    assert!(code == Some(0) && told.contains("Version 2 is tried again"), "{told}");
+    let (code, told) = stage.command(&["config", "retry"]);
+    assert!(code == Some(0) && told.contains("nothing to try again"), "{told}");
+    stage.start_node();
+    eventually("it failed again, and the last good one came back", || async {
+        (failures(&stage).await == 2).then_some(())
+    })
+    .await;
+    stage.active().await;
+    assert_eq!((in_force(&stage), stage.view().snapshots().unwrap().taken_back()), (1, Some(2)));
 
     // One that passes ends it, and the mark of the failed one too.
     let as_before = json!({ "kind": "external", "image": null, "digest": null, "args": null });
@@ -95,7 +120,7 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     })
     .await;
     assert_eq!(stage.view().snapshots().unwrap().taken_back(), None);
-    eventually("the story before goes", || async { story().trace.is_none().then_some(()) }).await;
+    eventually("the story before goes", || async { story(&stage).trace.is_none().then_some(()) }).await;
 }
 
 /// Each attempt said it, and so did whoever keeps the models' states.

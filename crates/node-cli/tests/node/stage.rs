@@ -136,6 +136,11 @@ impl Stage {
         (output.status.code(), text)
     }
 
+    /// Begins a command that goes on until it is interrupted, its standard output in a pipe; whoever does so ends it.
+    pub fn begin(&self, arguments: &[&str]) -> Child {
+        self.binary(&self.home()).args(arguments).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
     fn binary(&self, home: &Path) -> Command {
         let mut command = Command::new(&self.program);
         // Nodes of other tests run at the same time.

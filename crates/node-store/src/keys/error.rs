@@ -131,6 +131,16 @@ pub enum KeyError {
         /// The parameter and its limit.
         what: String,
     },
+    /// A file that was named for new keys is not there.
+    #[error(
+        "new keys are to be sealed under the {kek} in {path}, and there is no such file: make it first, readable by you alone"
+    )]
+    NoFile {
+        /// What it should hold.
+        kek: Source,
+        /// The file.
+        path: PathBuf,
+    },
     /// Nothing is at the place that a key-encryption key should come from.
     #[error("a key is sealed under the {kek}, and there is none: {wanted}")]
     KekMissing {

@@ -20,6 +20,8 @@
 //! the ciphers let it; it is not locked against swapping, which takes a privilege that a node should
 //! not have.
 
+use std::ffi::OsStr;
+
 pub mod error;
 pub mod keystore;
 pub mod sealed;
@@ -38,3 +40,9 @@ pub use secret::{Kek, NodeKey, VolumeKey};
 pub use signer::{SignError, Signer};
 pub use source::{Available, KekSources, Prompt, Protection, Source, choose};
 pub use terminal::TerminalPrompt;
+
+/// Whether a name in the keys folder is one that this room gives. A file that is being written, `.<name>.tmp`, has no name yet.
+#[must_use]
+pub fn is_own_name(name: &OsStr) -> bool {
+    [sealed::NODE_KEY, sealed::VOLUME_KEY, source::LOCAL_KEK].iter().any(|own| name == *own)
+}

@@ -216,7 +216,7 @@ impl KekSources {
     /// What is there now.
     ///
     /// # Errors
-    /// [`KeyError::KekMissing`] if a container secret or a passphrase file was given and is not there:
+    /// [`KeyError::NoFile`] if a container secret or a passphrase file was given and is not there:
     /// a key must not silently get a weaker protection than was asked for. [`KeyError::Read`] if the
     /// operating system does not say.
     pub fn available(&self) -> Result<Available, KeyError> {
@@ -232,12 +232,12 @@ impl KekSources {
             && !container_secret
             && path != Path::new(CONTAINER_SECRET)
         {
-            return Err(missing(Source::ContainerSecret, path));
+            return Err(KeyError::NoFile { kek: Source::ContainerSecret, path: path.clone() });
         }
         if let Some(path) = &self.passphrase_file
             && !stands(path)?
         {
-            return Err(missing(Source::Passphrase, path));
+            return Err(KeyError::NoFile { kek: Source::Passphrase, path: path.clone() });
         }
         let passphrase = self.passphrase_file.is_some() || self.prompt.is_some();
         Ok(Available { systemd_credential, container_secret, passphrase })

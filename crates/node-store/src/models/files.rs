@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use node_types::Digest;
+use node_types::{Digest, Timestamp};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{ModelsError, error::failed};
@@ -103,6 +103,12 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<OsString>> {
 /// The digest that a file of ours has as its name.
 pub(super) fn digest(name: &OsStr) -> Option<Digest> {
     format!("sha256:{}", name.to_str()?).parse().ok()
+}
+
+/// The digest and the moment that a file in quarantine has as its name.
+pub(super) fn aside(name: &OsStr) -> Option<(Digest, Timestamp)> {
+    let (hex, ms) = name.to_str()?.split_once('-')?;
+    Some((digest(hex.as_ref())?, Timestamp::from_ms(ms.parse().ok()?)))
 }
 
 /// Syncs the names in a folder.

@@ -54,7 +54,7 @@ pub use waste::{Strangers, Waste, WasteKind};
 use error::failed;
 use files::{delete, not_folder, sync_folder};
 
-const FOLDER: &str = "models";
+pub(crate) const FOLDER: &str = "models";
 const PARTIAL: &str = "partial";
 const QUARANTINE: &str = "quarantine";
 

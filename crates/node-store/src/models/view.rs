@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 use super::{
     FOLDER, ModelsError, QUARANTINE,
     error::failed,
-    files::{digest, names, not_held},
+    files::{aside, digest, names, not_held},
     table::{self, FileRow, Mark, Unsealed},
 };
 use crate::{
@@ -154,11 +154,9 @@ impl ModelsView {
         let mut found = Vec::new();
         for name in names(&folder)? {
             let path = folder.join(&name);
-            let parsed = name.to_str().and_then(|name| name.split_once('-'));
-            let parsed = parsed.and_then(|(hex, ms)| Some((digest(hex.as_ref())?, ms.parse().ok()?)));
             let seen = Seen::at(&path)?.filter(|seen| seen.kind != FileType::Directory);
-            if let (Some((sha256, ms)), Some(seen)) = (parsed, seen) {
-                found.push(Quarantined { sha256, at: Timestamp::from_ms(ms), bytes: seen.bytes, path });
+            if let (Some((sha256, at)), Some(seen)) = (aside(&name), seen) {
+                found.push(Quarantined { sha256, at, bytes: seen.bytes, path });
             }
         }
         found.sort_by_key(|file| (file.at, file.sha256));

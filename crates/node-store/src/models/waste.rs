@@ -1,7 +1,8 @@
 //! What in the models' folder is of no use, whose it is, and how it goes.
 //!
 //! Ours is what a row tells of, whatever a crash left: a file has its name before its download is forgotten, and is deleted
-//! before it is forgotten itself. Among the partial files a digest as the name, with the mode that we give them, tells too.
+//! before it is forgotten itself. Among the partial files a digest as the name, with the mode that we give them, tells too;
+//! in quarantine the name alone does.
 //! All else somebody put there: a stranger stays until somebody says that it may go.
 
 use std::{
@@ -17,7 +18,7 @@ use rustix::fs::FileType;
 use super::{
     Inner, Models, ModelsError, ModelsView, PARTIAL, QUARANTINE,
     error::failed,
-    files::{delete, digest, names, not_file, sync_folder},
+    files::{aside, delete, digest, names, not_file, sync_folder},
     partial, table,
 };
 use crate::{seal::Seen, writer::Effect};
@@ -222,6 +223,7 @@ struct There {
     needed: BTreeSet<Digest>,
     here: Listed,
     begun: Listed,
+    aside: Listed,
 }
 
 impl There {
@@ -234,6 +236,7 @@ impl There {
             needed,
             here: Listed::look(view.folder.clone())?,
             begun: Listed::look(view.folder.join(PARTIAL))?,
+            aside: Listed::look(view.folder.join(QUARANTINE))?,
         })
     }
 
@@ -267,7 +270,9 @@ impl There {
             digest(name).is_none_or(|it| !self.touched.contains_key(&it) && !is_begun(seen))
         });
         let begun = begun.filter_map(|(name, _)| self.begun.waste(WasteKind::Stranger(None), name));
-        here.chain(begun).collect()
+        let aside = self.aside.files.keys().filter(|name| aside(name).is_none());
+        let aside = aside.filter_map(|name| self.aside.waste(WasteKind::Stranger(None), name));
+        here.chain(begun).chain(aside).collect()
     }
 }
 

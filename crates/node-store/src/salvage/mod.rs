@@ -49,6 +49,15 @@ use copy::{Count, copy_table, keep_numbering, tables};
 /// Damaged files of one database that are kept, the newest.
 pub const DAMAGED_MAX: usize = 3;
 
+/// Behind the name of a database: the note that it was found damaged.
+pub(crate) const SUSPECT: &str = ".suspect";
+/// The copy of what can be read of it.
+pub(crate) const RESCUE: &str = ".rescue";
+/// The same, whole; a date follows.
+pub(crate) const RESCUED: &str = ".rescued-";
+/// The damaged one, moved aside; a date follows.
+pub(crate) const DAMAGED: &str = ".damaged-";
+
 /// Damage or loss of a database, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
@@ -113,10 +122,11 @@ pub(crate) fn note(
 
 /// Where it is noted that a database was found damaged while it was in use.
 pub(crate) fn suspect_file(database: &Path) -> PathBuf {
-    beside(database, ".suspect")
+    beside(database, SUSPECT)
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path with more behind its name.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -146,7 +156,7 @@ pub(crate) fn forget_reported(disk: &dyn Disk, path: &Path, connection: &Connect
         .and_then(|mut select| select.query_map((), |row| row.get::<_, String>(0))?.collect());
     // What cannot be read here is damage for the next check; the files stay.
     let Ok(told): rusqlite::Result<Vec<String>> = told else { return Ok(()) };
-    let prefix = format!("{}.damaged-", name.to_string_lossy());
+    let prefix = format!("{}{DAMAGED}", name.to_string_lossy());
     for aside in told.iter().filter(|aside| aside.starts_with(&prefix) && !aside.contains('/')) {
         for suffix in ["-wal", ""] {
             disk.remove(&folder.join(format!("{aside}{suffix}")))?;
@@ -170,7 +180,7 @@ pub(crate) fn rescue(
     now: Timestamp,
 ) -> Result<(), FormatError> {
     let io_failed = |source| FormatError::Io { path: path.to_owned(), source };
-    let copy = beside(path, ".rescue");
+    let copy = beside(path, RESCUE);
     forget_copy(disk, path).map_err(io_failed)?;
     disk.create_file(&copy, &[]).map_err(io_failed)?;
     {
@@ -184,24 +194,24 @@ pub(crate) fn rescue(
             .map_err(|error| FormatError::of(&copy, error))?;
     }
     disk.sync_file(&copy).map_err(io_failed)?;
-    disk.rename(&copy, &beside(path, &format!(".rescued-{}", date(now)))).map_err(io_failed)?;
+    disk.rename(&copy, &beside(path, &format!("{RESCUED}{}", date(now)))).map_err(io_failed)?;
     path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder)).map_err(io_failed)?;
     finish(disk, path).map_err(io_failed)
 }
 
 /// Removes what an attempt to save left of its copy.
 pub(crate) fn forget_copy(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let copy = beside(path, ".rescue");
+    let copy = beside(path, RESCUE);
     ["", "-wal", "-shm"].iter().try_for_each(|suffix| disk.remove(&beside(&copy, suffix)))
 }
 
 /// Puts a rescued database in its place, if there is one: also what a crash interrupted.
 pub(crate) fn finish(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let prefix = format!("{}.rescued-", name.to_string_lossy());
+    let prefix = format!("{}{RESCUED}", name.to_string_lossy());
     for rescued in disk.list(folder)? {
         let Some(date) = rescued.to_string_lossy().strip_prefix(&prefix).map(str::to_owned) else { continue };
-        let aside = beside(path, &format!(".damaged-{date}"));
+        let aside = beside(path, &format!("{DAMAGED}{date}"));
         // The log goes too: SQLite would replay it into the rescued file.
         for suffix in ["", "-wal"] {
             if disk.entry(&beside(path, suffix))?.is_some() {
@@ -218,7 +228,7 @@ pub(crate) fn finish(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 }
 
 fn drop_oldest_damaged(disk: &dyn Disk, folder: &Path, name: &str) -> io::Result<()> {
-    let prefix = format!("{name}.damaged-");
+    let prefix = format!("{name}{DAMAGED}");
     let names = disk.list(folder)?;
     let mut damaged: Vec<_> = names
         .iter()
@@ -255,7 +265,7 @@ fn date(now: Timestamp) -> String {
 }
 
 fn damaged_file(path: &Path, now: Timestamp) -> PathBuf {
-    beside(path, &format!(".damaged-{}", date(now)))
+    beside(path, &format!("{DAMAGED}{}", date(now)))
 }
 
 fn copy_all(

@@ -152,8 +152,8 @@ pub(crate) trait Reserve: Send {
     fn release(&mut self) -> bool;
     /// Takes them again if the disk has room.
     fn restore(&mut self);
-    /// Bytes of the write-ahead log that the reserve has room for; `None` where there is no reserve.
-    fn log_bytes_max(&self) -> Option<u64>;
+    /// Bytes of the write-ahead log that the reserve has room for.
+    fn log_bytes_max(&self) -> u64;
 }
 
 /// Whoever holds the volume; a writer keeps it as long as it lives.
@@ -205,7 +205,7 @@ impl Writer {
             Ok(())
         }))?;
         let shared = Arc::new(Shared::new(database.into(), holder, upkeep));
-        let wal_bytes_max = reserve.log_bytes_max().unwrap_or(WAL_BYTES_MAX).min(WAL_BYTES_MAX);
+        let wal_bytes_max = reserve.log_bytes_max().min(WAL_BYTES_MAX);
         let desk = Desk::new(Arc::clone(&shared), connection, reserve, wal_pages, wal_bytes_max)?;
         *shared.desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(desk);
         let (commits, copies) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -376,8 +376,8 @@ mod tests {
             false
         }
         fn restore(&mut self) {}
-        fn log_bytes_max(&self) -> Option<u64> {
-            None
+        fn log_bytes_max(&self) -> u64 {
+            WAL_BYTES_MAX
         }
     }
 

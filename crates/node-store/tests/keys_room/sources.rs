@@ -86,11 +86,11 @@ fn a_source_that_was_given_and_is_missing_never_becomes_a_weaker_one() {
     let mut sources = home.sources();
     sources.secret_file = Some(home.path("missing"));
     let refused = sources.kek_for_new(&RealDisk);
-    assert!(matches!(refused, Err(KeyError::KekMissing { kek: Source::ContainerSecret, .. })));
+    assert!(matches!(refused, Err(KeyError::NoFile { kek: Source::ContainerSecret, .. })));
     sources.secret_file = None;
     sources.passphrase_file = Some(home.path("missing"));
     let refused = sources.kek_for_new(&RealDisk);
-    assert!(matches!(refused, Err(KeyError::KekMissing { kek: Source::Passphrase, .. })));
+    assert!(matches!(refused, Err(KeyError::NoFile { kek: Source::Passphrase, .. })));
     assert!(!home.keys().exists());
 }
 

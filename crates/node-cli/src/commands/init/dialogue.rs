@@ -13,7 +13,7 @@ use node_store::{
 use node_types::{Address, Network, Timestamp};
 use serde_json::json;
 
-use super::{create, exists};
+use super::{create, exists, refused};
 use crate::{
     ask,
     cli::Common,
@@ -125,7 +125,7 @@ pub(super) fn refuse_standing(context: &Context) -> Result<(), Failure> {
             Failure::NoVolume { .. }
             | Failure::Store(StoreError::Volume(VolumeError::Missing { .. } | VolumeError::NoDatabase { .. })),
         ) => Ok(()),
-        Err(other) => Err(other),
+        Err(other) => Err(refused(context, other)),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use node_store::{
+    disk::{Disk as _, RealDisk},
     keys::{NodeKey, Protection, import_keystore, keystore::KEYSTORE_BYTES_MAX},
     store::{Store, StoreError},
     volume::VolumeError,
@@ -112,7 +113,7 @@ impl Init {
                 self.create(context, key.transpose()?)?;
                 true
             }
-            Err(other) => return Err(other),
+            Err(other) => return Err(refused(context, other)),
         };
         show(context, created, None)
     }
@@ -220,6 +221,17 @@ pub(crate) fn read_key(file: &Path, passphrase: Option<&Path>) -> Result<NodeKey
     let bytes = files::read(file, KEYSTORE_BYTES_MAX)?;
     let passphrase = passphrase::existing(passphrase, "passphrase of the keystore")?;
     import_keystore(&bytes, &passphrase).map_err(|source| Failure::Keystore { path: file.to_owned(), source })
+}
+
+/// Why there can be no node: an empty folder has lost nothing, and needs no doctor.
+fn refused(context: &Context, error: Failure) -> Failure {
+    if let Failure::TooOpen { path, found, .. } = &error
+        && *path == context.folder()
+        && RealDisk.list(path).is_ok_and(|names| names.is_empty())
+    {
+        return Failure::OpenFolder { folder: path.clone(), found: *found };
+    }
+    error
 }
 
 fn exists(context: &Context) -> Result<Failure, Failure> {

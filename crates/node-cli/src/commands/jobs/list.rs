@@ -162,8 +162,29 @@ impl Report for Jobs {
     }
 }
 
+/// The states of jobs that are held; one that failed may have ended, too.
+const HELD: [&str; 4] = ["queued", "running", "finished", "failed"];
+/// Those of jobs that have ended.
+const ENDED: [&str; 3] = ["answered", "failed", "expired"];
+
 impl List {
+    /// Refuses a state that no job of those that are listed can have.
+    fn refuse_contradiction(&self) -> Result<(), Failure> {
+        let Some(state) = self.state.as_deref() else { return Ok(()) };
+        if self.ended && !ENDED.contains(&state) {
+            let text =
+                format!("no job that has ended is {state}: --state {state} and --ended exclude each other");
+            Err(Failure::Usage(text))
+        } else if !self.ended && !HELD.contains(&state) {
+            let text = format!("no job that is held is {state}: give --ended with --state {state}");
+            Err(Failure::Usage(text))
+        } else {
+            Ok(())
+        }
+    }
+
     pub(super) fn run(&self, context: &Context) -> Result<Verdict, Failure> {
+        self.refuse_contradiction()?;
         let view = context.view()?;
         let jobs = view.jobs();
         let wanted = |row: &Row| self.state.as_deref().is_none_or(|state| state == row.state);

@@ -26,6 +26,9 @@ struct Models {
     quarantined: Vec<QuarantinedShown>,
     total: Total,
     next: String,
+    /// Where no Agent runs: whose word the states are, and what looks itself.
+    #[serde(skip)]
+    as_left: Option<String>,
     #[serde(skip)]
     now: Timestamp,
     #[serde(skip)]
@@ -73,6 +76,10 @@ pub(super) fn run(context: &Context) -> Result<Verdict, Failure> {
     let (now, config) = (context::now(&view)?, in_force(&view)?);
     let mut shown = gather(&view, &context.models_folder(), config.as_ref(), now)?;
     shown.agent_running = context.holder()?.is_some();
+    if !shown.agent_running && !shown.models.is_empty() {
+        let text = "as the Agent left them; `resultity-node drift check` looks now";
+        shown.as_left = Some(context.typed.complete(text).into_owned());
+    }
     shown.next = context.typed.complete(&next(&shown, config.is_some())).into_owned();
     context.out.show(&shown)?;
     Ok(Verdict::Done)
@@ -136,6 +143,7 @@ fn gather(
         partials,
         quarantined,
         next: String::new(),
+        as_left: None,
         now,
         unlisted_ttl_ms: config.map_or(0, |config| config.timings.unlisted_model_ttl_ms),
     })
@@ -207,6 +215,9 @@ impl Report for Models {
             page.line("There are no models.");
         } else {
             page.table(&["model", "state", "since", "size", "files here"], &rows);
+        }
+        if let Some(text) = &self.as_left {
+            page.toned(Tone::Faint, text);
         }
         for model in &self.models {
             if let Some(reason) = &model.reason {

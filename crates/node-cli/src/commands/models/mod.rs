@@ -216,9 +216,15 @@ fn refuse_held(context: &Context, config: Option<&NodeConfig>) -> Result<(), Fai
     Err(Failure::HeldModels { pid, folder: context.folder(), ttl: measure::span(ttl) })
 }
 
-/// Asks whether to go on where somebody sits at a terminal; elsewhere whoever calls has decided.
+/// Asks whether to go on.
+///
+/// # Errors
+/// [`Failure::NobodyAgrees`] where nobody sits at a terminal, [`Failure::NotConfirmed`] where the answer is no.
 fn confirm(question: &str) -> Result<(), Failure> {
-    if !ask::somebody_is_there() || ask::yes(question, false)? { Ok(()) } else { Err(Failure::NotConfirmed) }
+    if !ask::somebody_is_there() {
+        return Err(Failure::NobodyAgrees);
+    }
+    if ask::yes(question, false)? { Ok(()) } else { Err(Failure::NotConfirmed) }
 }
 
 #[cfg(test)]

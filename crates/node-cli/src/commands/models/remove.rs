@@ -19,7 +19,8 @@ use crate::{
 
 /// Remove a model that the snapshot lists no longer, and those of its files that no other model needs.
 ///
-/// The Agent does this by itself some time after the network stopped listing the model.
+/// The Agent does this by itself some time after the network stopped listing the model. At a terminal it asks first, with
+/// --force too; where there is none, it removes nothing without --yes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   resultity-node models remove gemma-3-270m@0.9.0
@@ -30,7 +31,7 @@ pub(crate) struct Remove {
     /// Also one that the snapshot lists; the Agent fetches it again when it runs
     #[arg(long)]
     force: bool,
-    /// Do not ask at the terminal
+    /// Ask nobody, and do it: needed where there is no terminal
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
