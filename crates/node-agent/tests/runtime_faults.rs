@@ -149,6 +149,7 @@ async fn a_program_that_never_gets_healthy_is_killed_and_started_again() {
     let mut tuning = tuning();
     // Long enough to answer that it is not well.
     tuning.ready_limit = Duration::from_secs(15);
+    let falls = std::sync::Arc::clone(&tuning.falls);
     let plan = unhurried(stand_in(&["--never-healthy"], folder.path()));
     let supervisor = Supervisor::start(Plan::Process(plan), tuning);
     let (cause, _) = down(&supervisor).await;
@@ -159,6 +160,7 @@ async fn a_program_that_never_gets_healthy_is_killed_and_started_again() {
     assert_eq!(descendants(process::id()), [0; 0]);
     let mut state = supervisor.state();
     state.wait_for(|state| matches!(state, State::Starting)).await.unwrap();
+    assert_eq!(falls.load(std::sync::atomic::Ordering::Relaxed), 0, "it never served");
     supervisor.stop().await;
 }
 
@@ -194,12 +196,15 @@ async fn an_external_runtime_is_watched_and_never_touched() {
     let operator = start(stand_in(&[], folder.path()));
     let url = ready(&operator).await.url().to_owned();
 
-    let supervisor = Supervisor::start(Plan::External { url, api_key: None }, tuning());
+    let tuning = tuning();
+    let falls = std::sync::Arc::clone(&tuning.falls);
+    let supervisor = Supervisor::start(Plan::External { url, api_key: None }, tuning);
     let endpoint = ready(&supervisor).await;
     ask(&endpoint, Mode::Chat, &json!({"model": "echo"})).await.unwrap();
     // Its first fall: later ones wait for longer.
     let ((), (cause, retry_in_ms)) = tokio::join!(operator.stop(), down(&supervisor));
     assert!(cause.contains("does not answer"), "{cause}");
     assert!((500..=1000).contains(&retry_in_ms), "{retry_in_ms}");
+    assert_eq!(falls.load(std::sync::atomic::Ordering::Relaxed), 1);
     supervisor.stop().await;
 }

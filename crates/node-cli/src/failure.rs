@@ -184,8 +184,9 @@ pub(crate) enum Failure {
     },
     /// An empty folder where a node is to be made.
     #[error(
-        "{folder} is there and empty, and others have access to it (mode {found:04o}): chmod 700 {folder}, or remove the \
-         empty folder"
+        "{folder} is there and empty, and others have access to it (mode {found:04o}): chmod 700 {}, or remove the empty \
+         folder",
+        quoted(&folder.to_string_lossy())
     )]
     OpenFolder {
         /// The volume's folder.
@@ -198,13 +199,13 @@ pub(crate) enum Failure {
     Key(KeyError),
     /// A file that new keys are to be sealed under.
     #[error(
-        "the file that {setting} names, {path}, is not there: make it first, as in `(umask 077; {make} > {})`, and keep a \
-         copy of it",
+        "new keys are to be sealed under the {what} {path}, which is not there: make it first, as in `(umask 077; {make} > {})`, and \
+         keep a copy of it",
         quoted(&path.to_string_lossy())
     )]
     NoKekFile {
-        /// The setting.
-        setting: &'static str,
+        /// What it should hold.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// What draws one.
@@ -380,13 +381,13 @@ impl From<KeyError> for Failure {
                 Self::Key(NotPrivate::TooOpen { path, found, wanted }.into())
             }
         } else if let KeyError::NoFile { kek, path } = error {
-            let (setting, make) = match kek {
-                Source::Passphrase => ("keys.passphrase_file", "head -c 24 /dev/urandom | base64"),
+            let (what, make) = match kek {
+                Source::Passphrase => ("passphrase file", "head -c 24 /dev/urandom | base64"),
                 Source::SystemdCredential | Source::ContainerSecret | Source::LocalFile => {
-                    ("keys.secret_file", "head -c 48 /dev/urandom")
+                    ("secret file", "head -c 48 /dev/urandom")
                 }
             };
-            Self::NoKekFile { setting, path, make }
+            Self::NoKekFile { what, path, make }
         } else {
             Self::Key(error)
         }

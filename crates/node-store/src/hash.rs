@@ -153,8 +153,10 @@ impl<'a> Reading<'a> {
         if let Some(direct) = &self.direct {
             match direct.read_at(room, offset) {
                 Ok(read) => filled = read,
-                // The file system or disk wants it otherwise; or it is broken, which the other way says, too.
-                Err(_) => self.direct = None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_refusal(&error) => self.direct = None,
+                // What the disk cannot read, the system may still remember: that is not what the disk has.
+                Err(error) => return Err(error),
             }
         }
         if self.direct.is_none() && offset.is_multiple_of(AHEAD_BYTES) {
@@ -166,6 +168,11 @@ impl<'a> Reading<'a> {
         chunk.filled = filled + read_fully(self.file, &mut room[filled..], offset + filled as u64)?;
         Ok(())
     }
+}
+
+/// Whether a file system or disk wants to be read otherwise; it may say so at the first read alone (open(2)).
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 fn hash_pieces(chunks: mpsc::Receiver<Arc<Chunk>>) -> Vec<PieceHash> {
@@ -392,11 +399,13 @@ mod tests {
     fn a_file_is_read_alike_past_the_memory_and_through_it() {
         // Nothing of it is on the disk yet.
         let (content, chunk) = (bytes(2 * to_usize(CHUNK_BYTES) + 777), CHUNK_BYTES);
-        let held = holding(&content);
-        // An opening that cannot read is as good as a disk that does not read so.
-        let useless = File::options().write(true).open("/dev/null").unwrap();
-        for direct in [Reading::of(&held).direct, None, Some(useless)] {
-            let mut reading = Reading { file: &held, direct };
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().write_all(&content).unwrap();
+        let held = named.as_file();
+        let can = rustix::fs::open(named.path(), OFlags::RDONLY | OFlags::DIRECT, Mode::empty()).is_ok();
+        for past in [can, false] {
+            let direct = Reading::of(held).direct.filter(|_| past);
+            let mut reading = Reading { file: held, direct };
             let mut read = Vec::new();
             for offset in [0, chunk, 2 * chunk, 3 * chunk] {
                 let mut part = Chunk::default();
@@ -404,8 +413,23 @@ mod tests {
                 assert_eq!(part.bytes().as_ptr().align_offset(ALIGNED_BYTES), 0);
                 read.extend_from_slice(part.bytes());
             }
-            assert!(read == content, "{:?}", reading.direct);
+            assert!(read == content, "past the memory: {past}");
+            assert_eq!(reading.direct.is_some(), past, "it was read another way");
         }
+    }
+
+    #[test]
+    fn what_the_disk_cannot_read_is_said_although_the_system_remembers_it() {
+        let held = holding(b"weights");
+        // It answers every read with an error that says nothing of how one may read.
+        let broken = File::options().write(true).open("/dev/null").unwrap();
+        let mut reading = Reading { file: &held, direct: Some(broken) };
+        reading.fill(&mut Chunk::default(), 0).unwrap_err();
+        let of = |errno: rustix::io::Errno| is_refusal(&errno.into());
+        assert_eq!(
+            [of(rustix::io::Errno::INVAL), of(rustix::io::Errno::OPNOTSUPP), of(rustix::io::Errno::IO)],
+            [true, true, false]
+        );
     }
 
     #[test]

@@ -229,7 +229,7 @@ fn not_private(facts: &Facts, why: &NotPrivate) -> Option<Said> {
             let cure = if is_own(&facts.folder, path) {
                 "put the file itself there; to keep the whole home elsewhere set --home".to_owned()
             } else {
-                format!("remove the link (what it leads to stays): rm {}", shown(path))
+                "remove the link: it is nothing of the node's, and what it leads to stays".to_owned()
             };
             said(Verdict::Error, format!("{} is a symbolic link, which is never followed here", shown(path)))
                 .cure(cure)
@@ -1177,8 +1177,7 @@ mod tests {
             assert!(cure(own).starts_with("put the file itself there"), "{own}");
         }
         for stray in ["/v/notes", "/v/keys/notes", "/v/keys/state.db", "/v/stray/node.key"] {
-            let wanted = format!("remove the link (what it leads to stays): rm {stray}");
-            assert_eq!(cure(stray), wanted);
+            assert!(cure(stray).starts_with("remove the link: "), "{stray}");
         }
     }
 

@@ -107,13 +107,21 @@ fn a_passphrase_file_that_is_not_there_is_named_with_the_command_that_makes_it()
     let home = Home::new();
     let file = home.path().join("nowhere.pass");
     let file = file.to_str().unwrap();
-    for (flag, setting, make) in [
-        ("--keys-passphrase-file", "keys.passphrase_file", "head -c 24 /dev/urandom | base64"),
-        ("--keys-secret-file", "keys.secret_file", "head -c 48 /dev/urandom"),
+    for (flag, to, what, make) in [
+        (
+            "--keys-passphrase-file",
+            "--to-passphrase-file",
+            "passphrase file",
+            "head -c 24 /dev/urandom | base64",
+        ),
+        ("--keys-secret-file", "--to-secret-file", "secret file", "head -c 48 /dev/urandom"),
     ] {
-        let named = format!("the file that {setting} names, {file}, is not there");
+        let named = format!("new keys are to be sealed under the {what} {file}, which is not there");
         let made = format!("`(umask 077; {make} > {file})`");
         home.run(["init", flag, file]).failed(1, &[&named, &made]);
+        let other = Home::new();
+        other.run(["init"]).well();
+        other.run(["key", "reseal", to, file]).failed(1, &[&named, &made]);
         let line = format!("(umask 077; {make} > {file})");
         assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
         home.run(["init", "--if-missing", flag, file]).well();

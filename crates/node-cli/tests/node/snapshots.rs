@@ -103,6 +103,8 @@ async fn a_snapshot_whose_runtime_does_not_start_is_taken_back_and_reported() {
     assert!(code == Some(0) && told.contains("Version 2 is tried again"), "{told}");
     let (code, told) = stage.command(&["config", "retry"]);
     assert!(code == Some(0) && told.contains("nothing to try again"), "{told}");
+    let (_, told) = stage.command(&["logs", "--kind", "configuration"]);
+    assert!(told.contains("snapshot 2 failed its health check before, and may be tried again"), "{told}");
     stage.start_node();
     eventually("it failed again, and the last good one came back", || async {
         (failures(&stage).await == 2).then_some(())

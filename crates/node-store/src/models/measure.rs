@@ -129,16 +129,12 @@ impl Models {
         if piece == 0 {
             scrub.began_at = Some(now);
         }
-        if let Some(wanted) = usize::try_from(piece).ok().and_then(|piece| held.pieces.get(piece)) {
-            // Advice alone. What is remembered may be good where the disk is not.
-            let length = NonZeroU64::new(PIECE_BYTES);
-            let _ = fadvise(&file, piece.saturating_mul(PIECE_BYTES), length, Advice::DontNeed);
-            // What the disk cannot read is damaged too.
-            if hash::piece(&file, piece).ok().as_ref() != Some(wanted) {
-                let mark = Mark::Damaged(format!("its piece {piece} was found damaged at {now}"));
-                inner.writer.submit(Effect::Keeps, move |tx| table::set_mark(tx, sha256, &mark)).wait()?;
-                return Ok(Scrubbed::Damaged { piece });
-            }
+        if let Some(wanted) = usize::try_from(piece).ok().and_then(|piece| held.pieces.get(piece))
+            && is_damaged(&file, piece, wanted)
+        {
+            let mark = Mark::Damaged(format!("its piece {piece} was found damaged at {now}"));
+            inner.writer.submit(Effect::Keeps, move |tx| table::set_mark(tx, sha256, &mark)).wait()?;
+            return Ok(Scrubbed::Damaged { piece });
         }
         let done = piece.saturating_add(1) >= pieces;
         if done {
@@ -149,6 +145,14 @@ impl Models {
         inner.writer.submit(Effect::Keeps, move |tx| table::set_scrub(tx, sha256, &scrub)).wait()?;
         Ok(Scrubbed::Good { done })
     }
+}
+
+/// Whether a piece is not what it was on the disk. What the disk cannot read is damaged too.
+fn is_damaged(file: &File, piece: u64, wanted: &PieceHash) -> bool {
+    // Advice alone. What is remembered may be good where the disk is not.
+    let length = NonZeroU64::new(PIECE_BYTES);
+    let _ = fadvise(file, piece.saturating_mul(PIECE_BYTES), length, Advice::DontNeed);
+    hash::piece(file, piece).ok().as_ref() != Some(wanted)
 }
 
 impl Inner {
@@ -163,7 +167,7 @@ impl Inner {
     ) -> Result<Measurement, ModelsError> {
         let (sha256, mut damaged) = (held.sha256, Vec::new());
         for (piece, wanted) in (0_u64..).zip(&held.pieces) {
-            if hash::piece(file, piece).ok().as_ref() != Some(wanted) {
+            if is_damaged(file, piece, wanted) {
                 damaged.push(piece);
             }
             if progress((piece + 1).saturating_mul(PIECE_BYTES).min(held.bytes)).is_break() {
