@@ -58,8 +58,8 @@ pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receive
     // A run was lost or took too long: no other job pays an attempt for finding out whether the runtime is still there.
     let mut doubted = false;
     while !*stop.borrow() {
-        while let Some(kept) = runs.try_join_next() {
-            doubted |= was_doubtful(kept);
+        while let Some(over) = runs.try_join_next() {
+            doubted |= take_over(&node, &mut runs, over);
         }
         doubted = doubted && !answers(&serving).await;
         if !doubted && start_one(&node, &serving, &mut runs).await {
@@ -67,7 +67,7 @@ pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receive
         }
         let pause = if doubted { DOUBT } else { LOOK_AGAIN };
         tokio::select! {
-            Some(kept) = runs.join_next() => doubted |= was_doubtful(kept),
+            Some(over) = runs.join_next() => doubted |= take_over(&node, &mut runs, over),
             () = node.queued.notified(), if !doubted => {}
             _ = serving.changed() => {}
             _ = stop.changed() => {}
@@ -75,19 +75,35 @@ pub async fn run(node: Arc<Node>, mut serving: Serving, mut stop: watch::Receive
         }
     }
     let grace = Duration::from_millis(node.settings.shutdown_grace_ms);
-    let all = async { while runs.join_next().await.is_some() {} };
-    if tokio::time::timeout(grace, all).await.is_err() {
+    if tokio::time::timeout(grace, all_over(&node, &mut runs)).await.is_err() {
         node.halt_all(Halt::Shutdown);
-        while runs.join_next().await.is_some() {}
+        all_over(&node, &mut runs).await;
     }
 }
 
-/// Whether the runtime of a run is to be doubted.
-fn was_doubtful(kept: Result<Kept, JoinError>) -> bool {
-    match kept {
-        Ok(kept) => kept == Kept::Doubtful,
+/// Takes note of a run that is over, and says whether its runtime is to be doubted. What came of such a run is kept from
+/// here on and no sooner: its job is back in the queue only once the next lease knows of the doubt.
+fn take_over(node: &Arc<Node>, runs: &mut JoinSet<Over>, over: Result<Over, JoinError>) -> bool {
+    match over {
+        Ok(Over::Kept) => false,
+        Ok(Over::Doubtful(run)) => {
+            let (node, span) = (Arc::clone(node), of_job(run.job.id));
+            let keeping = async move {
+                run.keep(&node).await;
+                Over::Kept
+            };
+            runs.spawn(keeping.instrument(span));
+            true
+        }
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => false,
+    }
+}
+
+/// Waits until all runs are over, and kept.
+async fn all_over(node: &Arc<Node>, runs: &mut JoinSet<Over>) {
+    while let Some(over) = runs.join_next().await {
+        take_over(node, runs, over);
     }
 }
 
@@ -101,7 +117,7 @@ async fn answers(serving: &Serving) -> bool {
 }
 
 /// Leases a job and starts its run. Says whether there may be another one.
-async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Kept>) -> bool {
+async fn start_one(node: &Arc<Node>, serving: &Serving, runs: &mut JoinSet<Over>) -> bool {
     if node.is_fenced() {
         return false;
     }
@@ -186,13 +202,20 @@ async fn unusable(node: &Arc<Node>, config: &NodeConfig, loaded: Arc<Loaded>) ->
     (unusable.len() < config.models.len()).then_some(unusable)
 }
 
-/// What is left of a run once it is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    /// Its end, or nothing.
-    Done,
-    /// The runtime went away under it, or did not come to an end.
-    Doubtful,
+/// A run that is over.
+enum Over {
+    /// What came of it is kept.
+    Kept,
+    /// The runtime went away under it, or did not come to an end: it is still to be kept.
+    Doubtful(Box<Run>),
+}
+
+/// A run that has ended, with what is kept of it.
+struct Run {
+    job: Job,
+    attempt: u16,
+    ended: Ended,
+    duration_ms: u64,
 }
 
 /// How a run ended.
@@ -223,6 +246,15 @@ impl Ended {
         }
     }
 
+    /// Whether the runtime may be gone.
+    fn is_doubtful(&self) -> bool {
+        match self {
+            Self::Released(reason, _) => *reason == ReleaseReason::RuntimeLost,
+            Self::Failed(failure) => failure.kind == FailureKind::TimedOut,
+            Self::Answered(_) | Self::Elsewhere => false,
+        }
+    }
+
     /// Tokens of the prompt and of the answer.
     fn tokens(&self) -> Option<(u64, u64)> {
         match self {
@@ -232,7 +264,7 @@ impl Ended {
     }
 }
 
-async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) -> Kept {
+async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeout: Duration) -> Over {
     let Leased { job, attempt } = leased;
     let halted = node.begin_run(job.id);
     tracing::debug!(attempt, "it runs");
@@ -265,15 +297,14 @@ async fn run_one(node: Arc<Node>, endpoint: Arc<Endpoint>, leased: Leased, timeo
     let (ended, ()) = tokio::join!(run, streamed);
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     node.meters.ran(&job.model, ended.meter(), begun.elapsed(), ended.tokens());
-    let doubtful = match &ended {
-        Ended::Released(reason, _) => *reason == ReleaseReason::RuntimeLost,
-        Ended::Failed(failure) => failure.kind == FailureKind::TimedOut,
-        Ended::Answered(_) | Ended::Elsewhere => false,
-    };
     // Before the job is back in the queue: its next run has a place of its own.
     node.end_run(job.id);
-    keep(&node, &job, attempt, ended, duration_ms).await;
-    if doubtful { Kept::Doubtful } else { Kept::Done }
+    let run = Run { job, attempt, ended, duration_ms };
+    if run.ended.is_doubtful() {
+        return Over::Doubtful(Box::new(run));
+    }
+    run.keep(&node).await;
+    Over::Kept
 }
 
 /// What an answer of the runtime means for its job.
@@ -297,60 +328,63 @@ async fn forward(node: Arc<Node>, job: JobId, attempt: u16, mut given: mpsc::Rec
     }
 }
 
-/// Keeps how a run ended, and tells the session when there is something to send.
-async fn keep(node: &Node, job: &Job, attempt: u16, ended: Ended, duration_ms: u64) {
-    let (kind, store) = (Kind::Inference, node.store.jobs());
-    let fields = |more: Value| {
-        let model = job.model.to_string();
-        [
-            ("model", json!(model)),
-            ("attempt", json!(attempt)),
-            ("duration_ms", json!(duration_ms)),
-            ("more", more),
-        ]
-    };
-    let moved = match ended {
-        Ended::Answered(output) => {
-            let tokens = json!({
-                "prompt_tokens": output.prompt_tokens, "completion_tokens": output.completion_tokens,
-                "output_bytes": output.body.len(),
-            });
-            node.journal.measured(Level::Info, kind, Some(job.id), "answered", fields(tokens));
-            loop {
-                let now = now_or(node, job.expires_at);
-                match node.written(store.finish(job.id, output.clone(), now).await) {
-                    // It is never computed again, so it is worth waiting for.
-                    Err(WriteError::Full { .. }) if now < job.expires_at && !stopping(node) => {
-                        sleep(FULL_WAIT).await;
+impl Run {
+    /// Keeps how it ended, and tells the session when there is something to send.
+    async fn keep(self, node: &Node) {
+        let Self { job, attempt, ended, duration_ms } = self;
+        let (kind, store) = (Kind::Inference, node.store.jobs());
+        let fields = |more: Value| {
+            let model = job.model.to_string();
+            [
+                ("model", json!(model)),
+                ("attempt", json!(attempt)),
+                ("duration_ms", json!(duration_ms)),
+                ("more", more),
+            ]
+        };
+        let moved = match ended {
+            Ended::Answered(output) => {
+                let tokens = json!({
+                    "prompt_tokens": output.prompt_tokens, "completion_tokens": output.completion_tokens,
+                    "output_bytes": output.body.len(),
+                });
+                node.journal.measured(Level::Info, kind, Some(job.id), "answered", fields(tokens));
+                loop {
+                    let now = now_or(node, job.expires_at);
+                    match node.written(store.finish(job.id, output.clone(), now).await) {
+                        // It is never computed again, so it is worth waiting for.
+                        Err(WriteError::Full { .. }) if now < job.expires_at && !stopping(node) => {
+                            sleep(FULL_WAIT).await;
+                        }
+                        other => break other,
                     }
-                    other => break other,
                 }
             }
+            Ended::Failed(failure) => {
+                // Its words may quote the prompt: they go to the network alone.
+                let why = json!(format!("{:?}", failure.kind));
+                node.journal.measured(Level::Warn, kind, Some(job.id), "failed", fields(why));
+                node.written(store.fail(job.id, failure, now_or(node, job.expires_at)).await)
+            }
+            Ended::Released(reason, cause) => {
+                let why = json!(cause);
+                node.journal.measured(Level::Warn, kind, Some(job.id), "put back in the queue", fields(why));
+                node.written(store.release(job.id, reason, now_or(node, job.expires_at)).await)
+            }
+            Ended::Elsewhere => return,
+        };
+        match moved {
+            Ok(Moved::Done | Moved::Already) => {}
+            Ok(other @ (Moved::Elsewhere(_) | Moved::Expired | Moved::Unknown | Moved::Unreadable(_))) => {
+                let why = format!("what came of the run does not count: {other:?}");
+                node.journal.measured(Level::Info, kind, Some(job.id), why, []);
+            }
+            Err(error) => {
+                node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error);
+            }
         }
-        Ended::Failed(failure) => {
-            // Its words may quote the prompt: they go to the network alone.
-            let why = json!(format!("{:?}", failure.kind));
-            node.journal.measured(Level::Warn, kind, Some(job.id), "failed", fields(why));
-            node.written(store.fail(job.id, failure, now_or(node, job.expires_at)).await)
-        }
-        Ended::Released(reason, cause) => {
-            let why = json!(cause);
-            node.journal.measured(Level::Warn, kind, Some(job.id), "put back in the queue", fields(why));
-            node.written(store.release(job.id, reason, now_or(node, job.expires_at)).await)
-        }
-        Ended::Elsewhere => return,
-    };
-    match moved {
-        Ok(Moved::Done | Moved::Already) => {}
-        Ok(other @ (Moved::Elsewhere(_) | Moved::Expired | Moved::Unknown | Moved::Unreadable(_))) => {
-            let why = format!("what came of the run does not count: {other:?}");
-            node.journal.measured(Level::Info, kind, Some(job.id), why, []);
-        }
-        Err(error) => {
-            node.journal.failed(Level::Error, Kind::Storage, "cannot keep what came of a run", &error);
-        }
+        node.ended.notify_one();
     }
-    node.ended.notify_one();
 }
 
 /// Whether the Agent is ending: then nothing is worth waiting for, the next start takes it up.

@@ -153,7 +153,7 @@ pub enum LeftoverKind {
     Temporary,
     /// A file in the models' folders that the volume does not know.
     Unknown,
-    /// Something beside the databases or the keys whose name nothing of the node gives.
+    /// Something beside the databases or the keys whose name nothing of the node gives, or a folder among the models.
     Foreign,
 }
 
@@ -207,6 +207,8 @@ pub struct VolumeSeen {
     pub models: Result<Vec<(String, ModelState, Option<String>)>, String>,
     /// The files among the models that are not the node's; none where that cannot be told.
     pub strangers: Vec<PathBuf>,
+    /// The folders there that are not; none where that cannot be told.
+    pub foreign_folders: Vec<PathBuf>,
     /// Downloads that are not all here.
     pub partials: Result<Vec<PartialFile>, String>,
     /// Files that were moved aside.

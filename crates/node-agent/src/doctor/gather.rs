@@ -20,7 +20,6 @@ use node_store::{
     seal::FileSystem,
     store::{Options, Store},
     view::View,
-    volume::Named,
 };
 use node_types::{
     Digest, Timestamp,
@@ -41,7 +40,7 @@ use super::{
         Clock, DatabaseSeen, Facts, HomeSeen, Keys, Leftover, LeftoverKind, Looked, Machine, ModelSeen,
         NetworkSeen, Opening, Place, ProgramSeen, RuntimeSeen, SnapshotSeen, Space, VolumeSeen,
     },
-    mend,
+    names,
 };
 use crate::{
     agent, artifacts,
@@ -249,27 +248,19 @@ fn leftovers(folder: &Path, volume: Option<&VolumeSeen>, now: Timestamp) -> std:
             found.push(Leftover { path, kind, bytes, age_ms });
         }
     };
-    for name in RealDisk.list(folder)? {
-        let path = folder.join(&name);
-        match node_store::volume::named(&name) {
-            Some(Named::Part) => {}
-            Some(Named::Damaged) => look(path, LeftoverKind::Damaged),
-            Some(Named::OldFormat) => look(path, LeftoverKind::OldFormat),
-            None if is_temporary(&name.to_string_lossy()) => look(path, LeftoverKind::Temporary),
-            None if name == mend::FOLDER => {}
-            None => look(path, LeftoverKind::Foreign),
-        }
-    }
     let keys_folder = folder.join("keys");
-    for name in RealDisk.list(&keys_folder).unwrap_or_default() {
-        if is_temporary(&name.to_string_lossy()) {
-            look(keys_folder.join(name), LeftoverKind::Temporary);
-        } else if !keys::is_own_name(&name) {
-            look(keys_folder.join(name), LeftoverKind::Foreign);
+    let ours = RealDisk.list(folder)?.into_iter().map(|name| folder.join(name));
+    let keys = RealDisk.list(&keys_folder).unwrap_or_default().into_iter().map(|name| keys_folder.join(name));
+    for path in ours.chain(keys) {
+        if let Some(kind) = names::leftover(folder, &path) {
+            look(path, kind);
         }
     }
     for stranger in volume.into_iter().flat_map(|volume| &volume.strangers) {
         look(stranger.clone(), LeftoverKind::Unknown);
+    }
+    for stranger in volume.into_iter().flat_map(|volume| &volume.foreign_folders) {
+        look(stranger.clone(), LeftoverKind::Foreign);
     }
     Ok(found)
 }
@@ -280,11 +271,6 @@ fn leftovers(folder: &Path, volume: Option<&VolumeSeen>, now: Timestamp) -> std:
 /// Why the home cannot be looked at.
 pub fn abandoned(settings: &Settings) -> Result<Vec<PathBuf>, String> {
     backup::abandoned(&RealDisk, &settings.home, settings.network).map_err(caused)
-}
-
-/// As the store names what it has not published yet.
-fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(".tmp")
 }
 
 fn keys(settings: &Settings, kek: &KekSources, folder: &Path) -> Keys {
@@ -346,7 +332,8 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
     VolumeSeen {
         files: files(view, config),
         models: unwell,
-        strangers: strangers(view),
+        strangers: models.strangers().unwrap_or_default().into_iter().map(|stranger| stranger.path).collect(),
+        foreign_folders: models.foreign_folders().unwrap_or_default(),
         // A row whose file is gone, for example moved aside, is nothing to look at.
         partials: models.partials().map_err(caused).map(|rows| {
             let there = |sha256: &Digest| partial_folder.join(sha256.hex()).exists();
@@ -380,12 +367,6 @@ fn files(view: &View, config: Option<&NodeConfig>) -> Result<Vec<ModelSeen>, Str
         }
     }
     Ok(seen.into_iter().map(|(_, seen)| seen).collect())
-}
-
-/// The files among the models that are not the node's; none where that cannot be told.
-fn strangers(view: &View) -> Vec<PathBuf> {
-    let found = view.models().strangers().unwrap_or_default();
-    found.into_iter().map(|stranger| stranger.path).collect()
 }
 
 /// An answer within the limit, or that there was none.

@@ -12,6 +12,7 @@
 mod facts;
 mod gather;
 pub mod mend;
+mod names;
 mod rule;
 
 use std::{path::PathBuf, time::Duration};

@@ -1,15 +1,12 @@
 //! The checks: each a pure function from the facts to what is to be said of them. One that finds nothing wrong says so.
 
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use node_store::{
     checkup::Health,
     clock::Trust,
     format::{Database, FormatError},
-    keys::{self, KeyError, Protection},
+    keys::{KeyError, Protection},
     models::Standing as Seal,
     private::NotPrivate,
 };
@@ -24,7 +21,7 @@ use node_types::{
 use super::{
     Finding, Fix, Verdict,
     facts::{DatabaseSeen, Facts, LeftoverKind, Looked, NetworkSeen, Opening, RuntimeSeen, VolumeSeen},
-    mend,
+    names,
 };
 use crate::{
     VERSION,
@@ -226,10 +223,13 @@ fn not_private(facts: &Facts, why: &NotPrivate) -> Option<Said> {
             said(Verdict::Error, text).cure(cure)
         }
         NotPrivate::Link { path } => {
-            let cure = if is_own(&facts.folder, path) {
-                "put the file itself there; to keep the whole home elsewhere set --home".to_owned()
-            } else {
-                "remove the link: it is nothing of the node's, and what it leads to stays".to_owned()
+            let cure = match names::leftover(&facts.folder, path) {
+                None | Some(LeftoverKind::Damaged | LeftoverKind::OldFormat) => {
+                    "put the file itself there; to keep the whole home elsewhere set --home"
+                }
+                Some(LeftoverKind::Temporary | LeftoverKind::Unknown | LeftoverKind::Foreign) => {
+                    "remove the link: it is nothing of the node's, and what it leads to stays"
+                }
             };
             said(Verdict::Error, format!("{} is a symbolic link, which is never followed here", shown(path)))
                 .cure(cure)
@@ -245,18 +245,6 @@ fn not_private(facts: &Facts, why: &NotPrivate) -> Option<Said> {
                 .cure(format!("run this as the user that the node runs as, not as user {}", facts.uid))
         }
     })
-}
-
-/// Whether the node itself puts something there; outside of the volume it is told where to look.
-fn is_own(folder: &Path, path: &Path) -> bool {
-    let Ok(within) = path.strip_prefix(folder) else { return true };
-    let names: Vec<&OsStr> = within.iter().collect();
-    match names.as_slice() {
-        [] => true,
-        [name] => node_store::volume::named(name).is_some() || *name == mend::FOLDER,
-        [above, name] if *above == "keys" => keys::is_own_name(name),
-        [above, ..] => *above == "models" || *above == mend::FOLDER,
-    }
 }
 
 fn space(facts: &Facts) -> Vec<Said> {
@@ -1332,6 +1320,7 @@ mod tests {
             files: Ok(Vec::new()),
             models: Ok(Vec::new()),
             strangers: Vec::new(),
+            foreign_folders: Vec::new(),
             partials: Ok(Vec::new()),
             quarantined: Ok(Vec::new()),
             partial_folder: PathBuf::new(),

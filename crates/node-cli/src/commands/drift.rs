@@ -31,6 +31,11 @@ use crate::{
 /// Changes that the history shows unless told: 50, the newest.
 const LIMIT: usize = 50;
 
+/// Whose word the states of a stopped node are, and what looks itself.
+pub(super) fn as_left(context: &Context) -> String {
+    context.typed.complete("as the Agent left them; `resultity-node drift check` looks now").into_owned()
+}
+
 /// What is asked of drift.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Drift {

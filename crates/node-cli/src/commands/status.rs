@@ -13,8 +13,9 @@ use node_agent::standing::{
 };
 use node_store::{keys::Protection, volume::HeldBy};
 use node_types::{models::ModelState, protocol::Readiness};
+use serde::Serialize;
 
-use super::Verdict;
+use super::{Verdict, drift};
 use crate::{
     context::{self, Context},
     failure::Failure,
@@ -73,9 +74,9 @@ impl Status {
         if self.watch {
             return watch(context);
         }
-        let standing = look(context)?;
-        context.out.show(&standing)?;
-        Ok(if self.check { Verdict::Health(standing.health) } else { Verdict::Done })
+        let shown = look(context)?;
+        context.out.show(&shown)?;
+        Ok(if self.check { Verdict::Health(shown.standing.health) } else { Verdict::Done })
     }
 }
 
@@ -122,13 +123,23 @@ pub(super) fn of_the_agent(context: &Context) -> Result<Option<Standing>, Failur
     Ok(context.held_by()?.and_then(|held| ask(context, &held)))
 }
 
+/// The report, and what is said of it on a screen alone.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Shown {
+    standing: Standing,
+    /// Where no Agent runs: whose word the states are.
+    #[serde(skip)]
+    as_left: Option<String>,
+}
+
 /// How the node stands, by the Agent that runs or by the disk.
-fn look(context: &Context) -> Result<Standing, Failure> {
+fn look(context: &Context) -> Result<Shown, Failure> {
     // What is wrong with the volume is said before anybody is asked.
     let view = context.view()?;
     let held = context.held_by()?;
     if let Some(standing) = held.as_ref().and_then(|held| ask(context, held)) {
-        return Ok(standing);
+        return Ok(Shown { standing, as_left: None });
     }
     let snapshots = view.snapshots()?;
     let identity = context.identity()?.map(|held| Identity {
@@ -154,7 +165,8 @@ fn look(context: &Context) -> Result<Standing, Failure> {
     for text in &mut standing.next {
         *text = context.typed.start(text, &context.settings.command).into_owned();
     }
-    Ok(standing)
+    let as_left = (!standing.agent.running).then(|| drift::as_left(context));
+    Ok(Shown { standing, as_left })
 }
 
 /// What the Agent says; nothing where it cannot be asked, or says it in words of another release.
@@ -286,7 +298,7 @@ fn job_rows(standing: &Standing, page: &mut Page) {
     }
 }
 
-fn model_rows(standing: &Standing, page: &mut Page) {
+fn model_rows(standing: &Standing, as_left: Option<&str>, page: &mut Page) {
     let models = &standing.models;
     if models.listed > 0 {
         let tone = models.worst.as_ref().map_or(Tone::Plain, |worst| match worst.state {
@@ -318,14 +330,18 @@ fn model_rows(standing: &Standing, page: &mut Page) {
         let states: Vec<String> =
             standing.artifacts.iter().map(|(state, number)| format!("{number} {state}")).collect();
         page.row("artifacts", states.join(", "));
+        if let Some(text) = as_left {
+            page.toned_row("", Tone::Faint, text);
+        }
     }
 }
 
-impl Report for Standing {
+impl Report for Shown {
     fn page(&self, page: &mut Page) {
-        page.toned_row("health", health_tone(self.health), self.health.name());
-        page.row("network", self.network);
-        match &self.identity {
+        let Self { standing, as_left } = self;
+        page.toned_row("health", health_tone(standing.health), standing.health.name());
+        page.row("network", standing.network);
+        match &standing.identity {
             Some(held) => {
                 page.row("node", &held.node);
                 page.row("address", &held.address);
@@ -337,26 +353,26 @@ impl Report for Standing {
             }
             None => page.toned_row("key", Tone::Bad, "missing"),
         }
-        if self.identity.is_some() && !self.keys_missing.is_empty() {
-            page.toned_row("", Tone::Bad, format!("missing: {}", self.keys_missing.join(", ")));
+        if standing.identity.is_some() && !standing.keys_missing.is_empty() {
+            page.toned_row("", Tone::Bad, format!("missing: {}", standing.keys_missing.join(", ")));
         }
-        page.row("folder", self.folder.display());
-        agent_rows(self, page);
-        if let Some(Moved { at, archive }) = &self.moved {
+        page.row("folder", standing.folder.display());
+        agent_rows(standing, page);
+        if let Some(Moved { at, archive }) = &standing.moved {
             page.toned_row("moved", Tone::Warning, format!("away at {at}, into {archive}"));
         }
-        if let Some(Fence { backed_up_at, restored_at, jobs }) = &self.fence {
+        if let Some(Fence { backed_up_at, restored_at, jobs }) = &standing.fence {
             let wait = count(*jobs, "job");
             let text = format!("the backup of {backed_up_at} at {restored_at}; {wait} to be asked about");
             page.toned_row("restored", Tone::Warning, text);
         }
-        if let Some(Release { version, digest, approved }) = &self.release {
+        if let Some(Release { version, digest, approved }) = &standing.release {
             let tone = if *approved { Tone::Plain } else { Tone::Warning };
             let so = if *approved { "" } else { "; this one is not" };
             page.toned_row("release", tone, format!("{version} is approved{so}"));
             page.row("", digest);
         }
-        match &self.snapshot {
+        match &standing.snapshot {
             Some(snapshot) => {
                 page.toned_row("snapshot", term_tone(snapshot.validity), snapshot.line());
                 page.row("", snapshot.digest);
@@ -371,24 +387,24 @@ impl Report for Standing {
             }
             None => page.toned_row("snapshot", Tone::Warning, "none yet"),
         }
-        page.row("account", self.account.as_ref().map_or("none", |account| &account.account));
-        job_rows(self, page);
-        model_rows(self, page);
-        if self.time_held {
-            page.toned_row("time", Tone::Bad, format!("{}, in doubt", self.time));
+        page.row("account", standing.account.as_ref().map_or("none", |account| &account.account));
+        job_rows(standing, page);
+        model_rows(standing, as_left.as_deref(), page);
+        if standing.time_held {
+            page.toned_row("time", Tone::Bad, format!("{}, in doubt", standing.time));
         }
-        for incident in &self.incidents {
+        for incident in &standing.incidents {
             page.toned_row("incident", Tone::Bad, incident.to_string());
         }
-        if let Some(trouble) = &self.trouble {
+        if let Some(trouble) = &standing.trouble {
             page.toned_row("lately", Tone::Warning, format!("{} {}", trouble.at, trouble.message));
         }
         let mut label = "next";
-        for step in &self.next {
+        for step in &standing.next {
             page.toned_row(label, Tone::Strong, step);
             label = "";
         }
-        if self.next.is_empty() {
+        if standing.next.is_empty() {
             page.toned_row(label, Tone::Good, "nothing: all is well");
         }
     }

@@ -42,6 +42,8 @@ fn a_node_that_has_worked_says_what_it_holds() {
     home.run(["status"]).well().says(&[
         "testnet",
         "not running",
+        "as the Agent left them; `resultity-node",
+        "drift check` looks now",
         "version 1, fresh",
         "1 queued, 1 running, 2 to be",
         "1 ever, 1 to be reported",

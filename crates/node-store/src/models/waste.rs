@@ -86,6 +86,17 @@ impl ModelsView {
     pub fn strangers(&self) -> Result<Vec<Waste>, ModelsError> {
         Ok(There::look(self)?.strangers())
     }
+
+    /// The folders that are not ours. Nothing removes them: what stands in them nobody has looked at.
+    ///
+    /// # Errors
+    /// [`ModelsError`] where the database or the folder cannot be read.
+    pub fn foreign_folders(&self) -> Result<Vec<PathBuf>, ModelsError> {
+        let there = There::look(self)?;
+        let ours = |path: &PathBuf| [PARTIAL, QUARANTINE].iter().any(|name| *path == self.folder.join(name));
+        let all = [&there.here, &there.begun, &there.aside].into_iter().flat_map(Listed::folders);
+        Ok(all.filter(|path| !ours(path)).collect())
+    }
 }
 
 impl Models {
@@ -202,6 +213,12 @@ impl Listed {
     /// Those that have a digest as their name, and how they look.
     fn digests(&self) -> impl Iterator<Item = (Digest, &Seen)> {
         self.files.iter().filter_map(|(name, seen)| Some((digest(name)?, seen)))
+    }
+
+    /// The folders in it.
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let folders = self.files.iter().filter(|(_, seen)| seen.kind == FileType::Directory);
+        folders.map(|(name, _)| self.folder.join(name))
     }
 
     /// What has this name as waste, whether it is there or not; a folder is none.

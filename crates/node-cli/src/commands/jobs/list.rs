@@ -24,6 +24,16 @@ use crate::{
 /// Jobs shown unless told: 50; of those that are held the oldest, of those that have ended the newest.
 const LIMIT: usize = 50;
 
+/// The states of jobs that are held; one that failed may have ended, too.
+const HELD: [&str; 4] = ["queued", "running", "finished", "failed"];
+/// Those of jobs that have ended.
+const ENDED: [&str; 3] = ["answered", "failed", "expired"];
+
+/// The states of both.
+fn states() -> PossibleValuesParser {
+    PossibleValuesParser::new(HELD.into_iter().chain(ENDED.into_iter().filter(|state| !HELD.contains(state))))
+}
+
 /// List the jobs that are held, in the order in which they were taken; with --ended those that have ended, the newest
 /// first.
 #[derive(Debug, Args)]
@@ -33,7 +43,7 @@ const LIMIT: usize = 50;
   resultity-node jobs list --ended --json | jq '.jobs[] | select(.state == \"failed\")'")]
 pub(crate) struct List {
     /// Those in this state alone
-    #[arg(long, value_parser = PossibleValuesParser::new(["queued", "running", "finished", "failed", "answered", "expired"]))]
+    #[arg(long, value_parser = states())]
     state: Option<String>,
     /// At most so many
     #[arg(long, value_name = "COUNT", default_value_t = LIMIT, value_parser = at_least_one)]
@@ -161,11 +171,6 @@ impl Report for Jobs {
         page.line(format!("Held now: {}.", self.held.text()));
     }
 }
-
-/// The states of jobs that are held; one that failed may have ended, too.
-const HELD: [&str; 4] = ["queued", "running", "finished", "failed"];
-/// Those of jobs that have ended.
-const ENDED: [&str; 3] = ["answered", "failed", "expired"];
 
 impl List {
     /// Refuses a state that no job of those that are listed can have.

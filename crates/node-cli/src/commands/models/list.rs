@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{ModelShown, Verdict, in_force, look};
 use crate::{
+    commands::drift,
     context::{self, Context},
     failure::Failure,
     measure::{self, count},
@@ -74,12 +75,8 @@ struct Total {
 pub(super) fn run(context: &Context) -> Result<Verdict, Failure> {
     let view = context.view()?;
     let (now, config) = (context::now(&view)?, in_force(&view)?);
-    let mut shown = gather(&view, &context.models_folder(), config.as_ref(), now)?;
-    shown.agent_running = context.holder()?.is_some();
-    if !shown.agent_running && !shown.models.is_empty() {
-        let text = "as the Agent left them; `resultity-node drift check` looks now";
-        shown.as_left = Some(context.typed.complete(text).into_owned());
-    }
+    let as_left = context.holder()?.is_none().then(|| drift::as_left(context));
+    let mut shown = gather(&view, &context.models_folder(), config.as_ref(), now, as_left)?;
     shown.next = context.typed.complete(&next(&shown, config.is_some())).into_owned();
     context.out.show(&shown)?;
     Ok(Verdict::Done)
@@ -90,6 +87,7 @@ fn gather(
     folder: &Path,
     config: Option<&NodeConfig>,
     now: Timestamp,
+    as_left: Option<String>,
 ) -> Result<Models, Failure> {
     let models = look(view, config)?;
     let mut of: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
@@ -128,8 +126,9 @@ fn gather(
         })
         .collect();
     let (held, _) = view.models().here_and_gone()?;
+    let (agent_running, as_left) = (as_left.is_none(), as_left.filter(|_| !models.is_empty()));
     Ok(Models {
-        agent_running: false,
+        agent_running,
         kept_here: config.is_none_or(brings_files),
         total: Total {
             models: models.len() as u64,
@@ -143,7 +142,7 @@ fn gather(
         partials,
         quarantined,
         next: String::new(),
-        as_left: None,
+        as_left,
         now,
         unlisted_ttl_ms: config.map_or(0, |config| config.timings.unlisted_model_ttl_ms),
     })
