@@ -32,6 +32,7 @@ test: ## every test
 	scripts/collector
 	test ! -S /var/run/docker.sock || test $$(id -u) != 0 || scripts/machine >/dev/null
 	test ! -S /var/run/docker.sock || test $$(id -u) != 0 || ! command -v apt-get >/dev/null || scripts/podman
+	test ! -e /dev/fuse || test $$(id -u) != 0 || ! command -v apt-get >/dev/null || scripts/bindfs
 	cargo test --workspace --doc --locked
 	cargo nextest run --workspace --locked </dev/null
 

@@ -1,8 +1,8 @@
 //! Reading and hashing files and folders: what they are, and whether anything in them was written.
 //!
-//! A file is read once, in order, by a thread of its own; two others hash what it reads, SHA-256 of all (with the
+//! A file is read once, by two threads in turns; two others hash what they read, in its order, SHA-256 of all (with the
 //! processor's instructions where it has them) and BLAKE3 of each piece. So it takes as long as the slowest of the
-//! three, and a few MiB of memory. It is read past the system's memory (`O_DIRECT`, open(2)) where that can be done: that costs no copy,
+//! three, and some MiB of memory. It is read past the system's memory (`O_DIRECT`, open(2)) where that can be done: that costs no copy,
 //! takes no memory away from the runtime, which has mapped its model, and is what the disk has. Nothing here writes, and
 //! no store is needed.
 
@@ -37,7 +37,9 @@ const CHUNK_BYTES: u64 = 2 << 20;
 const ALIGNED_BYTES: usize = 4096;
 /// What the system is asked to read ahead.
 const AHEAD_BYTES: u64 = 8 << 20;
-/// Chunks that wait for each hash.
+/// Threads that read a file in turns: the disk works for one while the other hands over what it has.
+const READERS: usize = 2;
+/// Chunks of each reader that wait for each hash.
 const CHUNKS_AHEAD: usize = 2;
 
 /// What a file is.
@@ -57,40 +59,19 @@ pub struct FileHashes {
 /// The operating system's, from the first byte that cannot be read.
 pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io::Result<Option<FileHashes>> {
     thread::scope(|scope| {
-        let (for_sha256, read) = mpsc::sync_channel::<io::Result<Arc<Chunk>>>(CHUNKS_AHEAD);
-        let (for_blake3, also_read) = mpsc::sync_channel::<Arc<Chunk>>(CHUNKS_AHEAD);
+        let (mut for_sha256, mut for_blake3) = (Vec::new(), Vec::new());
+        for first in 0..READERS {
+            let (to_sha256, read) = mpsc::sync_channel(CHUNKS_AHEAD);
+            let (to_blake3, also_read) = mpsc::sync_channel(CHUNKS_AHEAD);
+            for_sha256.push(read);
+            for_blake3.push(also_read);
+            let reader = thread::Builder::new().name("hash-read".into());
+            reader.spawn_scoped(scope, move || read_chunks(file, first, &to_sha256, &to_blake3))?;
+        }
         let pieces = thread::Builder::new().name("hash-pieces".into());
-        let pieces = pieces.spawn_scoped(scope, move || hash_pieces(also_read))?;
-        let reader = thread::Builder::new().name("hash-read".into());
-        reader.spawn_scoped(scope, move || {
-            // Used in turn: fresh memory for each would cost as much as reading it. When one comes round again, both have
-            // let go of it; otherwise it is left to them.
-            let mut ring: Vec<Arc<Chunk>> = (0..CHUNKS_AHEAD + 3).map(|_| Arc::default()).collect();
-            let mut reading = Reading::of(file);
-            for offset in (0_u64..).step_by(to_usize(CHUNK_BYTES)) {
-                ring.rotate_left(1);
-                let Some(held) = ring.first_mut() else { return };
-                if Arc::get_mut(held).is_none() {
-                    *held = Arc::default();
-                }
-                let Some(free) = Arc::get_mut(held) else { return };
-                match reading.fill(free, offset) {
-                    Ok(()) if free.bytes().is_empty() => return,
-                    Ok(()) => {}
-                    Err(error) => {
-                        // Where nobody listens any more, nobody wants to know.
-                        let _ = for_sha256.send(Err(error));
-                        return;
-                    }
-                }
-                let chunk = Arc::clone(held);
-                if for_blake3.send(Arc::clone(&chunk)).is_err() || for_sha256.send(Ok(chunk)).is_err() {
-                    return;
-                }
-            }
-        })?;
+        let pieces = pieces.spawn_scoped(scope, move || hash_pieces(&for_blake3))?;
         let (mut bytes, mut sha256) = (0, Sha256::new());
-        for chunk in read {
+        for chunk in in_turn(&for_sha256) {
             let chunk = chunk?;
             sha256.update(chunk.bytes());
             bytes += chunk.bytes().len() as u64;
@@ -101,6 +82,45 @@ pub fn file(file: &File, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io
         let pieces = pieces.join().map_err(|_| io::Error::other("the thread that hashes pieces panicked"))?;
         Ok(Some(FileHashes { bytes, sha256: Digest::from_bytes(sha256.finalize().into()), pieces }))
     })
+}
+
+/// What the readers have read, in the order of the file, until the one whose turn it is has no more.
+fn in_turn<T>(readers: &[mpsc::Receiver<T>]) -> impl Iterator<Item = T> {
+    readers.iter().cycle().map_while(|reader| reader.recv().ok())
+}
+
+/// Reads the chunks of a file whose turn a reader has, counted from `first`, to its end or the first that cannot be read.
+fn read_chunks(
+    file: &File,
+    first: usize,
+    to_sha256: &mpsc::SyncSender<io::Result<Arc<Chunk>>>,
+    to_blake3: &mpsc::SyncSender<Arc<Chunk>>,
+) {
+    // Used in turn: fresh memory for each would cost as much as reading it. When one comes round again, both have
+    // let go of it; otherwise it is left to them.
+    let mut ring: Vec<Arc<Chunk>> = (0..CHUNKS_AHEAD + 3).map(|_| Arc::default()).collect();
+    let mut reading = Reading::of(file);
+    for index in (first as u64..).step_by(READERS) {
+        ring.rotate_left(1);
+        let Some(held) = ring.first_mut() else { return };
+        if Arc::get_mut(held).is_none() {
+            *held = Arc::default();
+        }
+        let Some(free) = Arc::get_mut(held) else { return };
+        match reading.fill(free, index.saturating_mul(CHUNK_BYTES)) {
+            Ok(()) if free.bytes().is_empty() => return,
+            Ok(()) => {}
+            Err(error) => {
+                // Where nobody listens any more, nobody wants to know.
+                let _ = to_sha256.send(Err(error));
+                return;
+            }
+        }
+        let chunk = Arc::clone(held);
+        if to_blake3.send(Arc::clone(&chunk)).is_err() || to_sha256.send(Ok(chunk)).is_err() {
+            return;
+        }
+    }
 }
 
 /// Part of a file, in memory that a disk can write to.
@@ -175,9 +195,9 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-fn hash_pieces(chunks: mpsc::Receiver<Arc<Chunk>>) -> Vec<PieceHash> {
+fn hash_pieces(readers: &[mpsc::Receiver<Arc<Chunk>>]) -> Vec<PieceHash> {
     let (mut pieces, mut hasher, mut bytes) = (Vec::new(), blake3::Hasher::new(), 0);
-    for chunk in chunks {
+    for chunk in in_turn(readers) {
         hasher.update(chunk.bytes());
         bytes += chunk.bytes().len() as u64;
         if bytes == PIECE_BYTES {

@@ -58,6 +58,20 @@ impl Mount {
         }
         Some(Self(at.to_owned()))
     }
+
+    /// The folder `below` through FUSE; `None`, and a word about it, where this machine has none.
+    fn through_fuse(below: &Path, at: &Path) -> Option<Self> {
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        if device.is_err() || !rustix::process::geteuid().is_root() {
+            println!("not shown: FUSE needs root and /dev/fuse");
+            return None;
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/bindfs");
+        // What the kernel remembers of a file outlives its being closed.
+        let mounted = Command::new(script).args(["-o", "kernel_cache"]).args([below, at]).output().unwrap();
+        assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+        Some(Self(at.to_owned()))
+    }
 }
 
 impl Drop for Mount {
@@ -162,9 +176,13 @@ fn set_modified(path: &Path, modified: Timespec) {
 
 /// Changes one byte as a thief would: length, mode and time of modification are what they were.
 fn change_a_byte(path: &Path) {
+    put_a_byte(path, b"X");
+}
+
+fn put_a_byte(path: &Path, byte: &[u8; 1]) {
     let before = fs::metadata(path).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
-    OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"X", CHANGED_AT).unwrap();
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(byte, CHANGED_AT).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
     set_modified(path, timespec(before.mtime(), before.mtime_nsec()));
     let after = fs::metadata(path).unwrap();
@@ -523,4 +541,26 @@ fn limit_stacked_and_unknown_file_systems_have_no_seals() {
         assert_eq!(home.models.scrub_piece(sha256, NOW).unwrap(), Scrubbed::Damaged { piece: 0 });
         assert!(matches!(home.measure(sha256), Measurement::Differs { .. }), "hashing finds it");
     }
+}
+
+/// What lies below is written without the kernel's knowing that what it shows has changed.
+#[test]
+fn limit_a_file_system_of_fuse_has_no_seals() {
+    let below = tempfile::tempdir().unwrap();
+    let Some(home) = Home::mounted(|_, models| Mount::through_fuse(below.path(), models).map(Some)) else {
+        return;
+    };
+    let sha256 = home.install();
+    home.untrusted(sha256, "fuse", false);
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    home.untrusted(sha256, "fuse", false);
+    assert_eq!(fs::read(home.models.path(sha256)).unwrap(), CONTENT, "the kernel remembers it");
+    let path = below.path().join(sha256.hex());
+    change_a_byte(&path);
+    assert!(matches!(home.measure(sha256), Measurement::Differs { damaged, .. } if damaged == [0]));
+
+    put_a_byte(&path, b"w");
+    assert_eq!(home.measure(sha256), Measurement::Same);
+    change_a_byte(&path);
+    assert_eq!(home.models.scrub_piece(sha256, NOW).unwrap(), Scrubbed::Damaged { piece: 0 });
 }
