@@ -568,7 +568,7 @@ async fn watch_state(
             State::Starting => {
                 serving.send_replace(None);
             }
-            State::Down { cause, retry_in_ms } => {
+            State::Down { cause, retry_in_ms, .. } => {
                 serving.send_replace(None);
                 if was_ready {
                     fell = true;

@@ -108,10 +108,9 @@ async fn llama_comes_back_after_kill_9_and_stops_without_a_trace() {
     let lost = run.await.unwrap().unwrap_err();
     assert!(matches!(lost, node_agent::runtime::InferenceError::Lost { .. }), "{lost}");
     let fell = tokio::time::timeout(PATIENCE, state.wait_for(|state| matches!(state, State::Down { .. })));
-    let State::Down { cause, .. } = fell.await.unwrap().unwrap().clone() else { unreachable!() };
+    let State::Down { cause, falls: 1, .. } = fell.await.unwrap().unwrap().clone() else { unreachable!() };
     assert!(cause.starts_with("it was killed by signal 9"), "{cause}");
     let endpoint = ready(&supervisor).await;
-    assert_eq!(supervisor.restarts(), 1);
     assert_ne!(program_of(process::id()), first);
     test_inference(&endpoint, Mode::Chat, &model("gemma-3-270m")).await.unwrap();
 

@@ -67,6 +67,8 @@ pub enum State {
         cause: String,
         /// When it is tried again.
         retry_in_ms: u64,
+        /// How often in a row, with this time.
+        falls: u32,
     },
 }
 
@@ -103,7 +105,6 @@ impl Default for Tuning {
 pub struct Supervisor {
     state: watch::Receiver<State>,
     lines: broadcast::Sender<String>,
-    restarts: Arc<AtomicU64>,
     image: watch::Receiver<Option<ImageFacts>>,
     stop: oneshot::Sender<()>,
     watching: JoinHandle<()>,
@@ -116,9 +117,8 @@ impl Supervisor {
         let (state, seen) = watch::channel(State::Starting);
         let (stop, stopped) = oneshot::channel();
         let lines = broadcast::Sender::new(LINES_MAX);
-        let restarts = Arc::<AtomicU64>::default();
         let (facts, image) = watch::channel(None);
-        let watcher = Watcher { state, tuning, lines: lines.clone(), restarts: Arc::clone(&restarts), facts };
+        let watcher = Watcher { state, tuning, lines: lines.clone(), facts };
         let watching = tokio::spawn(async move {
             match plan {
                 // Its end takes nothing with it.
@@ -130,7 +130,7 @@ impl Supervisor {
                 Plan::Container(plan) => watcher.own(&Own::Container(plan), stopped).await,
             }
         });
-        Self { state: seen, lines, restarts, image, stop, watching }
+        Self { state: seen, lines, image, stop, watching }
     }
 
     /// What the runtime is doing, now and from now on.
@@ -149,12 +149,6 @@ impl Supervisor {
     #[must_use]
     pub fn image(&self) -> watch::Receiver<Option<ImageFacts>> {
         self.image.clone()
-    }
-
-    /// How often the program was started again.
-    #[must_use]
-    pub fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
     }
 
     /// Ends the runtime; a program and everything that it started are gone when this returns, and so is a container.
@@ -238,7 +232,6 @@ struct Watcher {
     state: watch::Sender<State>,
     tuning: Tuning,
     lines: broadcast::Sender<String>,
-    restarts: Arc<AtomicU64>,
     facts: watch::Sender<Option<ImageFacts>>,
 }
 
@@ -249,7 +242,11 @@ impl Watcher {
             Ok(endpoint) => Arc::new(endpoint),
             Err(error) => {
                 // Settings do not mend themselves.
-                self.state.send_replace(State::Down { cause: causes(&error), retry_in_ms: u64::MAX });
+                self.state.send_replace(State::Down {
+                    cause: causes(&error),
+                    retry_in_ms: u64::MAX,
+                    falls: 1,
+                });
                 return std::future::pending().await;
             }
         };
@@ -285,7 +282,6 @@ impl Watcher {
                 () = self.wait(falls, retry_ms_min, retry_ms_max, cause) => {}
                 _ = &mut stopped => return,
             }
-            self.restarts.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -297,7 +293,7 @@ impl Watcher {
     async fn wait(&self, falls: u32, min_ms: u64, max_ms: u64, cause: String) {
         let wait = backoff::wait(falls, min_ms, max_ms, backoff::random());
         let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.state.send_replace(State::Down { cause, retry_in_ms });
+        self.state.send_replace(State::Down { cause, retry_in_ms, falls });
         sleep(wait).await;
     }
 
@@ -409,7 +405,7 @@ mod tests {
         let supervisor = Supervisor::start(plan, Tuning::default());
         let mut state = supervisor.state();
         let down = state.wait_for(|state| matches!(state, State::Down { .. })).await.unwrap().clone();
-        let State::Down { cause, retry_in_ms: u64::MAX } = down else { panic!("{down:?}") };
+        let State::Down { cause, retry_in_ms: u64::MAX, falls: 1 } = down else { panic!("{down:?}") };
         assert!(cause.starts_with("nowhere cannot be the runtime's address"), "{cause}");
         supervisor.stop().await;
     }

@@ -109,7 +109,7 @@ pub async fn down(supervisor: &Supervisor) -> (String, u64) {
     let mut state = supervisor.state();
     let down = state.wait_for(|state| matches!(state, State::Down { .. }));
     let seen = tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap().clone();
-    let State::Down { cause, retry_in_ms } = seen else { unreachable!() };
+    let State::Down { cause, retry_in_ms, .. } = seen else { unreachable!() };
     (cause, retry_in_ms)
 }
 
