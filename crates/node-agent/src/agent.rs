@@ -49,6 +49,7 @@ use crate::{
     page::{Page, PageError},
     report, rotate, session,
     settings::Settings,
+    standing::Incident,
     sync, targets,
     time::{self, NoClock},
 };
@@ -214,6 +215,11 @@ async fn run_store<N: Network>(
         ("network", json!(settings.network.to_string())),
     ];
     node.journal.measured(Level::Info, Kind::Agent, None, STARTS, fields);
+    // Where it cannot be read, the report of how the node stands says so.
+    for incident in node.store.view().incidents().unwrap_or_default() {
+        let text = format!("a database was damaged or missing: {}", Incident::from(incident));
+        node.journal.note(Level::Error, Kind::Storage, text);
+    }
 
     // Whoever looks here is told of what the network has too.
     node.store.logs().keep_history(true);

@@ -16,7 +16,7 @@ use node_store::{
     view::View,
 };
 use node_types::{
-    config::{Model, ModelFile, NodeConfig},
+    config::{Model, ModelFile, NodeConfig, Runtime},
     inventory::{ArtifactId, ArtifactKind, ArtifactState, Facts, Measured, judge},
 };
 use rustix::{
@@ -49,6 +49,9 @@ pub enum DriftError {
     },
 }
 
+/// The setting without which nobody knows where the runtime stands.
+pub const FOLDER: &str = "runtime.folder";
+
 /// How it is known how an artifact stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum How {
@@ -58,8 +61,24 @@ pub enum How {
     Read,
     /// Whoever keeps it, the container engine, was asked just now.
     Asked,
-    /// It was not read, for this reason; where it was not looked at either, the Agent noted it when it looked last.
+    /// It was looked at and not read, for this reason.
+    Unread(String),
+    /// It was not looked at, for this reason: the Agent noted it when it looked last.
     Noted(String),
+    /// It cannot be looked at, since [`FOLDER`], which says where it stands, is not set here: the Agent noted it when it looked
+    /// last, where its own settings led it.
+    Unset,
+}
+
+impl How {
+    /// Whether it was looked at now.
+    #[must_use]
+    pub const fn is_looked_at(&self) -> bool {
+        match self {
+            Self::Sealed | Self::Read | Self::Asked | Self::Unread(_) => true,
+            Self::Noted(_) | Self::Unset => false,
+        }
+    }
 }
 
 /// How an artifact stands.
@@ -67,7 +86,7 @@ pub enum How {
 pub struct Finding {
     /// Which.
     pub id: ArtifactId,
-    /// The three values; `measured` is what was found now.
+    /// The three values; `measured` is what was found now, and where it was not looked at what the Agent found last.
     pub facts: Facts,
     /// What they say.
     pub state: ArtifactState,
@@ -79,11 +98,13 @@ pub struct Finding {
 
 impl Finding {
     /// Whether it is not what was installed here: changed, or gone.
+    ///
+    /// What the Agent did not find where its settings led it is not gone where no setting leads to it; what it found changed is.
     #[must_use]
     pub fn is_drift(&self) -> bool {
         match self.state {
             ArtifactState::Drifted => true,
-            ArtifactState::Missing => self.facts.recorded.is_some(),
+            ArtifactState::Missing => self.how != How::Unset && self.facts.recorded.is_some(),
             ArtifactState::Ok
             | ArtifactState::Outdated
             | ArtifactState::Unlisted
@@ -136,7 +157,11 @@ impl Looked {
     }
 
     fn not(why: &str) -> Self {
-        Self { found: None, how: How::Noted(why.to_owned()), damaged: Vec::new() }
+        Self::unseen(How::Noted(why.to_owned()))
+    }
+
+    const fn unseen(how: How) -> Self {
+        Self { found: None, how, damaged: Vec::new() }
     }
 }
 
@@ -169,9 +194,7 @@ fn look(
         ArtifactKind::RuntimeBinary | ArtifactKind::RuntimeEnvironment => {
             let named = config.map_or_else(Vec::new, |config| artifacts::named(config, runtime));
             let Some(named) = named.into_iter().find(|named| named.id == *id) else {
-                return Ok(Looked::not(
-                    "runtime.folder is not set here: set it in node.toml, or give --runtime-folder",
-                ));
+                return Ok(Looked::unseen(out_of_reach(config.map(|config| &config.runtime), runtime, id)));
             };
             let found = named.measure().map_err(|source| DriftError::File { path: named.path, source })?;
             Ok(Looked::at(found, How::Read))
@@ -186,6 +209,21 @@ fn look(
             Ok(Looked::not("the container engine was asked when the container was started"))
         }
         ArtifactKind::Configuration => Ok(Looked::at(snapshots.stored(), How::Read)),
+    }
+}
+
+/// Why no setting leads to a file of a runtime's: the one that would is not set, or the snapshot in force names no such file.
+fn out_of_reach(wanted: Option<&Runtime>, settings: &RuntimeSettings, id: &ArtifactId) -> How {
+    let is_named = wanted.is_some_and(|wanted| match wanted {
+        Runtime::Process { engine, environment, .. } => {
+            *engine == id.name && (id.kind == ArtifactKind::RuntimeBinary || environment.is_some())
+        }
+        Runtime::External { .. } | Runtime::Container { .. } => false,
+    });
+    if is_named && settings.folder.is_none() {
+        How::Unset
+    } else {
+        How::Noted("no snapshot in force says where it stands".to_owned())
     }
 }
 
@@ -206,7 +244,7 @@ fn model_file(
     match view.models().stand(file.sha256)? {
         Standing::Sealed if !deep => Ok(Looked::at(right, How::Sealed)),
         Standing::Untrusted { why, .. } if !deep => {
-            Ok(Looked::at(right, How::Noted(format!("{why}; --deep reads it"))))
+            Ok(Looked::at(right, How::Unread(format!("{why}; --deep reads it"))))
         }
         Standing::Missing => Ok(Looked::at(Measured::Absent, How::Read)),
         Standing::Unknown => Ok(Looked::not("it is here, and nobody has verified it")),
@@ -218,7 +256,7 @@ fn model_file(
                 Opened::Nothing => return Ok(Looked::at(Measured::Absent, How::Read)),
                 Opened::Other => {
                     let why = "what stands in its place is no regular file".to_owned();
-                    return Ok(Looked::at(Measured::Absent, How::Noted(why)));
+                    return Ok(Looked::at(Measured::Absent, How::Unread(why)));
                 }
             };
             let read = hash::file(&opened, &mut |done| {
@@ -256,4 +294,71 @@ fn open(path: &Path) -> io::Result<Opened> {
         Err(error) => return Err(error.into()),
     };
     Ok(if file.metadata()?.is_file() { Opened::File(file) } else { Opened::Other })
+}
+
+#[cfg(test)]
+mod tests {
+    use node_types::Digest;
+
+    use super::*;
+
+    fn finding(measured: Measured, how: How) -> Finding {
+        let id = ArtifactId { kind: ArtifactKind::RuntimeBinary, name: "e".to_owned() };
+        let installed = Some(Digest::of(b"installed"));
+        let facts = Facts { expected: installed, recorded: installed, measured: Some(measured) };
+        Finding { state: judge(&facts), id, facts, how, damaged: Vec::new() }
+    }
+
+    /// An Agent that was started with another folder had noted its runtime as missing. A check without the setting called that
+    /// drift, though it had looked nowhere.
+    #[test]
+    fn what_no_setting_leads_to_is_not_gone_and_what_was_found_changed_is_drift_all_the_same() {
+        let noted = || How::Noted("w".to_owned());
+        for how in [How::Read, How::Asked, How::Unread("w".to_owned()), noted()] {
+            assert!(finding(Measured::Absent, how.clone()).is_drift(), "{how:?}");
+        }
+        assert!(!finding(Measured::Absent, How::Unset).is_drift());
+        for how in [How::Read, noted(), How::Unset] {
+            assert!(finding(Measured::Present(Digest::of(b"other")), how.clone()).is_drift(), "{how:?}");
+            assert!(!finding(Measured::Present(Digest::of(b"installed")), how).is_drift());
+        }
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_told_from_what_was_not_read() {
+        let why = || "w".to_owned();
+        let looked_at = [How::Sealed, How::Read, How::Asked, How::Unread(why())];
+        assert!(looked_at.iter().all(How::is_looked_at));
+        assert!(![How::Noted(why()), How::Unset].iter().any(How::is_looked_at));
+    }
+
+    #[test]
+    fn the_folder_is_asked_for_only_where_it_would_help() {
+        let process = Runtime::Process {
+            engine: "e".to_owned(),
+            command: "serve".to_owned(),
+            digest: Digest::of(b"serve"),
+            args: Vec::new(),
+            environment: None,
+        };
+        let external = Runtime::External { engine: "e".to_owned() };
+        let (bare, set) = (
+            RuntimeSettings::default(),
+            RuntimeSettings { folder: Some("/rt".into()), ..Default::default() },
+        );
+        let why = |wanted, settings, kind, name: &str| {
+            out_of_reach(wanted, settings, &ArtifactId { kind, name: name.to_owned() })
+        };
+        let program = ArtifactKind::RuntimeBinary;
+        assert_eq!(why(Some(&process), &bare, program, "e"), How::Unset);
+        for (wanted, settings, kind, name) in [
+            (Some(&process), &set, program, "e"),
+            (Some(&process), &bare, program, "of an earlier snapshot"),
+            (Some(&process), &bare, ArtifactKind::RuntimeEnvironment, "e"),
+            (Some(&external), &bare, program, "e"),
+            (None, &bare, program, "e"),
+        ] {
+            assert!(matches!(why(wanted, settings, kind, name), How::Noted(_)), "{kind} {name}");
+        }
+    }
 }

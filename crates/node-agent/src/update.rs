@@ -90,7 +90,9 @@ pub fn recognise<'a>(
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotApproved {
     /// Nothing is approved.
-    #[error("the snapshot in force approves no release of the Agent for this platform")]
+    #[error(
+        "the snapshot in force approves no release of the Agent for this platform: there is nothing to verify it against"
+    )]
     Silent,
     /// It is for other machines.
     #[error("it is release {version} for {wanted}, and this machine is {here}")]

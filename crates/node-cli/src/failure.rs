@@ -225,7 +225,7 @@ pub(crate) enum Failure {
         "the keys are sealed under a passphrase, and there is no terminal to ask for it at: give --keys-passphrase-file, or \
          set keys.passphrase_file"
     )]
-    NobodyToAsk(#[source] io::Error),
+    NobodyToAsk,
     /// A wallet file.
     #[error("cannot use the key in {path}: {source}")]
     Keystore {
@@ -268,9 +268,9 @@ pub(crate) enum Failure {
     Passphrase {
         /// What for.
         purpose: &'static str,
-        /// Why not.
+        /// Why not, where there is a terminal.
         #[source]
-        source: io::Error,
+        source: Option<io::Error>,
     },
     /// A program that nobody approved.
     #[error("{file} is not put in place: {reason}")]
@@ -371,7 +371,12 @@ impl From<StoreError> for Failure {
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         if let KeyError::Prompt { source } = error {
-            Self::NobodyToAsk(source)
+            // What the system calls a terminal that is not there says nothing more; what went on at one does.
+            if source.raw_os_error().is_some() {
+                Self::NobodyToAsk
+            } else {
+                Self::Key(KeyError::Prompt { source })
+            }
         } else if let KeyError::NotPrivate(NotPrivate::TooOpen { path, found, wanted }) = error {
             let found = found & 0o7777;
             // A passphrase file of the operator's is no doctor's to mend.
@@ -475,7 +480,7 @@ impl Failure {
             | Self::Key(_)
             | Self::NoKekFile { .. }
             | Self::ArchiveShut { .. }
-            | Self::NobodyToAsk(_)
+            | Self::NobodyToAsk
             | Self::NotAMove { .. }
             | Self::Keystore { .. }
             | Self::Export(_)
@@ -537,7 +542,7 @@ impl Failure {
             Self::NoSnapshot(_) => "no_snapshot",
             Self::NoKey { .. } => "no_key",
             Self::Store(_) | Self::Retired { .. } | Self::TooOpen { .. } | Self::OpenFolder { .. } => "store",
-            Self::Key(_) | Self::NoKekFile { .. } | Self::ArchiveShut { .. } | Self::NobodyToAsk(_) => "key",
+            Self::Key(_) | Self::NoKekFile { .. } | Self::ArchiveShut { .. } | Self::NobodyToAsk => "key",
             Self::Keystore { .. } => "keystore",
             Self::Export(_) => "export",
             Self::Read(_) => "read",

@@ -65,7 +65,11 @@ impl Prompt for Known {
 }
 
 fn ask(purpose: &'static str, question: &str) -> Result<Zeroizing<String>, Failure> {
-    TerminalPrompt::new().passphrase(question).map_err(|source| Failure::Passphrase { purpose, source })
+    TerminalPrompt::new().passphrase(question).map_err(|source| {
+        // What the system calls a terminal that is not there says nothing more.
+        let source = Some(source).filter(|source| source.raw_os_error().is_none());
+        Failure::Passphrase { purpose, source }
+    })
 }
 
 /// One newline at the end is dropped: editors add it.

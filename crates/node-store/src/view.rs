@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use node_types::Network;
+use node_types::{Network, Timestamp};
 use rusqlite::Connection;
 
 use crate::{
@@ -111,9 +111,17 @@ impl View {
     /// # Errors
     /// [`ReadError`] where a database cannot be read.
     pub fn incidents(&self) -> Result<Vec<Incident>, ReadError> {
+        self.incidents_since(Timestamp::MAX)
+    }
+
+    /// The same, and with it what was found at `since` or later and has been reported.
+    ///
+    /// # Errors
+    /// [`ReadError`] where a database cannot be read.
+    pub fn incidents_since(&self, since: Timestamp) -> Result<Vec<Incident>, ReadError> {
         let mut all = Vec::new();
         for (database, reader) in &self.readers {
-            all.extend(reader.read(|tx| salvage::unreported(tx, *database))?);
+            all.extend(reader.read(|tx| salvage::incidents(tx, *database, since))?);
         }
         Ok(all)
     }

@@ -212,9 +212,11 @@ fn places(folder: &Path) -> Vec<Place> {
             // Open for others to read: a runtime of another user does. What is not a model yet is not.
             all.extend(["partial", "quarantine"].map(|name| (path.join(name), Private::Folder)));
         } else if is_folder(&path) {
-            all.extend(
-                names(&path).into_iter().filter(|inner| !is_folder(inner)).map(|it| (it, Private::File)),
-            );
+            let inner = |it: PathBuf| {
+                let wanted = if is_folder(&it) { Private::Folder } else { Private::File };
+                (it, wanted)
+            };
+            all.extend(names(&path).into_iter().map(inner));
             all.push((path, Private::Folder));
         } else if path.extension().is_none_or(|extension| extension != "sock") {
             all.push((path, Private::File));
@@ -346,7 +348,7 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
             .then(|| drift::check(view, &settings.runtime, None, true, &mut |_, _, _| {}).map_err(caused)),
         account: view.binding().account().map(|account| account.is_some()).map_err(caused),
         moved: view.jobs().retired().map(|moved| moved.map(|it| (it.at, it.archive))).map_err(caused),
-        incidents: view.incidents().map_err(caused),
+        incidents: view.incidents_since(standing::incidents_from(now)).map_err(caused),
         snapshot,
         pinned,
         unverifiable,

@@ -6,7 +6,7 @@ use node_store::{
     checkup::Health,
     clock::Trust,
     format::{Database, FormatError},
-    keys::{KeyError, Protection},
+    keys::{KeyError, Protection, Source},
     models::Standing as Seal,
     private::NotPrivate,
 };
@@ -76,6 +76,10 @@ pub const CHECKS: &[Check] = &[
     ("version", version),
 ];
 
+/// The checks of what a node needs to run. One that was moved away runs nowhere here: there is nothing to do for it.
+const TO_RUN: [&str; 9] =
+    ["snapshot", "account", "models", "downloads", "runtime", "sandbox", "network", "limits", "version"];
+
 /// What a check says, before it has its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
@@ -124,14 +128,32 @@ fn unknown(what: &str, why: &str) -> Said {
 /// Runs every check.
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let checked =
-        CHECKS.iter().flat_map(|(name, check)| check(facts).into_iter().map(move |said| (*name, said)));
-    checked.map(|(name, said)| named(name, said)).collect()
+    let moved = is_moved_away(facts);
+    let checked = CHECKS.iter().flat_map(|&(name, check)| {
+        let all = if moved && TO_RUN.contains(&name) {
+            vec![said(Verdict::Note, "not looked at, because the node was moved away")]
+        } else {
+            check(facts)
+        };
+        all.into_iter().map(move |said| named(name, said))
+    });
+    checked.collect()
 }
 
 fn named(name: &'static str, said: Said) -> Finding {
     let Said { verdict, found, cure, starts, fix } = said;
     Finding { name, verdict, found, cure, starts, fix }
+}
+
+fn is_moved_away(facts: &Facts) -> bool {
+    matches!(facts.volume, Ok(VolumeSeen { moved: Ok(Some(_)), .. }))
+}
+
+/// Whether nothing that was found keeps a start from opening the keys.
+const fn may_open(facts: &Facts) -> bool {
+    let keys = &facts.keys;
+    let there = matches!((&keys.node, &keys.volume), (Ok(Some(_)), Ok(Some(_))));
+    there && !matches!(keys.opening, Opening::Failed(_))
 }
 
 /// Mebibytes, rounded down.
@@ -153,7 +175,10 @@ fn agent(facts: &Facts) -> Vec<Said> {
             says.map_or_else(|| ok(runs), |said| vec![said])
         }
         Ok(None) => {
-            vec![said(Verdict::Note, "no Agent runs").start("start the node: `resultity-node run`")]
+            let stopped = said(Verdict::Note, "no Agent runs");
+            // What is said of the keys comes first.
+            let starts = may_open(facts);
+            vec![if starts { stopped.start("start the node: `resultity-node run`") } else { stopped }]
         }
         Err(why) => vec![unknown("the volume's lock", why)],
     }
@@ -277,6 +302,9 @@ fn space(facts: &Facts) -> Vec<Said> {
 
 /// Bytes of the listed models that are not here.
 fn missing_bytes(facts: &Facts) -> u64 {
+    if is_moved_away(facts) {
+        return 0;
+    }
     let files = facts.volume.as_ref().ok().and_then(|volume| volume.files.as_ref().ok());
     let missing = files.into_iter().flatten().filter(|file| file.standing == Seal::Missing);
     let partials = facts.volume.as_ref().ok().and_then(|volume| volume.partials.as_ref().ok());
@@ -376,8 +404,23 @@ fn key_error(facts: &Facts, why: &KeyError) -> Said {
     }
     let cure = match why {
         KeyError::NoFile { .. } => "make that file, or take it out of the settings",
-        KeyError::KekMissing { .. }
-        | KeyError::CannotOpen { .. }
+        KeyError::KekMissing { kek: Source::LocalFile, .. } => {
+            "put keys/local.kek back from your backup; without it what is sealed under it cannot be opened"
+        }
+        KeyError::CannotOpen { kek: Source::LocalFile, .. } => {
+            "put keys/local.kek and the keys back, all from the same backup"
+        }
+        KeyError::SecretTooShort { path, .. } if path.starts_with(&facts.folder) => {
+            "put the file back from your backup"
+        }
+        KeyError::KekMissing {
+            kek: Source::SystemdCredential | Source::ContainerSecret | Source::Passphrase,
+            ..
+        }
+        | KeyError::CannotOpen {
+            kek: Source::SystemdCredential | Source::ContainerSecret | Source::Passphrase,
+            ..
+        }
         | KeyError::SecretTooShort { .. }
         | KeyError::EmptyPassphrase { .. }
         | KeyError::PassphrasesDiffer
@@ -556,10 +599,14 @@ fn incidents(facts: &Facts) -> Vec<Said> {
         Err(why) => return vec![unknown("what was lost", why)],
     };
     let told = incidents.iter().map(|incident| {
-        said(Verdict::Warning, Incident::from(incident.clone()).to_string())
+        let text = Incident::from(incident.clone()).to_string();
+        if incident.reported {
+            return said(Verdict::Note, text).cure("look at the disk's health, and make a backup");
+        }
+        said(Verdict::Warning, text)
             .cure("check the disk; the node reports this to the network when it runs, and then it is done")
     });
-    or_ok(told.collect(), "no loss waits to be reported")
+    or_ok(told.collect(), "no database was damaged or missing lately")
 }
 
 fn leftovers(facts: &Facts) -> Vec<Said> {
@@ -575,6 +622,12 @@ fn leftovers(facts: &Facts) -> Vec<Said> {
         let size = format!("{} KiB", bytes >> 10);
         let aside = || Some(Fix::Aside { path: leftover.path.clone(), bytes });
         Some(match leftover.kind {
+            // It holds keys of jobs.
+            LeftoverKind::Damaged if is_of_jobs(&leftover.path) => said(
+                Verdict::Note,
+                format!("{path} ({size}) is a damaged database that was moved aside"),
+            )
+            .cure("copy it if you want to keep it: the start after the network was told removes it, since it holds keys of jobs"),
             LeftoverKind::Damaged => said(
                 Verdict::Note,
                 format!("{path} ({size}) is a damaged database that was moved aside"),
@@ -606,6 +659,11 @@ fn leftovers(facts: &Facts) -> Vec<Said> {
         Err(why) => all.push(unknown("what lies about in the home", why)),
     }
     or_ok(all, "nothing lies about")
+}
+
+/// Whether it is what was the database of the jobs.
+fn is_of_jobs(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(Database::Jobs.file().as_bytes()))
 }
 
 fn left_by_a_copy(folder: &Path) -> Said {
@@ -1066,7 +1124,7 @@ mod tests {
     use std::path::PathBuf;
 
     use node_store::{clock::Reading, private::Private, seal::FileSystem};
-    use node_types::{Digest, Network, Timestamp};
+    use node_types::{Address, Digest, Network, Timestamp, VolumeId};
     use serde_json::json;
 
     use super::*;
@@ -1188,6 +1246,54 @@ mod tests {
             )
         );
         assert!(said("/v/keys/node.key").cure.unwrap().contains("doctor --fix"));
+    }
+
+    /// A passphrase file was asked for, under which nothing is sealed.
+    #[test]
+    fn a_local_file_that_is_gone_or_another_one_is_to_be_put_back() {
+        let missing = |kek| KeyError::KekMissing { kek, wanted: "it".to_owned() };
+        let shut = |kek| KeyError::CannotOpen { path: "/v/keys/node.key".into(), kek };
+        let short = |path: &str| KeyError::SecretTooShort { path: path.into(), found: 1, wanted: 32 };
+        let cure = |why: &KeyError| key_error(&well(), why).cure.unwrap();
+        assert!(cure(&missing(Source::LocalFile)).starts_with("put keys/local.kek back from your backup"));
+        assert!(cure(&shut(Source::LocalFile)).starts_with("put keys/local.kek and the keys back"));
+        assert!(cure(&short("/v/keys/local.kek")).starts_with("put the file back"));
+        for given in [Source::SystemdCredential, Source::ContainerSecret, Source::Passphrase] {
+            for why in [missing(given), shut(given), short("/run/secrets/resultity-kek")] {
+                assert!(cure(&why).starts_with("give what the key is sealed under"), "{why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_start_is_advised_only_where_nothing_keeps_the_keys_from_opening() {
+        let held = |opening| Keys {
+            node: Ok(Some((Address::from_bytes([7; 20]), Source::LocalFile))),
+            volume: Ok(Some(VolumeId::from_bytes([7; 16]))),
+            missing_file: None,
+            opening,
+        };
+        let opens = || held(Opening::Opened(Protection::ObfuscationOnly));
+        let cure = |keys| agent(&Facts { holder: Ok(None), keys, ..well() }).remove(0).cure;
+        assert!(cure(opens()).is_some());
+        assert!(cure(held(Opening::NotTried("a passphrase"))).is_some(), "a start asks for it");
+        let gone = KeyError::KekMissing { kek: Source::LocalFile, wanted: "it".to_owned() };
+        assert_eq!(cure(held(Opening::Failed(gone))), None);
+        assert_eq!(cure(Keys { node: Ok(None), ..opens() }), None);
+        assert_eq!(cure(Keys { volume: Ok(None), ..opens() }), None);
+    }
+
+    /// Models, a runtime and an account were asked for where nothing runs any more.
+    #[test]
+    fn of_a_node_that_was_moved_away_nothing_is_asked_that_it_needs_to_run() {
+        let moved = VolumeSeen { moved: Ok(Some((NOW, "a.move".to_owned()))), ..volume(u64::MAX) };
+        let found = examine(&Facts { volume: Ok(moved), ..well() });
+        for name in TO_RUN {
+            let of: Vec<_> = found.iter().filter(|finding| finding.name == name).collect();
+            assert_eq!(of.len(), 1, "{name}");
+            assert_eq!((of[0].verdict, &of[0].cure), (Verdict::Note, &None), "{name}");
+            assert!(of[0].found.contains("moved away"), "{name}");
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Facts {
     pub snapshot: Option<SnapshotFacts>,
     /// Artifacts by state.
     pub artifacts: Option<BTreeMap<ArtifactState, u64>>,
-    /// Damage and losses that the network was not told of.
+    /// Damage and losses of the last days, and those that the network was not told of.
     pub incidents: Option<u64>,
     /// How long the commits to each database took.
     pub commits: Vec<(Database, Distribution)>,
@@ -107,6 +107,8 @@ pub fn gather(node: &Node) -> Facts {
         }
     });
     let mut read = Read { node, errors };
+    // Without a clock those that the network was not told of.
+    let since = mark.as_ref().map_or(Timestamp::MAX, |mark| standing::incidents_from(mark.now));
     let log_targets = read.of("logs", || view.logs().targets());
     let jobs = read.of("tally", || view.jobs().tally());
     // Without the tally it is not looked for: one failure is counted once.
@@ -135,7 +137,7 @@ pub fn gather(node: &Node) -> Facts {
         storage,
         snapshot,
         artifacts,
-        incidents: read.of("incidents", || Ok(view.incidents()?.len() as u64)),
+        incidents: read.of("incidents", || Ok(view.incidents_since(since)?.len() as u64)),
         commits: Database::ALL.map(|database| (database, store.volume().commits(database))).to_vec(),
         machine: hardware::look(store.volume().folder()),
         process: process::look(),

@@ -316,7 +316,7 @@ fn storage(all: &mut Families, facts: &Facts) {
     all.one(
         "resultity_incidents",
         (Kind::Gauge, Unit::None),
-        "Databases found damaged or missing of which the network was not told yet.",
+        "Databases found damaged or missing in the last 7 days, or of which the network was not told yet.",
         facts.incidents.map(number),
     );
 }

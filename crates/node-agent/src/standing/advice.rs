@@ -55,10 +55,16 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
         );
         say(Health::Attention, text);
     }
-    if !standing.incidents.is_empty() || standing.logs.unreadable.is_some() {
+    if standing.untold().next().is_some() || standing.logs.unreadable.is_some() {
         let health = if standing.logs.unreadable.is_some() { Health::Failing } else { Health::Attention };
         let text = "a database was damaged: check the disk; the node saves what can be read and reports the loss when it runs";
         say(health, text.to_owned());
+    } else if let Some(last) = standing.incidents.last() {
+        let text = format!(
+            "{} was damaged or missing at {}, and was made anew of what could be read: look at the disk's health, and make a backup",
+            last.database, last.at
+        );
+        say(Health::Well, text);
     }
     if standing.time_held {
         let text = "the clock jumped: set it right; nothing is ended by time until the network confirms it"
@@ -76,6 +82,20 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
     if models.worst.as_ref().is_some_and(|worst| worst.state == ModelState::Failed) {
         let health = if models.active == 0 { Health::Failing } else { Health::Attention };
         say(health, format!("a model cannot be used: `{command} models list` says why"));
+    }
+    // Before what the node waits for: on a full disk nothing of it comes.
+    let free_bytes = standing.hardware.as_ref().and_then(|hardware| hardware.disk.free_bytes);
+    if free_bytes.is_some_and(|free| free < FREE_BYTES_SOON) {
+        let (health, how) = if free_bytes.is_some_and(|free| free < FREE_BYTES_MIN) {
+            (Health::Failing, "full, and no new job is taken")
+        } else {
+            (Health::Attention, "nearly full")
+        };
+        let text = format!(
+            "the disk is {how}: make room where {} is; `{command} models prune --dry-run` shows what could go",
+            standing.folder.display()
+        );
+        say(health, text);
     }
     if let Some((health, text)) = readiness(standing.agent.readiness, command) {
         say(health, text);
@@ -170,19 +190,6 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
              network's next one"
         );
         say(Health::Attention, text);
-    }
-    let free_bytes = standing.hardware.as_ref().and_then(|hardware| hardware.disk.free_bytes);
-    if free_bytes.is_some_and(|free| free < FREE_BYTES_SOON) {
-        let (health, how) = if free_bytes.is_some_and(|free| free < FREE_BYTES_MIN) {
-            (Health::Failing, "full, and no new job is taken")
-        } else {
-            (Health::Attention, "nearly full")
-        };
-        let text = format!(
-            "the disk is {how}: make room where {} is; `{command} models prune --dry-run` shows what could go",
-            standing.folder.display()
-        );
-        say(health, text);
     }
     let jobs = standing.storage.iter().find(|it| it.class == "jobs");
     if let Some(&Storage { bytes, limit_bytes: Some(limit), .. }) = jobs

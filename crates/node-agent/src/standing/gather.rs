@@ -8,7 +8,7 @@ use std::{
 use node_store::{
     binding::Account as AccountName,
     clock::{Mark, Trust},
-    disk::RealDisk,
+    disk::{Disk as _, RealDisk},
     format::Database,
     inventory::Artifact,
     jobs::TRACES_BYTES_MAX,
@@ -35,7 +35,7 @@ use node_types::{
 use super::{
     AT_WORK_MAX, Account, Agent, AtWork, Connection, Ended, Fence, Identity, Incident, Jobs, LATELY_MAX,
     Live, Logs, Model, Models, Moment, Moved, Outage, Release, Runtime, Snapshot, Source, Standing, Storage,
-    Traces, Trouble, Twice, advice, changes,
+    Traces, Trouble, Twice, advice, changes, incidents_from,
 };
 use crate::{
     artifacts,
@@ -142,7 +142,7 @@ pub fn gather(
         Err(error) => (BTreeMap::new(), Some(causes(&error))),
     };
     // Those of a logs.db that cannot be read are in it.
-    let incidents = match (view.incidents(), &unreadable) {
+    let incidents = match (view.incidents_since(incidents_from(now)), &unreadable) {
         (Ok(incidents), _) => incidents,
         (Err(_), Some(_)) => Vec::new(),
         (Err(error), None) => return Err(error.into()),
@@ -218,6 +218,7 @@ impl From<Found> for Incident {
             moved_to: it.moved_to,
             saved: it.saved,
             lost: it.lost,
+            reported: it.reported,
         }
     }
 }
@@ -412,12 +413,18 @@ fn twice(view: &View) -> Option<Twice> {
     (said.seq > started).then_some(Twice { at: Moment(said.record.at), why })
 }
 
-/// The files of keys that are not there. One that cannot be looked at is told by whoever needs it.
+/// The files of keys that are not there, and the local file where a key's head says that it is sealed under it. One that
+/// cannot be looked at is told by whoever needs it.
 fn keys_missing(folder: &Path) -> Vec<String> {
-    keys::missing(&RealDisk, &folder.join("keys"))
-        .into_iter()
-        .map(|kind| kind.file_name().to_owned())
-        .collect()
+    let folder = folder.join("keys");
+    let missing = keys::missing(&RealDisk, &folder);
+    let mut names: Vec<String> = missing.into_iter().map(|kind| kind.file_name().to_owned()).collect();
+    let local = keys::source::LOCAL_KEK;
+    let gone = matches!(RealDisk.entry(&folder.join(local)), Ok(None));
+    if gone && keys::sealed::any_sealed_under(&RealDisk, &folder, keys::Source::LocalFile).unwrap_or(false) {
+        names.push(local.to_owned());
+    }
+    names
 }
 
 /// An e-mail address by its first letter and its domain: enough for its owner to know it again.

@@ -33,6 +33,8 @@ pub use gather::{Around, StandingError, as_it_is, gather, of_agent};
 pub const LATELY_MAX: u32 = 60;
 /// Models that a report names; `models list` shows all.
 pub const MODELS_MAX: usize = 100;
+/// How long damage and loss is told after the network knows of it: 7 days in milliseconds.
+pub const INCIDENT_MS: u64 = 7 * 86_400_000;
 /// Jobs at work that a report names.
 pub const AT_WORK_MAX: usize = 64;
 
@@ -631,16 +633,29 @@ pub struct Incident {
     pub saved: u64,
     /// Rows that are lost at the most; nothing where nobody can tell.
     pub lost: Option<u64>,
+    /// The network was told.
+    #[serde(default)]
+    pub reported: bool,
+}
+
+/// From when on damage and loss is told of which the network knows.
+#[must_use]
+pub const fn incidents_from(now: Timestamp) -> Timestamp {
+    Timestamp::from_ms(now.ms().saturating_sub(INCIDENT_MS))
 }
 
 impl fmt::Display for Incident {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, database, cause, saved, .. } = self;
+        let Self { at, database, cause, moved_to, saved, lost, reported } = self;
         write!(out, "{at} {database}: {cause}; {saved} saved, ")?;
-        match self.lost {
-            Some(lost) => write!(out, "{lost} lost at the most"),
-            None => out.write_str("nobody can tell how many are lost"),
+        match lost {
+            Some(lost) => write!(out, "{lost} lost at the most")?,
+            None => out.write_str("nobody can tell how many are lost")?,
         }
+        if let Some(moved_to) = moved_to {
+            write!(out, "; moved to {moved_to}")?;
+        }
+        if *reported { out.write_str("; the network was told") } else { Ok(()) }
     }
 }
 
@@ -675,6 +690,11 @@ pub struct Live {
 }
 
 impl Standing {
+    /// Damage and loss that the network was not told of.
+    pub fn untold(&self) -> impl Iterator<Item = &Incident> {
+        self.incidents.iter().filter(|incident| !incident.reported)
+    }
+
     /// What the network is told of it, by an Agent that is in this state and runs for so long.
     #[must_use]
     pub fn heartbeat(&self, readiness: Readiness, uptime_ms: u64) -> Heartbeat {
@@ -692,7 +712,7 @@ impl Standing {
             },
             logs_lost: self.logs.lost.clone(),
             traces_lost: self.traces.lost,
-            incidents: self.incidents.iter().map(|it| format!("{}: {}", it.database, it.cause)).collect(),
+            incidents: self.untold().map(|it| format!("{}: {}", it.database, it.cause)).collect(),
             drifted: self.drifted.iter().take(DRIFTED_MAX).cloned().collect(),
             hardware: self.hardware.clone(),
         }

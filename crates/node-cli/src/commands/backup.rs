@@ -327,6 +327,9 @@ impl Create {
     fn run(&self, context: &Context) -> Result<Verdict, Failure> {
         // Said before anybody is asked for a passphrase.
         context.view()?;
+        if self.with_keys {
+            init::refuse_without_keys(context)?;
+        }
         let now = reading()?.wall;
         let moment = now.to_string().replace(':', "-");
         let usual = || PathBuf::from(format!("resultity-{}-{moment}.backup", context.settings.network));

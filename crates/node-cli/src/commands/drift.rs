@@ -5,7 +5,7 @@ use clap::{
 };
 use node_agent::{
     artifacts,
-    drift::{self, Finding, How},
+    drift::{self, FOLDER, Finding, How},
     runtime::container,
 };
 use node_store::{inventory::Change, view::View};
@@ -48,14 +48,15 @@ pub(crate) enum Drift {
 /// Look at every artifact now; 3 where one was changed or is gone since it was installed.
 ///
 /// A file of a model whose seal holds is not read: it was not written since it was hashed. --deep reads it all the same. It
-/// works beside a running Agent.
+/// works beside a running Agent. What cannot be looked at is shown as the Agent noted it last, and is counted.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   resultity-node drift check
   resultity-node drift check --deep
   resultity-node drift check --json | jq '.artifacts[] | select(.drift)'
 
-Exit code 3: something was changed or is gone since it was installed.")]
+Exit code 3: something was changed or is gone since it was installed.
+Exit code 0: nothing was found so. What was not looked at is counted, and changes no exit code.")]
 pub(crate) struct Check {
     /// Read all of every file
     #[arg(long)]
@@ -114,6 +115,8 @@ struct Checked {
     drifted: u64,
     /// Artifacts that are wanted and were not here yet.
     missing: u64,
+    /// Artifacts that were not looked at: their states are what the Agent noted last.
+    not_looked_at: u64,
     artifacts: Vec<FindingShown>,
     next: String,
 }
@@ -130,9 +133,14 @@ struct FindingShown {
     values: ValuesShown,
     /// `sealed`, `read`, `asked` of the container engine, or `noted` by the Agent when it looked last.
     known: &'static str,
-    /// Why it was not looked at now.
+    /// Whether it was looked at now; where not, its state is what the Agent noted last.
+    looked_at: bool,
+    /// Why it was not read now.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
+    /// The setting without which it cannot be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unset: Option<&'static str>,
     /// Its pieces of 64 MiB that are not what they were, from 0.
     damaged_pieces: Vec<u64>,
 }
@@ -159,11 +167,16 @@ impl ValuesShown {
 impl FindingShown {
     fn of(finding: Finding) -> Self {
         let (drift, values) = (finding.is_drift(), ValuesShown::of(&finding.facts));
-        let (known, because) = match finding.how {
-            How::Sealed => ("sealed", None),
-            How::Read => ("read", None),
-            How::Asked => ("asked", None),
-            How::Noted(why) => ("noted", Some(why)),
+        let looked_at = finding.how.is_looked_at();
+        let (known, because, unset) = match finding.how {
+            How::Sealed => ("sealed", None, None),
+            How::Read => ("read", None, None),
+            How::Asked => ("asked", None, None),
+            How::Unread(why) | How::Noted(why) => ("noted", Some(why), None),
+            How::Unset => {
+                let why = format!("{FOLDER} is not set here: set it in node.toml, or give --runtime-folder");
+                ("noted", Some(why), Some(FOLDER))
+            }
         };
         let ArtifactId { kind, name } = finding.id;
         Self {
@@ -173,14 +186,16 @@ impl FindingShown {
             drift,
             values,
             known,
+            looked_at,
             because,
+            unset,
             damaged_pieces: finding.damaged,
         }
     }
 
-    /// Whether something is to be done: it drifted, or was not here yet.
+    /// Whether something is to be done: it drifted, or was not here yet. What no setting leads to is to be looked at first.
     fn wants(&self) -> bool {
-        self.drift || self.state == ArtifactState::Missing
+        self.unset.is_none() && (self.drift || self.state == ArtifactState::Missing)
     }
 
     /// How that is known, in words.
@@ -228,8 +243,9 @@ impl Report for Checked {
             (all, 0) => format!("{}: none drifted", count(all as u64, "artifact")),
             (all, drifted) => format!("{}: {drifted} drifted", count(all as u64, "artifact")),
         };
-        let missing = if self.missing > 0 { format!(", {} missing", self.missing) } else { String::new() };
-        page.line(format!("{text}{missing}."));
+        let some = |number: u64, what| if number > 0 { format!(", {number} {what}") } else { String::new() };
+        let (missing, unseen) = (some(self.missing, "missing"), some(self.not_looked_at, "not looked at"));
+        page.line(format!("{text}{missing}{unseen}."));
         page.toned_row("next", Tone::Strong, &self.next);
     }
 }
@@ -276,14 +292,45 @@ fn programs(context: &Context, view: &View, artifacts: &[FindingShown]) -> Resul
         .collect())
 }
 
-/// What the operator should do: install what he alone can, and for the rest what `repair` says.
-fn next(programs: &[String], repair: Option<&str>) -> String {
+/// What was not looked at, by what can be done about that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unseen {
+    Nothing,
+    /// The runtime, since the setting is not set that says where it stands.
+    Runtime,
+    /// Others alone, each for its own reason.
+    Others,
+}
+
+impl Unseen {
+    fn of(artifacts: &[FindingShown]) -> Self {
+        if artifacts.iter().any(|artifact| artifact.unset.is_some()) {
+            Self::Runtime
+        } else if artifacts.iter().all(|artifact| artifact.looked_at) {
+            Self::Nothing
+        } else {
+            Self::Others
+        }
+    }
+}
+
+/// What the operator should do: install what he alone can, for the rest what `repair` says, and say where the runtime stands that
+/// was not looked at.
+fn next(programs: &[String], repair: Option<&str>, unseen: Unseen) -> String {
     let install = format!("install {}: neither the Agent nor `models install` can", programs.join(" and "));
-    match (programs, repair) {
-        ([], None) => "nothing: what is here is what was installed".to_owned(),
-        ([], Some(repair)) => repair.to_owned(),
-        (_, None) => install,
-        (_, Some(repair)) => format!("{install}; of the rest: {repair}"),
+    let todo = match (programs, repair) {
+        ([], None) => None,
+        ([], Some(repair)) => Some(repair.to_owned()),
+        (_, None) => Some(install),
+        (_, Some(repair)) => Some(format!("{install}; of the rest: {repair}")),
+    };
+    let set = format!("set {FOLDER} in node.toml, or give --runtime-folder: the runtime was not looked at");
+    match (todo, unseen) {
+        (None, Unseen::Nothing) => "nothing: what is here is what was installed".to_owned(),
+        (None, Unseen::Others) => "nothing: what was looked at is what was installed".to_owned(),
+        (None, Unseen::Runtime) => set,
+        (Some(todo), Unseen::Nothing | Unseen::Others) => todo,
+        (Some(todo), Unseen::Runtime) => format!("{todo}; {set}"),
     }
 }
 
@@ -302,6 +349,7 @@ impl Check {
         let artifacts: Vec<FindingShown> = found?.into_iter().map(FindingShown::of).collect();
         let drifted = artifacts.iter().filter(|artifact| artifact.drift).count() as u64;
         let missing = artifacts.iter().filter(|it| it.wants() && !it.drift).count() as u64;
+        let not_looked_at = artifacts.iter().filter(|artifact| !artifact.looked_at).count() as u64;
         let files = artifacts.iter().any(|it| it.wants() && it.kind == ArtifactKind::ModelFile);
         let rest = artifacts.iter().any(|it| it.wants() && !is_program(it.kind));
         let repair = match (context.holder()?, files) {
@@ -313,11 +361,12 @@ impl Check {
             }
         };
         let programs = programs(context, &view, &artifacts)?;
-        let next = next(&programs, repair);
+        let next = next(&programs, repair, Unseen::of(&artifacts));
         context.out.show(&Checked {
             deep: self.deep,
             drifted,
             missing,
+            not_looked_at,
             artifacts,
             next: context.typed.complete(&next).into(),
         })?;
@@ -397,15 +446,54 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use node_types::inventory::judge;
+
     use super::*;
 
     #[test]
     fn what_the_operator_does_and_what_the_agent_does_are_both_said() {
         let program = ["/rt/serve".to_owned()];
+        let next = |programs: &[String], repair| next(programs, repair, Unseen::Nothing);
         assert!(next(&[], None).starts_with("nothing: "));
         assert_eq!(next(&[], Some("wait")), "wait");
         assert!(next(&program, None).starts_with("install /rt/serve: "));
         let both = next(&program, Some("wait"));
         assert!(both.starts_with("install /rt/serve: ") && both.ends_with(": wait"), "{both}");
+    }
+
+    #[test]
+    fn of_what_was_not_looked_at_it_is_never_said_that_it_is_as_installed() {
+        let whole = "what is here is what was installed";
+        assert!(next(&[], None, Unseen::Nothing).ends_with(whole));
+        let others = next(&[], None, Unseen::Others);
+        assert!(others.starts_with("nothing: ") && !others.ends_with(whole), "{others}");
+        let runtime = next(&[], None, Unseen::Runtime);
+        assert!(
+            runtime.starts_with("set runtime.folder in node.toml, or give --runtime-folder: "),
+            "{runtime}"
+        );
+        let both = next(&[], Some("wait"), Unseen::Runtime);
+        assert!(both.starts_with("wait; set runtime.folder "), "{both}");
+    }
+
+    fn shown(how: How, measured: Measured) -> FindingShown {
+        let id = ArtifactId { kind: ArtifactKind::RuntimeBinary, name: "e".to_owned() };
+        let installed = Some(Digest::of(b"installed"));
+        let facts = Facts { expected: installed, recorded: installed, measured: Some(measured) };
+        FindingShown::of(Finding { id, facts, state: judge(&facts), how, damaged: Vec::new() })
+    }
+
+    #[test]
+    fn what_no_setting_leads_to_is_shown_as_it_was_noted_and_nothing_is_to_be_installed_for_it() {
+        for measured in [Measured::Absent, Measured::Present(Digest::of(b"other"))] {
+            assert!(shown(How::Read, measured).wants());
+            let unset = shown(How::Unset, measured);
+            assert!(!unset.wants() && !unset.looked_at && unset.how().contains("runtime.folder is not set"));
+            assert_eq!(Unseen::of(&[shown(How::Read, measured), unset]), Unseen::Runtime);
+        }
+        let (read, noted) = (How::Read, How::Noted("w".to_owned()));
+        let [read, noted] = [read, noted].map(|how| shown(how, Measured::Absent));
+        assert_eq!(Unseen::of(std::slice::from_ref(&read)), Unseen::Nothing);
+        assert_eq!(Unseen::of(&[read, noted]), Unseen::Others);
     }
 }

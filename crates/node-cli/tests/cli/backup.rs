@@ -74,6 +74,39 @@ fn a_backup_without_keys_says_what_it_needs() {
     assert_eq!(third.json(["status"])["node"], home.json(["status"])["node"]);
 }
 
+/// "entity not found" was all that was said of it.
+#[test]
+fn a_key_that_is_gone_is_named_as_a_start_names_it() {
+    let (home, second) = (Home::with_node(), Home::new());
+    let (pass, file, plain) =
+        (home.file("pass", CANARY), home.path().join("node.backup"), home.path().join("plain.backup"));
+    let (pass, file, plain) = (pass.to_str().unwrap(), file.to_str().unwrap(), plain.to_str().unwrap());
+    home.run(["backup", "create", plain]).well();
+    let keys = home.volume().join("keys");
+    for name in ["node.key", "volume.key"] {
+        let (key, aside) = (keys.join(name), home.path().join("aside"));
+        std::fs::rename(&key, &aside).unwrap();
+        let named = format!("{} is missing beside ", key.display());
+        let cure = "restore it from a backup";
+        home.run(["backup", "create", file, "--with-keys", "--passphrase-file", pass])
+            .failed(1, &[&named, cure]);
+        // Before the passphrase is looked for.
+        home.run(["backup", "create", file, "--with-keys", "--passphrase-file", "none"])
+            .failed(1, &[&named, cure]);
+        second
+            .run(["backup", "restore", plain, "--keys", keys.to_str().unwrap()])
+            .failed(1, &[&format!("{named}{plain}")]);
+        assert!(!std::path::Path::new(file).exists() && !second.volume().exists());
+        std::fs::rename(&aside, &key).unwrap();
+    }
+    let (key, aside) = (keys.join("local.kek"), home.path().join("aside"));
+    std::fs::rename(&key, &aside).unwrap();
+    home.run(["backup", "create", file, "--with-keys", "--passphrase-file", pass])
+        .failed(1, &["there is none", &format!("put {} back", key.display())]);
+    std::fs::rename(&aside, &key).unwrap();
+    home.run(["backup", "create", file, "--with-keys", "--passphrase-file", pass]).well();
+}
+
 /// No model is in a backup. A restored node said that all of its models are active.
 #[test]
 fn a_restored_node_says_that_its_models_are_not_here() {

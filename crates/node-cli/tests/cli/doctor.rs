@@ -242,6 +242,19 @@ fn modes_that_are_too_open_are_found_mended_and_put_back() {
     home.run(["doctor", "--undo"]).failed(5, &["nothing to take back"]);
 }
 
+/// It was not looked at, and one beside it was.
+#[test]
+fn a_folder_among_the_keys_that_others_can_write_to_is_found_and_mended() {
+    let home = outpatient();
+    let stray = home.volume().join("keys/strayd");
+    std::fs::create_dir(&stray).unwrap();
+    chmod(&stray, 0o777);
+    check(&home, "modes", &[]).has("error", &["keys/strayd has mode 0777", "chmod 700"]);
+    home_mends(&home, 1);
+    assert_eq!(mode(&stray), 0o700);
+    check(&home, "modes", &[]).has("ok", &[]);
+}
+
 #[test]
 fn nothing_is_claimed_of_a_volume_that_cannot_be_looked_into() {
     let home = outpatient();
@@ -469,6 +482,29 @@ fn a_key_that_is_missing_or_does_not_open_is_found() {
     keys(&under(&pass)).has("error", &["volume.key is damaged"]);
     std::fs::remove_file(home.volume().join("keys/node.key")).unwrap();
     keys(&under(&pass)).has("error", &["node.key is missing", "another node"]);
+}
+
+/// A passphrase file was to be given, under which nothing is sealed, and the node to be started, which cannot start.
+#[test]
+fn a_local_file_of_the_keys_that_is_gone_is_to_be_put_back_before_a_start() {
+    let home = outpatient();
+    check(&home, "agent", &[]).has("note", &["no Agent runs", "start the node"]);
+    for name in ["local.kek", "volume.key", "node.key"] {
+        let (key, aside) = (home.volume().join("keys").join(name), home.path().join("aside"));
+        std::fs::rename(&key, &aside).unwrap();
+        let said = check(&home, "keys", &[]);
+        said.has("error", &[name, "from your backup"]);
+        assert_eq!(said.0.len(), 1, "{:#?}", said.0);
+        let cure = said.0[0]["cure"].as_str().unwrap();
+        assert!(!cure.contains("passphrase"), "{cure}");
+        if name == "local.kek" {
+            assert!(cure.starts_with("put keys/local.kek back from your backup"), "{cure}");
+        }
+        let agent = check(&home, "agent", &[]);
+        agent.has("note", &["no Agent runs"]);
+        assert!(agent.0[0]["cure"].is_null(), "a start cannot work: {:#?}", agent.0);
+        std::fs::rename(&aside, &key).unwrap();
+    }
 }
 
 #[test]
@@ -947,4 +983,16 @@ fn a_node_that_was_moved_away_is_not_well() {
     check(&home, "agent", &[]).has("note", &["no Agent runs"]);
     home.run(["move", "out", file, "--passphrase-file", pass]).well();
     check(&home, "agent", &[]).has("error", &["moved away", file, "move undo --file-was-not-used"]);
+    // What it would need to run is no fault of it any more, and nothing to be done.
+    let found = findings(&home.run(["doctor", "--json"]));
+    for finding in &found {
+        let (name, verdict) = (finding["name"].as_str().unwrap(), finding["verdict"].as_str().unwrap());
+        if ["account", "models", "runtime", "network"].contains(&name) {
+            assert_eq!(verdict, "note", "{finding:#}");
+            assert_eq!(finding["found"], "not looked at, because the node was moved away");
+            assert!(finding["cure"].is_null(), "{finding:#}");
+        } else if name != "agent" && !OF_THE_MACHINE.contains(&name) {
+            assert!(["ok", "note"].contains(&verdict), "{finding:#}");
+        }
+    }
 }

@@ -1,9 +1,13 @@
 //! `drift`: what was changed is found, named and remembered; looking changes nothing.
 
+use node_types::{
+    Digest,
+    inventory::{ArtifactId, ArtifactKind, Measured},
+};
 use serde_json::Value;
 
 use crate::{
-    home::{Home, Ran},
+    home::{Home, Ran, reading},
     rot,
     shop::{Shop, is},
 };
@@ -171,6 +175,75 @@ fn a_file_that_nobody_has_verified_is_said_to_be_one() {
     assert!(found["because"].as_str().unwrap().contains("nobody has verified it"), "{found}");
 }
 
+/// Notes what an Agent that had `runtime.folder` found where it led, after it had found there what the snapshot approves.
+fn noted_of_the_runtime(shop: &Shop, found: Measured) {
+    let (store, now) = (shop.open(), reading().wall);
+    let id = || ArtifactId { kind: ArtifactKind::RuntimeBinary, name: "stand-in".to_owned() };
+    store.inventory().record(id(), Digest::of(b"serve"), now).wait().unwrap();
+    store.inventory().measure(id(), found, now).wait().unwrap();
+}
+
+/// What is to be done, where the runtime could not be looked at.
+const SET: &str = "set runtime.folder in node.toml, or give --runtime-folder";
+
+/// Without the setting the program was not looked at, and the answer was that what is here is what was installed, though with
+/// --runtime-folder it had drifted.
+#[test]
+fn a_runtime_that_was_not_looked_at_is_not_said_to_be_what_was_installed() {
+    let shop = Shop::stocked();
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("serve");
+    std::fs::write(&program, "serve").unwrap();
+    noted_of_the_runtime(&shop, Measured::Present(Digest::of(b"serve")));
+    for deep in [&[][..], &["--deep"]] {
+        let checked = shop.home.json([&["drift", "check"], deep].concat());
+        assert_eq!((&checked["drifted"], &checked["not_looked_at"]), (&0.into(), &1.into()), "{checked}");
+        let found = artifact(&checked, "stand-in");
+        assert_eq!((&found["state"], &found["looked_at"]), (&"ok".into(), &false.into()), "{found}");
+        assert_eq!(found["unset"], "runtime.folder");
+        assert_eq!(artifact(&checked, "m@1/weights.bin")["looked_at"], true);
+        assert!(checked["next"].as_str().unwrap().starts_with(SET), "{checked}");
+        let ran = shop.home.run([&["drift", "check"], deep].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(!ran.out.contains("what was installed"), "{ran:?}");
+        ran.says(&["not read now: runtime.folder is not set here", "none drifted, 1 not looked at.", SET]);
+    }
+
+    let looks = ["drift", "check", "--runtime-folder", folder.path().to_str().unwrap()];
+    let whole = shop.home.json(looks);
+    assert_eq!((&whole["drifted"], &whole["not_looked_at"]), (&0.into(), &0.into()), "{whole}");
+    let found = artifact(&whole, "stand-in");
+    assert_eq!((&found["known"], &found["looked_at"]), (&"read".into(), &true.into()), "{found}");
+    assert_eq!(whole["next"], "nothing: what is here is what was installed");
+    std::fs::write(&program, "another").unwrap();
+    drifted(shop.home.run(looks)).says(&["drifted    runtime_binary", "1 drifted.", "install "]);
+}
+
+/// An Agent that was started once with a folder in which nothing stands had noted the runtime as missing. A check without the
+/// setting, which looked nowhere, called that drift and told to install it.
+#[test]
+fn a_runtime_that_no_setting_leads_to_is_not_gone() {
+    let shop = Shop::stocked();
+    let folder = tempfile::tempdir().unwrap();
+    noted_of_the_runtime(&shop, Measured::Absent);
+    let checked = shop.home.json(["drift", "check"]);
+    assert_eq!(
+        ["drifted", "missing", "not_looked_at"].map(|number| checked[number].as_u64()),
+        [Some(0), Some(0), Some(1)],
+        "{checked}"
+    );
+    let found = artifact(&checked, "stand-in");
+    assert_eq!((&found["state"], &found["drift"]), (&"missing".into(), &false.into()), "{found}");
+    let next = checked["next"].as_str().unwrap();
+    assert!(next.starts_with(SET) && !next.contains("install"), "{next}");
+
+    let looks = ["drift", "check", "--runtime-folder", folder.path().to_str().unwrap()];
+    drifted(shop.home.run(looks)).says(&["missing    runtime_binary", "1 drifted.", "install "]);
+    // A program that the Agent found changed is drift, also where it is not looked at now.
+    noted_of_the_runtime(&shop, Measured::Present(Digest::of(b"another")));
+    drifted(shop.home.run(["drift", "check"])).says(&["1 drifted, 1 not looked at.", SET]);
+}
+
 #[test]
 fn the_history_is_filtered_and_its_newest_are_last() {
     let shop = Shop::stocked();
@@ -202,12 +275,9 @@ fn status_names_what_has_drifted_and_what_to_do() {
     // Nothing can repair it: so that the drift stays as it was noted.
     std::fs::remove_file(shop.folder.join(shop.big.hex())).unwrap();
     let store = shop.open();
-    let id = node_types::inventory::ArtifactId {
-        kind: node_types::inventory::ArtifactKind::ModelFile,
-        name: "m@1/weights.bin".to_owned(),
-    };
-    let found = node_types::inventory::Measured::Present(node_types::Digest::of(b"something else"));
-    store.inventory().measure(id, found, crate::home::reading().wall).wait().unwrap();
+    let id = ArtifactId { kind: ArtifactKind::ModelFile, name: "m@1/weights.bin".to_owned() };
+    let found = Measured::Present(Digest::of(b"something else"));
+    store.inventory().measure(id, found, reading().wall).wait().unwrap();
     drop(store);
     let seen = shop.home.json(["status"]);
     assert_eq!(seen["drifted"], serde_json::json!(["model_file m@1/weights.bin"]));

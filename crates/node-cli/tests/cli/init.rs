@@ -47,6 +47,30 @@ fn a_second_time_is_refused_unless_it_is_asked_for() {
     assert_eq!((&again["created"], &again["address"]), (&false.into(), &address.into()));
 }
 
+/// A script was told that there is a node, and to start it.
+#[test]
+fn a_node_that_cannot_start_for_want_of_a_key_is_not_said_to_be_there() {
+    let home = Home::with_node();
+    let volume = home.volume();
+    for (name, words) in [
+        ("node.key", "is missing beside"),
+        ("volume.key", "is missing beside"),
+        ("local.kek", "a key is sealed under the local file keys/local.kek, and there is none"),
+    ] {
+        let (key, aside) = (volume.join("keys").join(name), home.path().join("aside"));
+        std::fs::rename(&key, &aside).unwrap();
+        let run = home.run(["run", "--network-url", "http://127.0.0.1:9"]);
+        let run = run.failed(1, &[words, key.to_str().unwrap()]);
+        let made = home.run(["init", "--if-missing"]).failed(1, &[words, key.to_str().unwrap()]);
+        let last = |said: &str| said.trim_end().lines().last().unwrap_or_default().to_owned();
+        assert_eq!(last(&made.err), last(&run.err), "a start says the same");
+        assert_eq!(home.json(["status"])["keys_missing"], serde_json::json!([name]));
+        std::fs::rename(&aside, &key).unwrap();
+    }
+    home.run(["init", "--if-missing"]).well();
+    assert!(home.json(["status"])["keys_missing"].is_null());
+}
+
 #[test]
 fn each_network_has_its_own_node() {
     let home = Home::new();
@@ -74,6 +98,26 @@ fn a_node_under_a_passphrase_is_said_to_be_protected_and_opens_with_it_alone() {
     let wrong = home.file("wrong", "battery staple\n");
     home.run(["rotate", "--keys-passphrase-file", wrong.to_str().unwrap()])
         .failed(1, &["node.key", "passphrase"]);
+}
+
+/// A lock and an empty folder for keys were left of it.
+#[test]
+fn a_passphrase_file_that_is_refused_leaves_nothing_behind() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let (pass, short) = (home.file("pass", "correct horse\n"), home.file("short", "1"));
+    std::fs::set_permissions(&pass, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (pass, short) = (pass.to_str().unwrap(), short.to_str().unwrap());
+    for (flag, file, words) in [
+        ("--keys-passphrase-file", pass, "has mode 0644"),
+        ("--keys-passphrase-file", "/nowhere/pass", "which is not there"),
+        ("--keys-secret-file", short, "holds 1 bytes"),
+    ] {
+        home.run(["init", flag, file]).failed(1, &[file, words]);
+        assert!(!home.volume().exists(), "{flag} {file}");
+    }
+    std::fs::set_permissions(pass, std::fs::Permissions::from_mode(0o600)).unwrap();
+    home.run(["init", "--keys-passphrase-file", pass]).well();
 }
 
 #[test]

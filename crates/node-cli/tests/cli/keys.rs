@@ -52,6 +52,19 @@ fn a_key_is_never_replaced() {
         .failed(1, &[&address, "never replaced", "--home", "--key-file"]);
 }
 
+/// The message ended in the system's own word for it.
+#[test]
+fn without_a_terminal_a_passphrase_is_asked_for_with_the_flag_alone() {
+    let home = Home::with_node();
+    let mut command = std::process::Command::new("setsid");
+    command.arg("-w").arg(crate::home::PROGRAM).args(["key", "export"]).env_clear();
+    let output =
+        command.env("RESULTITY_HOME", home.path()).stdin(std::process::Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.trim_end().ends_with("or give --passphrase-file"), "{said}");
+}
+
 #[test]
 fn a_wrong_passphrase_makes_no_node_and_is_not_quoted() {
     let (first, second) = (Home::with_node(), Home::new());
@@ -90,6 +103,8 @@ fn resealed_keys_open_under_the_new_secret_alone() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("no terminal") && !said.contains(CANARY), "{said}");
     assert!(said.contains("--keys-passphrase-file") && said.contains("keys.passphrase_file"), "{said}");
+    // What the system calls a terminal that is not there says nothing more.
+    assert!(!said.contains("os error"), "{said}");
 
     let secret = home.file("secret", [7; 32]);
     let secret = secret.to_str().unwrap();

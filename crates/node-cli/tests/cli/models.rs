@@ -311,6 +311,7 @@ fn what_no_model_needs_is_pruned_when_its_time_has_ended_or_all_of_it() {
     models.quarantine(Shop::shared(), now).unwrap();
     let stray = shop.home.volume().join("models/stray");
     std::fs::write(&stray, b"?").unwrap();
+    std::fs::create_dir(shop.home.volume().join("models/photos")).unwrap();
     drop(store);
 
     let listed = shop.home.json(["models", "list"]);
@@ -320,7 +321,14 @@ fn what_no_model_needs_is_pruned_when_its_time_has_ended_or_all_of_it() {
         "Unfinished downloads",
         "In quarantine",
         "0 bytes of 5 bytes",
+        "Not the node's: `models prune` removes the files",
+        stray.to_str().unwrap(),
+        "models/photos",
+        "a folder",
     ]);
+    let of_others = &listed["unknown"];
+    assert_eq!(of_others[0]["path"], stray.to_str().unwrap(), "{of_others}");
+    assert!(of_others[0]["bytes"].is_u64() && of_others[1]["bytes"].is_null(), "{of_others}");
     let counts = |report: &Value| {
         ["partials", "quarantined", "unknown", "unneeded"].map(|name| report[name].as_u64().unwrap())
     };

@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
+use node_types::Timestamp;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
-    stage::{Stage, eventually, external, with},
+    stage::{Stage, eventually, external, figures, running, with},
     stand_in::StandIn,
 };
 
@@ -76,6 +78,43 @@ async fn killed_again_and_again_at_any_moment_every_job_ends_once() {
     }
     assert!(boots.len() > 3, "the kills fell between the jobs: {boots:?}");
     let state = stage.get("state").await;
-    assert_eq!(state["refused"], serde_json::json!({}), "a number or a start was used twice");
+    assert_eq!(state["refused"], json!({}), "a number or a start was used twice");
     assert!(stage.view().incidents().unwrap().is_empty());
+}
+
+/// The operator learns of it, however soon the network knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_destroyed_is_told_when_the_network_knows_of_it_too() {
+    let (mut stage, _runtime) = running(external()).await;
+    let job = stage.submit("wait 1").await;
+    stage.ended(&job).await;
+    assert_eq!(stage.stop_node().await, Some(0));
+    let volume = stage.home().join("testnet");
+    std::fs::write(volume.join("jobs.db"), vec![0x55; 90_112]).unwrap();
+
+    stage.start_node();
+    eventually("the network was told", || async {
+        let all = stage.view().incidents_since(Timestamp::EPOCH).unwrap();
+        all.iter().any(|incident| incident.reported).then_some(())
+    })
+    .await;
+    stage.active().await;
+    assert_eq!(stage.view().incidents().unwrap(), []);
+    eventually("the heartbeat tells of it no more", || async {
+        let beat = stage.get("state").await["nodes"][0]["heartbeat"].clone();
+        (beat["incidents"] == json!([])).then_some(())
+    })
+    .await;
+    let (_, status) = stage.command(&["status"]);
+    for words in ["incident", "jobs.db", "the network was told", "look at the disk's health"] {
+        assert!(status.contains(words), "{words:?}: {status}");
+    }
+    let (_, logs) = stage.command(&["logs", "--kind", "storage", "--level", "error"]);
+    assert!(
+        logs.contains("a database was damaged or missing") && logs.contains("jobs.db.damaged-"),
+        "{logs}"
+    );
+    assert_eq!(figures(&stage.page().await).await["resultity_incidents"], 1.0);
+    let (_, said) = stage.command(&["doctor"]);
+    assert!(said.contains("the start after the network was told removes it"), "{said}");
 }

@@ -287,16 +287,16 @@ fn copy_keys(options: &Options, stamp: &Stamp, into: &Path, kek: &Kek) -> Result
     written.collect()
 }
 
-/// Opens both keys in a folder.
+/// Opens both keys in a folder. One that is gone is told as the opening of a volume tells it.
 pub(super) fn open_keys(
     disk: &dyn Disk,
     folder: &Path,
     stamp: &Stamp,
     sources: &KekSources,
 ) -> Result<(Address, keys::NodeKey, keys::VolumeKey), BackupError> {
-    let missing = |kind: Kind| crate::store::StoreError::Io {
-        path: folder.join(kind.file_name()),
-        source: ErrorKind::NotFound.into(),
+    let missing = |kind: Kind| crate::store::StoreError::MissingKey {
+        key: folder.join(kind.file_name()),
+        database: folder.with_file_name(Database::State.file()),
     };
     let node =
         keys::open_node_key(disk, folder, stamp.network, sources)?.ok_or_else(|| missing(Kind::NodeKey))?;

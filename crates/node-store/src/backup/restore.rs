@@ -235,6 +235,10 @@ fn keys_of(
         Err(BackupError::OtherKey { found, wanted, .. }) => {
             Err(BackupError::OtherKey { path: path.to_owned(), found, wanted })
         }
+        // Where they lie there need be no database: the archive is what they belong to.
+        Err(BackupError::Store(StoreError::MissingKey { key, .. })) => {
+            Err(StoreError::MissingKey { key, database: path.to_owned() }.into())
+        }
         Err(error) => Err(error),
     }
 }

@@ -403,7 +403,10 @@ pub fn missing(disk: &dyn Disk, folder: &Path) -> Vec<Kind> {
 }
 
 /// Whether a key in the folder says that it is sealed under `source`.
-pub(crate) fn any_sealed_under(disk: &dyn Disk, folder: &Path, source: Source) -> Result<bool, KeyError> {
+///
+/// # Errors
+/// [`KeyError`] where one cannot be read.
+pub fn any_sealed_under(disk: &dyn Disk, folder: &Path, source: Source) -> Result<bool, KeyError> {
     for kind in Kind::ALL {
         if let Some((_, file)) = read(disk, folder, kind)?
             && file.kek.source() == source

@@ -75,12 +75,20 @@ pub struct Incident {
     pub saved: u64,
     /// How many of them are lost at the most; `None` where nobody can tell.
     pub lost: Option<u64>,
+    /// The network was told.
+    pub reported: bool,
 }
 
-/// The incidents of a database that the network has not been told of, oldest first.
-pub(crate) fn unreported(tx: &Connection, database: Database) -> rusqlite::Result<Vec<Incident>> {
-    tx.prepare("SELECT seq, at, cause, moved_to, saved, lost FROM incidents WHERE reported = 0 ORDER BY seq")?
-        .query_map((), |row| {
+/// The incidents of a database that the network has not been told of, or that were found at `since` or later, oldest first.
+pub(crate) fn incidents(
+    tx: &Connection,
+    database: Database,
+    since: Timestamp,
+) -> rusqlite::Result<Vec<Incident>> {
+    let wanted = "SELECT seq, at, cause, moved_to, saved, lost, reported <> 0 FROM incidents \
+                  WHERE reported = 0 OR at >= ?1 ORDER BY seq";
+    tx.prepare(wanted)?
+        .query_map([since.ms()], |row| {
             Ok(Incident {
                 seq: row.get(0)?,
                 database,
@@ -89,6 +97,7 @@ pub(crate) fn unreported(tx: &Connection, database: Database) -> rusqlite::Resul
                 moved_to: row.get(3)?,
                 saved: row.get(4)?,
                 lost: row.get(5)?,
+                reported: row.get(6)?,
             })
         })?
         .collect()

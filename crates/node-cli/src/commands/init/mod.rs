@@ -10,7 +10,8 @@ use std::{
 use clap::Args;
 use node_store::{
     disk::{Disk as _, RealDisk},
-    keys::{NodeKey, Protection, import_keystore, keystore::KEYSTORE_BYTES_MAX},
+    format::Database,
+    keys::{self, KekSources, NodeKey, Protection, Source, import_keystore, keystore::KEYSTORE_BYTES_MAX},
     store::{Store, StoreError},
     volume::VolumeError,
 };
@@ -100,7 +101,10 @@ impl Init {
             return show(&context, true, saved.as_deref());
         }
         let created = match context.view() {
-            Ok(_) if self.if_missing => false,
+            Ok(_) if self.if_missing => {
+                refuse_without_keys(context)?;
+                false
+            }
             Ok(_) => return Err(exists(context)?),
             // Also one that a crash left unfinished: making it goes on.
             Err(
@@ -144,11 +148,45 @@ pub(crate) fn create(
     options: &node_store::store::Options,
     key: Option<NodeKey>,
 ) -> Result<Store, Failure> {
+    refuse_unfit(context, &options.kek)?;
     match Store::create(options, key, &reading()?) {
         // Somebody made it since we looked.
         Err(StoreError::Volume(VolumeError::Exists { .. })) => Err(exists(context)?),
         made => made.map_err(|error| context.named(error)),
     }
+}
+
+/// Refuses what new keys cannot be sealed under before anything is made, so that nothing is left of it.
+fn refuse_unfit(context: &Context, sources: &KekSources) -> Result<(), Failure> {
+    if keys::missing(&RealDisk, &context.keys_folder()).is_empty() {
+        return Ok(());
+    }
+    match keys::choose(sources.available()?) {
+        // It was asked for already.
+        Source::Passphrase if sources.passphrase_file.is_none() => {}
+        source @ (Source::SystemdCredential | Source::ContainerSecret | Source::Passphrase) => {
+            sources.load(&RealDisk, source)?;
+        }
+        // It is made.
+        Source::LocalFile => {}
+    }
+    Ok(())
+}
+
+/// Refuses where a file is gone without which no start opens the keys.
+///
+/// # Errors
+/// What a start says of it.
+pub(crate) fn refuse_without_keys(context: &Context) -> Result<(), Failure> {
+    let folder = context.keys_folder();
+    if let Some(kind) = keys::missing(&RealDisk, &folder).first() {
+        let (key, database) = (folder.join(kind.file_name()), context.folder().join(Database::State.file()));
+        return Err(StoreError::MissingKey { key, database }.into());
+    }
+    if keys::sealed::any_sealed_under(&RealDisk, &folder, Source::LocalFile)? {
+        context.options().kek.load(&RealDisk, Source::LocalFile)?;
+    }
+    Ok(())
 }
 
 /// Shows the node that is there now; `saved` is the file with its key's backup.

@@ -25,6 +25,8 @@ struct Models {
     models: Vec<ModelShown>,
     partials: Vec<PartialShown>,
     quarantined: Vec<QuarantinedShown>,
+    /// What is not the node's: files, and folders, whose bytes nobody counts.
+    unknown: Vec<UnknownShown>,
     total: Total,
     next: String,
     /// Where no Agent runs: whose word the states are, and what looks itself.
@@ -61,6 +63,14 @@ struct QuarantinedShown {
     moved: Timestamp,
 }
 
+/// Something that somebody else put there.
+#[derive(Serialize)]
+struct UnknownShown {
+    path: String,
+    /// Nothing of a folder.
+    bytes: Option<u64>,
+}
+
 /// What all of it takes; a file that several models share counts once.
 #[derive(Serialize)]
 struct Total {
@@ -70,6 +80,7 @@ struct Total {
     bytes: u64,
     partial_bytes: u64,
     quarantined_bytes: u64,
+    unknown_bytes: u64,
 }
 
 pub(super) fn run(context: &Context) -> Result<Verdict, Failure> {
@@ -125,6 +136,11 @@ fn gather(
             moved: file.at,
         })
         .collect();
+    let files = view.models().strangers()?.into_iter().map(|file| (file.path, Some(file.bytes)));
+    let folders = view.models().foreign_folders()?.into_iter().map(|folder| (folder, None));
+    let unknown = files.chain(folders);
+    let unknown: Vec<UnknownShown> =
+        unknown.map(|(path, bytes)| UnknownShown { path: path.display().to_string(), bytes }).collect();
     let (held, _) = view.models().here_and_gone()?;
     let (agent_running, as_left) = (as_left.is_none(), as_left.filter(|_| !models.is_empty()));
     Ok(Models {
@@ -137,10 +153,12 @@ fn gather(
             bytes: held.iter().map(|file| file.bytes).sum(),
             partial_bytes: partials.iter().map(|file| file.received).sum(),
             quarantined_bytes: quarantined.iter().map(|file| file.bytes).sum(),
+            unknown_bytes: unknown.iter().filter_map(|found| found.bytes).sum(),
         },
         models,
         partials,
         quarantined,
+        unknown,
         next: String::new(),
         as_left,
         now,
@@ -254,6 +272,14 @@ impl Report for Models {
             let rows: Vec<Vec<String>> = self.quarantined.iter().map(row).collect();
             page.table(&["file", "size", "moved"], &rows);
         }
+        if !self.unknown.is_empty() {
+            page.heading("Not the node's: `models prune` removes the files, and leaves the folders");
+            let row = |found: &UnknownShown| {
+                vec![found.path.clone(), found.bytes.map_or_else(|| "a folder".to_owned(), measure::bytes)]
+            };
+            let rows: Vec<Vec<String>> = self.unknown.iter().map(row).collect();
+            page.table(&["what", "size"], &rows);
+        }
         page.heading("Together");
         let total = &self.total;
         page.row("models", format!("{}, {} active", total.models, total.active));
@@ -265,6 +291,9 @@ impl Report for Models {
         }
         if total.quarantined_bytes > 0 {
             page.row("quarantine", measure::bytes(total.quarantined_bytes));
+        }
+        if total.unknown_bytes > 0 {
+            page.row("not the node's", measure::bytes(total.unknown_bytes));
         }
         page.toned_row("next", Tone::Strong, &self.next);
     }

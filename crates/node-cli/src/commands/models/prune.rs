@@ -28,7 +28,7 @@ const TTL_MS: u64 = 86_400_000;
   resultity-node models prune --dry-run
   resultity-node models prune --all")]
 pub(crate) struct Prune {
-    /// However young they are
+    /// Downloads, quarantined files and those that no model has, however young they are
     #[arg(long)]
     all: bool,
     /// Show what would go, and remove nothing; works beside a running Agent
