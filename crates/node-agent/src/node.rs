@@ -93,6 +93,8 @@ pub struct Node {
     pub approved: watch::Sender<Option<Digest>>,
     /// The model whose test inference failed under the snapshot in force, and why.
     untested: Mutex<Option<(ModelRef, String)>>,
+    /// Why the snapshot in force did not pass its last health check.
+    unhealthy: Mutex<Option<String>>,
     /// The container that runs is to be looked at again.
     pub recheck: AtomicBool,
     /// Artifacts that are to be measured again.
@@ -153,6 +155,7 @@ impl Node {
             shelf: watch::Sender::new(Shelf::default()),
             approved: watch::Sender::new(None),
             untested: Mutex::default(),
+            unhealthy: Mutex::default(),
             recheck: AtomicBool::new(false),
             due: Mutex::default(),
             readiness: watch::Sender::new(Readiness::Starting),
@@ -226,6 +229,17 @@ impl Node {
     #[must_use]
     pub fn untested(&self) -> Option<(ModelRef, String)> {
         self.untested.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why the snapshot in force did not pass its health check; nothing where it did.
+    pub fn set_unhealthy(&self, why: Option<String>) {
+        *self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why the snapshot in force did not pass its last health check.
+    #[must_use]
+    pub fn unhealthy(&self) -> Option<String> {
+        self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The session is open.

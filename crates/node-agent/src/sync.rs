@@ -170,6 +170,7 @@ impl<N: Network> Syncing<N> {
         let (digest, version) = (current.config.digest(), current.config.document().version);
         self.unhealthy = 0;
         self.unhealthy_for = None;
+        self.node.set_unhealthy(None);
         self.followed = Some(digest);
         if current.good {
             return;
@@ -189,6 +190,7 @@ impl<N: Network> Syncing<N> {
     async fn failed(&mut self, current: &InForce, why: Unhealthy) {
         let (digest, version) = (current.config.digest(), current.config.document().version);
         self.unhealthy += 1;
+        self.node.set_unhealthy(Some(why.to_string()));
         self.node.set_readiness(Readiness::RuntimeDown);
         let text = format!("snapshot {version} does not pass its health check: {why}");
         let failed = Some((digest, why.clone()));

@@ -97,7 +97,7 @@ pub fn of(standing: &Standing, command: &str) -> Vec<Advice> {
         );
         say(health, text);
     }
-    if let Some((health, text)) = readiness(standing.agent.readiness, command) {
+    if let Some((health, text)) = readiness(standing, command) {
         say(health, text);
     }
     if running && standing.source == Source::Volume {
@@ -293,10 +293,17 @@ const fn was_answered(job: &Ended) -> Option<bool> {
 }
 
 /// What the Agent says of itself.
-fn readiness(readiness: Option<Readiness>, command: &str) -> Option<(Health, String)> {
-    match readiness? {
+fn readiness(standing: &Standing, command: &str) -> Option<(Health, String)> {
+    match standing.agent.readiness? {
         Readiness::RuntimeDown => {
-            Some((Health::Failing, format!("the runtime is down: `{command} logs --level warn` says why")))
+            let why = standing.runtime.as_ref().and_then(|runtime| runtime.down.as_ref()?.lines().next());
+            Some((
+                Health::Failing,
+                match why {
+                    Some(why) => format!("{why}; `{command} logs --level warn` says more"),
+                    None => format!("the runtime is down: `{command} logs --level warn` says why"),
+                },
+            ))
         }
         Readiness::StorageFailed => Some((
             Health::Failing,
@@ -334,8 +341,24 @@ fn count(number: u64, noun: &str) -> String {
 mod tests {
     use node_types::{Digest, JobId, Timestamp, hardware::Hardware, job::Mode, log::Level};
 
-    use super::super::{Fence, Moment, Moved, Trouble, Worst, tests::well};
+    use super::super::{Fence, Incident, Moment, Moved, Runtime, Trouble, Worst, tests::well};
     use super::*;
+
+    fn incident(reported: bool) -> Incident {
+        let at = Moment(Timestamp::from_ms(1));
+        let (database, cause) = ("jobs.db".to_owned(), "it is gone".to_owned());
+        Incident { database, at, cause, moved_to: None, saved: 0, lost: None, reported }
+    }
+
+    /// Waiting helps nothing there.
+    #[test]
+    fn a_full_disk_is_said_before_what_the_node_waits_for() {
+        let (_, texts) = judged(|it| {
+            it.agent.readiness = Some(Readiness::Installing);
+            it.hardware = Some(with_free(0));
+        });
+        assert!(texts[0].contains("the disk is full") && texts[1].starts_with("wait: "), "{texts:?}");
+    }
 
     fn judged(change: impl FnOnce(&mut Standing)) -> (Health, Vec<String>) {
         let mut standing = well();
@@ -352,7 +375,27 @@ mod tests {
     #[test]
     fn what_is_wrong_gives_its_health_and_the_command_to_type() {
         type Change = fn(&mut Standing);
-        let cases: [(Change, Health, &str); 24] = [
+        let cases: [(Change, Health, &str); 27] = [
+            (|it| it.incidents.push(incident(false)), Health::Attention, "the node saves what can be read"),
+            (
+                |it| it.incidents.push(incident(true)),
+                Health::Well,
+                "jobs.db was damaged or missing at 1970-01-01T00:00:00.001Z",
+            ),
+            (
+                |it| {
+                    it.agent.readiness = Some(Readiness::RuntimeDown);
+                    it.runtime = Some(Runtime {
+                        kind: "process".to_owned(),
+                        engine: "e".to_owned(),
+                        digest: None,
+                        restarts: Some(0),
+                        down: Some("set runtime.folder\nits last words".to_owned()),
+                    });
+                },
+                Health::Failing,
+                "set runtime.folder; `resultity-node --home /x logs --level warn` says more",
+            ),
             (|it| it.agent.running = false, Health::Stopped, "`resultity-node --home /x run`"),
             (|it| it.identity = None, Health::Failing, "keys/node.key"),
             (

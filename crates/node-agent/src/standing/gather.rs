@@ -92,6 +92,7 @@ pub fn of_agent(node: &Node) -> Result<Standing, StandingError> {
         readiness: *node.readiness.borrow(),
         contact: node.contact(),
         runtime_restarts: node.meters.runtime_falls(),
+        runtime_down: node.unhealthy(),
         at_work: node.at_work(),
     };
     let around = Around {
@@ -336,6 +337,7 @@ fn runtime(config: &NodeConfig, live: Option<&Live>) -> Runtime {
         engine: config.runtime.engine().to_owned(),
         digest: config.runtime.digest(),
         restarts: live.map(|live| live.runtime_restarts),
+        down: live.and_then(|live| live.runtime_down.clone()),
     }
 }
 

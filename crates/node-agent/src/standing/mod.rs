@@ -605,6 +605,9 @@ pub struct Runtime {
     pub digest: Option<Digest>,
     /// How often it fell in this start; known to a running Agent alone.
     pub restarts: Option<u64>,
+    /// Why it does not serve, by the last health check of the snapshot in force; known to a running Agent alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
 }
 
 /// What data of one class take.
@@ -685,6 +688,8 @@ pub struct Live {
     pub contact: crate::contact::Contact,
     /// How often the runtime fell.
     pub runtime_restarts: u64,
+    /// Why it does not serve, where the health check said so.
+    pub runtime_down: Option<String>,
     /// The jobs that are with the runtime.
     pub at_work: Vec<JobId>,
 }

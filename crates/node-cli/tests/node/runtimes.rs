@@ -153,6 +153,27 @@ async fn what_a_runtime_prints_of_a_prompt_is_kept_nowhere_when_it_dies_and_it_i
     assert_eq!(crate::dispatch::holds(&stage.home(), b"CANARY"), Vec::<std::path::PathBuf>::new());
 }
 
+/// It sent to the log, whoever asked what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_no_setting_leads_to_is_said_by_the_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let (template, settings) = crate::chatty::chatty(folder.path());
+    let models = settings.split_once("[models]").unwrap().1;
+    let mut stage = Stage::set(template, &format!("[models]{models}")).await;
+    stage.start_node();
+    let next = eventually("the status says so", || async {
+        let (_, status) = stage.command(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+        let next = status["next"][0].as_str()?.to_owned();
+        next.contains("runtime.folder").then_some(next)
+    })
+    .await;
+    assert!(
+        next.starts_with("the snapshot wants a runtime that the Agent starts: set runtime.folder"),
+        "{next}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_when_a_snapshot_brings_another_runtime_comes_to_its_end_first() {
     let (stage, runtime) = running(external()).await;
