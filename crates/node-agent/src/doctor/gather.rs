@@ -331,11 +331,12 @@ fn volume(view: &View, settings: &Settings, folder: &Path, now: Timestamp, asked
         let rows = rows.into_iter().filter(|row| row.state != ModelState::Active);
         rows.map(|row| (row.reference.to_string(), row.state, row.reason)).collect()
     });
+    let (strangers, foreign_folders) = models.not_ours().unwrap_or_default();
     VolumeSeen {
         files: files(view, config),
         models: unwell,
-        strangers: models.strangers().unwrap_or_default().into_iter().map(|stranger| stranger.path).collect(),
-        foreign_folders: models.foreign_folders().unwrap_or_default(),
+        strangers: strangers.into_iter().map(|stranger| stranger.path).collect(),
+        foreign_folders,
         // A row whose file is gone, for example moved aside, is nothing to look at.
         partials: models.partials().map_err(caused).map(|rows| {
             let there = |sha256: &Digest| partial_folder.join(sha256.hex()).exists();

@@ -87,15 +87,16 @@ impl ModelsView {
         Ok(There::look(self)?.strangers())
     }
 
-    /// The folders that are not ours. Nothing removes them: what stands in them nobody has looked at.
+    /// [Those files](Self::strangers), and the folders that are not ours. Nothing removes a folder: what stands in it nobody has
+    /// looked at.
     ///
     /// # Errors
     /// [`ModelsError`] where the database or the folder cannot be read.
-    pub fn foreign_folders(&self) -> Result<Vec<PathBuf>, ModelsError> {
+    pub fn not_ours(&self) -> Result<(Vec<Waste>, Vec<PathBuf>), ModelsError> {
         let there = There::look(self)?;
         let ours = |path: &PathBuf| [PARTIAL, QUARANTINE].iter().any(|name| *path == self.folder.join(name));
         let all = [&there.here, &there.begun, &there.aside].into_iter().flat_map(Listed::folders);
-        Ok(all.filter(|path| !ours(path)).collect())
+        Ok((there.strangers(), all.filter(|path| !ours(path)).collect()))
     }
 }
 

@@ -136,9 +136,9 @@ fn gather(
             moved: file.at,
         })
         .collect();
-    let files = view.models().strangers()?.into_iter().map(|file| (file.path, Some(file.bytes)));
-    let folders = view.models().foreign_folders()?.into_iter().map(|folder| (folder, None));
-    let unknown = files.chain(folders);
+    let (files, folders) = view.models().not_ours()?;
+    let files = files.into_iter().map(|file| (file.path, Some(file.bytes)));
+    let unknown = files.chain(folders.into_iter().map(|folder| (folder, None)));
     let unknown: Vec<UnknownShown> =
         unknown.map(|(path, bytes)| UnknownShown { path: path.display().to_string(), bytes }).collect();
     let (held, _) = view.models().here_and_gone()?;
